@@ -1,0 +1,40 @@
+"""The real mongod that the tests share, and a database of one's own for each test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from pymongo import MongoClient
+
+from webapp.devdb import Mongod, MongodNotFound, find_mongod
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run one mongod for the whole test run; skip without one, but never in CI."""
+    try:
+        binary = find_mongod(os.environ)
+    except MongodNotFound as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    with Mongod(binary, tmp_path_factory.mktemp("mongod")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(mongod: Mongod) -> str:
+    """Name the address of the shared mongod."""
+    return mongod.uri
+
+
+@pytest.fixture
+def database_name(mongo_uri: str) -> Iterator[str]:
+    """Name a database that no other test uses, and drop it afterwards."""
+    name = f"test_{secrets.token_hex(8)}"
+    yield name
+    with MongoClient[dict[str, object]](mongo_uri) as client:
+        client.drop_database(name)

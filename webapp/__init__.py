@@ -1,0 +1,1 @@
+"""Accounts and profiles on aiohttp, with sessions in MongoDB: `python -m webapp`."""
