@@ -1,0 +1,86 @@
+# Everything a developer does, by name; `make help` lists it.
+# The first target that needs Python makes .venv; it is made again only when requirements/dev.txt changes.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+export PYTHON
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq --require-hashes
+
+BROWSER_TESTS := tests/browser
+BENCH_NODE := benchmarks/node
+
+.PHONY: help run test test-faults lint format types bench venv node lock clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: venv  ## serve on 127.0.0.1:8080 with a MongoDB of its own, data kept in .dev/
+	@$(PY) -m webapp --dev
+
+test: venv node  ## run every test but the long ones; fail under 100 % (storage) and 95 % (webapp) branch coverage
+	$(PY) -m coverage erase
+	$(PY) -m pytest -m "not long" --cov --cov-report= $(ARGS)
+	$(PY) -m coverage report --include 'storage/*' --fail-under 100
+	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
+
+test-faults: venv  ## run the long tests: servers killed, frozen and filled up on purpose
+	$(PY) -m pytest -m long $(ARGS)
+
+lint: venv  ## check style, docstrings, forbidden imports and layout
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: venv  ## mend what lint finds, where a program can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: venv  ## check the types of both packages
+	$(PY) -m mypy
+
+bench: $(VENV)/.bench-is-installed node-bench  ## measure against the rivals (QUICK=1: a short run) and write docs/benchmarks.*
+	$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+venv: $(VENV)/.is-installed  ## make or refresh the virtual environment
+
+# The interpreter is a prerequisite so that an upgraded or removed system Python makes a new environment.
+$(PY):
+	@python=$$(requirements/find-python) && echo "Making $(VENV) with $$python" && "$$python" -m venv --clear "$(VENV)"
+
+$(VENV)/.is-installed: requirements/dev.txt $(PY)
+	@echo "Installing the packages of requirements/dev.txt (about a minute, only when they change)"
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.bench-is-installed: requirements/bench.txt $(VENV)/.is-installed
+	@$(PIP_INSTALL) -r requirements/bench.txt
+	@touch $@
+
+# Without npm the tests that need its packages skip with a sentence, except in CI, which must have it.
+node: $(if $(wildcard $(BROWSER_TESTS)/package-lock.json),$(BROWSER_TESTS)/node_modules/.package-lock.json)  ## install the npm packages of the browser tests
+node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_modules/.package-lock.json)
+.PHONY: node-bench
+
+%/node_modules/.package-lock.json: %/package-lock.json
+	@if command -v npm >/dev/null; then \
+		cd $* && npm ci --silent --no-audit --no-fund && touch node_modules/.package-lock.json; \
+	elif [ "$${CI:-}" = true ]; then \
+		echo "npm is missing; CI needs it for $*" >&2; exit 1; \
+	else \
+		echo "npm is missing: what needs the packages of $* is skipped"; \
+	fi
+
+lock: venv  ## pin the newest versions of every dependency, with hashes and without an index
+	@for set in "../requirements.txt --extra webapp ../pyproject.toml" \
+		"dev.txt --extra webapp ../pyproject.toml dev.in" "bench.txt bench.in"; do \
+		(cd requirements && CUSTOM_COMPILE_COMMAND="make lock" ../$(PY) -m piptools compile --quiet --upgrade \
+			--generate-hashes --strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
+			--no-emit-trusted-host --no-emit-find-links --output-file $$set) || exit 1; \
+	done
+
+clean:  ## remove what the targets above made, development data in .dev excepted
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(BROWSER_TESTS)/node_modules $(BENCH_NODE)/node_modules
