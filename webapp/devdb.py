@@ -171,9 +171,7 @@ class Mongod:
                 if monotonic() < deadline:
                     continue
                 raise MongodFailed(self._last_words("did not answer in time")) from None
-            raise MongodFailed(
-                self._last_words(f"ended with code {process.returncode}")
-            )
+            raise MongodFailed(self._last_words(f"ended with code {process.returncode}"))
 
     def _last_words(self, what: str) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-3:]

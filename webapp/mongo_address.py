@@ -1,0 +1,152 @@
+"""Which MongoDB addresses are accepted, and what is said about the others.
+
+PyMongo's own messages can repeat pieces of a password with an unescaped character in it, so none
+of them is passed on: only names of options that PyMongo knows are ever repeated.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import unquote_plus
+
+from pymongo import MongoClient
+from pymongo.errors import InvalidURI, PyMongoError
+from pymongo.uri_parser import parse_uri
+from pymongo.uri_parser_shared import URI_OPTIONS
+
+PLAIN, SRV = "mongodb://", "mongodb+srv://"
+SRV_ONLY = {"srvservicename", "srvmaxhosts", "srvallowedhostssuffix"}
+UNCHECKED_TLS = ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames")
+HOW = f"use {PLAIN}user:password@host/database or {SRV}user:password@host/database"
+BAD_DATABASE = re.compile(r'[/\\. "$*<>:|?@\x00]')  # @: a piece of an unescaped password
+LONGEST_DATABASE_BYTES = 63
+MONGODB_OWN = ("admin", "config", "local")
+
+
+def address(uri: str) -> str:
+    """Accept an address that PyMongo takes without an error or a warning, and that acknowledges.
+
+    No name is looked up and nothing is connected.  Raises `ValueError`, never with text of the
+    address other than the names of known options.
+    """
+    if not uri.startswith((PLAIN, SRV)):
+        raise ValueError(f"does not start with {PLAIN} or {SRV}; {HOW}")
+    for name, problem in _wrong_options(uri):
+        raise ValueError(f"{name} {problem}")
+    if not _is_accepted(_without_lookup(uri)) or not _is_srv_shape(uri):
+        raise ValueError(
+            f"is not a valid address; {HOW}, and escape the characters : / ? # [ ] @ % of user"
+            " and password as %XX"
+        )
+    if _options(uri).get("w") == 0:
+        raise ValueError("w=0 loses sessions without a word; leave w out, or use w=majority")
+    return uri
+
+
+def database(text: str) -> str:
+    """Accept a database name that MongoDB takes and that is not its own."""
+    if len(text.encode()) > LONGEST_DATABASE_BYTES or BAD_DATABASE.search(text):
+        raise ValueError(
+            f"is not a database name; use up to {LONGEST_DATABASE_BYTES} letters, digits, - and _"
+        )
+    if text in MONGODB_OWN:
+        raise ValueError(f"{text!r} belongs to MongoDB itself; name a database of the app's own")
+    return text
+
+
+def database_of(uri: str) -> str | None:
+    """Return the database that an accepted address names, None when it names none."""
+    name: str | None = parse_uri(_without_lookup(uri))["database"]
+    return name
+
+
+def says(uri: str, *names: str) -> bool:
+    """Tell whether an accepted address sets one of these options itself."""
+    return any(name.casefold() in {n.casefold() for n, _ in _pairs(uri)} for name in names)
+
+
+def dangers(uri: str, *, plaintext_allowed: bool) -> Iterator[str]:
+    """Yield what makes an accepted address unfit for production."""
+    options = _options(uri)
+    for name in UNCHECKED_TLS:
+        if says(uri, name) and options.get(name):
+            yield f"{name} lets anybody in between pose as the database; remove it in production"
+    encrypted = options.get("tls", uri.startswith(SRV))
+    if not (encrypted or plaintext_allowed or all(map(_is_loopback, _hosts(uri)))):
+        yield (
+            "reaches another machine without TLS; add tls=true, or set MONGO_ALLOW_PLAINTEXT=1"
+            " where the network is private"
+        )
+
+
+def _wrong_options(uri: str) -> Iterator[tuple[str, str]]:
+    known = {option.casefold(): option for option in URI_OPTIONS}
+    for name, value in _pairs(uri):
+        option = known.get(name.casefold())
+        if option is None:
+            near = get_close_matches(name, URI_OPTIONS, n=1)
+            meant = f"; was {near[0]} meant?" if near else "; see PyMongo's list of URI options"
+            yield "an option", f"is not known to PyMongo{meant}"
+        elif name.casefold() not in SRV_ONLY and not _is_accepted(
+            f"{PLAIN}host/?{name}={value}", alone=True
+        ):
+            yield option, "has a value that PyMongo refuses"
+
+
+def _is_accepted(uri: str, *, alone: bool = False) -> bool:
+    """Ask PyMongo; an option taken `alone` may lack the company that it needs."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if alone:
+                parse_uri(uri)
+            else:
+                MongoClient[dict[str, Any]](uri, connect=False).close()
+    except InvalidURI:
+        return alone
+    except (PyMongoError, ValueError, TypeError, OSError, Warning):
+        return False
+    return True
+
+
+def _is_srv_shape(uri: str) -> bool:
+    hosts = uri.removeprefix(SRV).partition("?")[0].partition("/")[0].rpartition("@")[2]
+    return not uri.startswith(SRV) or not re.search(r"[,:]", hosts)
+
+
+def _without_lookup(uri: str) -> str:
+    # parse_uri asks the DNS about mongodb+srv names: a wrong variable must be told in no time.
+    if not uri.startswith(SRV):
+        return uri
+    front = uri.removeprefix(SRV).partition("?")[0]
+    kept = "&".join(f"{n}={v}" for n, v in _pairs(uri) if n.casefold() not in SRV_ONLY)
+    return f"{PLAIN}{front}{'' if '/' in front else '/'}?{kept}"
+
+
+def _pairs(uri: str) -> list[tuple[str, str]]:
+    texts = re.split("[&;]", uri.partition("?")[2])
+    return [(name, value) for name, _, value in (text.partition("=") for text in texts) if name]
+
+
+def _options(uri: str) -> dict[str, Any]:
+    options: dict[str, Any] = parse_uri(_without_lookup(uri))["options"]
+    return options
+
+
+def _hosts(uri: str) -> list[str]:
+    return [host for host, _ in parse_uri(_without_lookup(uri))["nodelist"]]
+
+
+def _is_loopback(host: str) -> bool:
+    name = unquote_plus(host)
+    if name.startswith("/") or name.casefold() == "localhost":
+        return True  # a Unix socket stays on this machine too
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,190 @@
+"""How one environment variable is read: its form, and the sentence that says what is wrong with it.
+
+A parser takes the text and returns the value or raises `ValueError` with *what is wrong; what is
+needed*.  `Variables` puts the name in front and goes on, so that one start tells every problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+T = TypeVar("T")
+D = TypeVar("D")
+Network = IPv4Network | IPv6Network
+
+LONGEST_SHOWN = 40
+# A real name lies closer than this: MONGODB_URI to MONGO_URI is 0.9, HOSTNAME to HOST 0.67.
+NEAR_MISS = 0.85
+NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Variables:
+    """The variables of one environment, read one by one; `problems` collects what was wrong.
+
+    A class because reading goes on after a mistake: the caller raises once, at the end.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        """Return the stripped text; None when the variable is unset or blank."""
+        return self._environ.get(name, "").strip() or None
+
+    def read(
+        self, name: str, parse: Callable[[str], T], default: D, *, required: str | None = None
+    ) -> T | D:
+        """Return the parsed value; `default` when unset, and after a problem was noted.
+
+        `required` says how to get a value; with it a variable that is unset is a problem.
+        """
+        text = self.text(name)
+        if text is None:
+            if required:
+                self.refuse(name, f"is not set; {required}")
+            return default
+        try:
+            return parse(text)
+        except ValueError as problem:
+            self.refuse(name, str(problem))
+            return default
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Note a problem with one variable."""
+        self.problems.append(f"{name}: {problem}")
+
+
+def shown(text: str) -> str:
+    """Quote a value for a message, unless it could be a misplaced secret or an address with one."""
+    if len(text) > LONGEST_SHOWN or "@" in text:
+        return "the value"
+    return repr(text)
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Accept one of these words, in any case; returns it as listed."""
+    folded = {choice.casefold(): choice for choice in choices}
+
+    def parse(text: str) -> str:
+        if text.casefold() not in folded:
+            raise ValueError(f"{shown(text)} is not one of {', '.join(choices)}")
+        return folded[text.casefold()]
+
+    return parse
+
+
+def whole_number(low: int, high: int, hint: str = "") -> Callable[[str], int]:
+    """Accept decimal digits between `low` and `high`, nothing else."""
+
+    def parse(text: str) -> int:
+        advice = hint or f"use {low} to {high}"
+        if not re.fullmatch(r"[0-9]{1,12}", text):
+            raise ValueError(f"{shown(text)} is not a whole number; {advice}")
+        if not low <= int(text) <= high:
+            raise ValueError(f"{int(text)} is not between {low} and {high}; {advice}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> timedelta:
+    """Accept 1 second to 400 days, the longest a browser keeps a cookie (RFC 6265bis 5.5)."""
+    longest = int(timedelta(days=400).total_seconds())
+    return timedelta(seconds=whole_number(1, longest, f"use seconds, 1 to {longest}")(text))
+
+
+def flag(text: str) -> bool:
+    """Accept 1 or 0."""
+    return one_of("0", "1")(text) == "1"
+
+
+def listed(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Accept a comma separated list, blanks allowed around each entry."""
+
+    def parse_list(text: str) -> tuple[T, ...]:
+        entries = [entry.strip() for entry in text.split(",")]
+        if not all(entries):
+            raise ValueError("an entry is empty; separate entries by single commas")
+        return tuple(parse(entry) for entry in entries)
+
+    return parse_list
+
+
+def host_name(text: str) -> str:
+    """Accept a host name or an IP address, without scheme, port, path or `*`; lower case."""
+    bare = text.casefold().removesuffix(".")
+    try:
+        return str(ip_address(bare.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if not bare.isascii() or not NAME.fullmatch(bare):
+            raise ValueError(
+                f"{shown(text)} is not a host name; use names alone, such as app.example.com,"
+                " without https://, port, path or *"
+            ) from None
+        return bare
+
+
+def network(text: str) -> Network:
+    """Accept one address or a CIDR range; never the whole Internet."""
+    try:
+        parsed = ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)} is not an address range; use CIDR such as 10.0.0.0/8"
+        ) from None
+    if parsed.prefixlen == 0:
+        raise ValueError(
+            f"{text!r} is everybody: any client could then name its own address;"
+            " list your router's ranges"
+        )
+    return parsed
+
+
+def https_origin(text: str) -> str:
+    """Accept an exact https origin; returns it as a browser writes it."""
+    return _origin(text, plain_localhost=False)
+
+
+def development_origin(text: str) -> str:
+    """Accept an exact https origin, or `http://localhost:PORT`."""
+    return _origin(text, plain_localhost=True)
+
+
+def _origin(text: str, *, plain_localhost: bool) -> str:
+    schemes = "https://name" + (" or http://localhost:PORT" if plain_localhost else "")
+    problem = f"{shown(text)} is not an origin; use {schemes}, without a path, a user or a *"
+    try:
+        parts = urlsplit(text)
+        host, port = host_name(parts.hostname or ""), parts.port
+    except ValueError:
+        raise ValueError(problem) from None
+    allowed = parts.scheme == "https" or (
+        plain_localhost and parts.scheme == "http" and host == "localhost"
+    )
+    if not allowed or "@" in parts.netloc or _beyond_the_host(parts, text):
+        raise ValueError(problem)
+    host = f"[{host}]" if ":" in host else host
+    default = port in (None, DEFAULT_PORTS[parts.scheme])
+    return f"{parts.scheme}://{host}" + ("" if default else f":{port}")
+
+
+def _beyond_the_host(parts: SplitResult, text: str) -> bool:
+    return text.count("/") > 2 or bool(parts.query or parts.fragment) or text[-1] in "?#:"
+
+
+def misspelt(environ: Collection[str], known: Collection[str], prefix: str) -> Iterator[str]:
+    """Yield a sentence for each variable that looks like a typing error of a known one."""
+    for name in sorted(set(environ) - set(known)):
+        near = get_close_matches(name.upper(), known, n=1, cutoff=NEAR_MISS)
+        if near:
+            yield f"{name}: is not read; was {near[0]} meant?"
+        elif name.upper().startswith(prefix):
+            yield f"{name}: is not read; no variable starts with {prefix}"
