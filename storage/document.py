@@ -1,0 +1,170 @@
+"""What MongoDB holds for one session: how a document is built, read and refused.
+
+No name of a value, no value, no owner's id and no token is anywhere in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bson.datetime_ms import DatetimeMS
+
+from storage.errors import Unreadable
+from storage.lifetime import Dates, Lifetime, from_datetime, to_datetime
+from storage.sealing import KEY_ID_BYTES, OWNER_BYTES
+
+Document = Mapping[str, Any]
+ID_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One session as it lies in MongoDB, checked for shape; its values are still sealed."""
+
+    identifier: bytes
+    dates: Dates
+    persistent: bool
+    owner: bytes | None
+    key_id: bytes
+    label: bytes | None
+    values: Mapping[str, bytes]
+
+
+def build(stored: Stored) -> dict[str, Any]:
+    """Write a session as the document to insert."""
+    dates = stored.dates
+    document: dict[str, Any] = {
+        "_id": stored.identifier,
+        "created_at": to_datetime(dates.created_ms),
+        "last_seen_at": to_datetime(dates.last_seen_ms),
+        "expires_at": to_datetime(dates.expires_ms),
+        "max_age": dates.max_age,
+        "persistent": stored.persistent,
+        "key_id": stored.key_id,
+        "values": dict(stored.values),
+    }
+    if stored.owner is not None:
+        document["owner"] = stored.owner
+    if stored.label is not None:
+        document["label"] = stored.label
+    return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one update does to a stored session; what is ``None`` stays as it is."""
+
+    values: Mapping[str, bytes]
+    removed: Sequence[str] = ()
+    dates: Dates | None = None
+    # Given only by the request that changed session.max_age.
+    persistent: bool | None = None
+    owner: bytes | None = None
+    label: bytes | None = None
+    key_id: bytes | None = None
+
+    def operators(self) -> dict[str, dict[str, Any]]:
+        """Spell it with MongoDB's update operators."""
+        assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
+        for field in ("persistent", "owner", "label", "key_id"):
+            if (value := getattr(self, field)) is not None:
+                assigned[field] = value
+        operators = {"$set": assigned} if assigned else {}
+        if self.removed:
+            operators["$unset"] = {f"values.{field}": "" for field in self.removed}
+        if self.dates is not None:
+            moved = {
+                "last_seen_at": to_datetime(self.dates.last_seen_ms),
+                "expires_at": to_datetime(self.dates.expires_ms),
+            }
+            if self.persistent is not None:
+                assigned |= {"max_age": self.dates.max_age, **moved}
+            else:
+                # Forward only: a stale parallel save must not undo another's "remember me".
+                operators["$max"] = moved
+        return operators
+
+
+def parse(document: Document) -> Stored:
+    """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
+    values = document.get("values")
+    # A session without values is never stored: an empty one is a logout.
+    if not isinstance(values, dict) or not values or not all(map(_is_sealed, values.values())):
+        raise Unreadable("its field 'values' is not a document of sealed values")
+    return Stored(
+        identifier=_binary(document, "_id", ID_BYTES),
+        dates=_dates(document),
+        persistent=_boolean(document, "persistent"),
+        owner=_binary(document, "owner", OWNER_BYTES) if "owner" in document else None,
+        key_id=_binary(document, "key_id", KEY_ID_BYTES),
+        label=_binary(document, "label") if "label" in document else None,
+        values=values,
+    )
+
+
+def parse_listed(document: Document) -> Stored:
+    """Read a document that was fetched without its values, for the list of an owner's sessions."""
+    return parse({**document, "values": {"": b""}})
+
+
+def alive(now_ms: int) -> dict[str, Any]:
+    """Return the filter of a write: a session that is over must stay over."""
+    return {"expires_at": {"$gt": to_datetime(now_ms)}}
+
+
+def live(lifetime: Lifetime, now_ms: int) -> dict[str, Any]:
+    """Return the filter of sessions that a read would accept under today's timeouts."""
+    unused_since = to_datetime(now_ms - lifetime.idle_ms)
+    conditions: dict[str, Any] = {
+        **alive(now_ms),
+        "$or": [{"max_age": {"$ne": None}}, {"last_seen_at": {"$gt": unused_since}}],
+    }
+    if lifetime.absolute_ms is not None:
+        conditions["created_at"] = {"$gt": to_datetime(now_ms - lifetime.absolute_ms)}
+    return conditions
+
+
+def _is_sealed(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _dates(document: Document) -> Dates:
+    max_age = document.get("max_age")
+    if max_age is not None and not (_is_number(max_age) and max_age > 0):
+        raise Unreadable("its field 'max_age' is neither null nor a number of seconds above zero")
+    return Dates(
+        created_ms=_instant(document, "created_at"),
+        last_seen_ms=_instant(document, "last_seen_at"),
+        expires_ms=_instant(document, "expires_at"),
+        max_age=max_age,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _instant(document: Document, field: str) -> int:
+    value = document.get(field)
+    if isinstance(value, DatetimeMS):
+        return int(value)
+    if isinstance(value, datetime):
+        return from_datetime(value)
+    raise Unreadable(f"its field '{field}' is not a date")
+
+
+def _binary(document: Document, field: str, length: int | None = None) -> bytes:
+    value = document.get(field)
+    if not isinstance(value, bytes) or (length is not None and len(value) != length):
+        raise Unreadable(f"its field '{field}' is not binary of the right length")
+    return value
+
+
+def _boolean(document: Document, field: str) -> bool:
+    value = document.get(field)
+    if not isinstance(value, bool):
+        raise Unreadable(f"its field '{field}' is not true or false")
+    return value

@@ -1,0 +1,111 @@
+"""How this process talks to the MongoDB driver: deadlines, tasks of its own, one kind of failure.
+
+Works with Motor's collections and with PyMongo's ``AsyncCollection``: only what is spelled the same
+in both is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Any, TypeVar
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import ReadPreference
+from pymongo.errors import PyMongoError
+
+from storage.errors import StorageUnavailable
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# Dates as plain milliseconds and text without complaint: one odd document, which anybody with
+# access to the collection can write, must not make the driver refuse a whole batch.
+_CODEC = CodecOptions[dict[str, Any]](
+    datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
+)
+_SHORTEST_SECONDS = 0.001
+
+
+class Driver:
+    """A collection, used under deadlines and never cancelled.
+
+    Cancelling a driver's operation can leave PyMongo's topology lock held for ever, so every
+    operation runs in a task of this class, and who gives up waiting for it just stops waiting.
+    """
+
+    def __init__(self, collection: Any, timeout_seconds: float, counters: dict[str, int]) -> None:
+        """Wrap a collection; ``counters["commands"]`` counts what is sent."""
+        self.collection = _on_primary(collection)
+        self.timeout_seconds = timeout_seconds
+        self._counters = counters
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def deadline(self) -> float:
+        """Return the instant of the running loop's clock at which a load or save gives up."""
+        return asyncio.get_running_loop().time() + self.timeout_seconds
+
+    async def send(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
+        """Run one operation in the current task, for ``seconds`` at most (``None``: no limit).
+
+        Only for callers that nobody cancels. Raises what the driver raises.
+        """
+        self._counters["commands"] += 1
+        # PyMongo's own timeout ends the operation in the driver and at the server. It holds in
+        # Motor's threads too, which take the context along. To PyMongo, 0 would mean "for ever".
+        with pymongo.timeout(None if seconds is None else max(seconds, _SHORTEST_SECONDS)):
+            return await operation()
+
+    async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
+        """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.
+
+        Cancelling the caller leaves the operation running to its end.
+        """
+        seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+        task = self.start(self._guarded(operation, seconds))
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise StorageUnavailable
+        return task.result()
+
+    def start(self, work: Awaitable[T]) -> asyncio.Task[T]:
+        """Run ``work`` as a task that ``drained`` waits for."""
+
+        async def run() -> T:
+            return await work
+
+        # In a context of its own: a timeout or a variable of the request must not reach it.
+        task = asyncio.get_running_loop().create_task(run(), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def drained(self) -> None:
+        """Wait for every task that was started."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _guarded(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
+        try:
+            return await self.send(operation, seconds)
+        except PyMongoError as error:
+            logger.warning("MongoDB did not carry out a command: %s", type(error).__name__)
+            raise StorageUnavailable from error
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited may have gone: nobody else would ask
+
+
+def _on_primary(collection: Any) -> Any:
+    # Looked up on the class: an instance answers any name with a sub-collection. mongomock's has
+    # no such method and needs none.
+    if getattr(type(collection), "with_options", None) is None:
+        return collection
+    # A secondary may not have heard of a login yet, whatever the client prefers to read from.
+    return collection.with_options(codec_options=_CODEC, read_preference=ReadPreference.PRIMARY)

@@ -1,0 +1,46 @@
+"""What can go wrong, as the storage's users see it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+
+class StorageError(Exception):
+    """Base class of every error that the storage raises on purpose."""
+
+
+class StorageUnavailable(StorageError, web.HTTPServiceUnavailable):
+    """MongoDB did not answer in time, or not at all.
+
+    It is a response too (RFC 9110 section 15.6.4): an app without a handler of its own answers
+    503 with ``Retry-After``. As a response it belongs to one request: raise a new one for each.
+    """
+
+    def __init__(self, *, retry_after_seconds: int = 1) -> None:
+        web.HTTPServiceUnavailable.__init__(
+            self,
+            headers={"Retry-After": str(retry_after_seconds)},
+            text="The session store does not answer at the moment; please try again.",
+        )
+
+
+class SessionTooLarge(StorageError):
+    """The sealed values of a session are larger than ``max_bytes``; nothing was written."""
+
+
+class SessionNotSerializable(StorageError):
+    """A session key is not text, or the encoder refused its value; nothing was written."""
+
+
+class IndexConflict(StorageError):
+    """An index stands in the way and this user may not mend it.
+
+    The message holds the exact command that an administrator has to run.
+    """
+
+
+class Unreadable(Exception):
+    """A stored document is not a session that this storage can open; the text says why.
+
+    Never leaves the storage: a request that meets one has no session.
+    """

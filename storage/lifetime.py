@@ -1,0 +1,107 @@
+"""When a session is over, and when its dates move. Pure: the time is an argument.
+
+Instants are whole milliseconds since the epoch, which is what BSON stores (bsonspec.org, type 9):
+a load compares them as they come. Names that end in ``_ms`` carry them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+DEFAULT_IDLE = timedelta(days=14)
+DEFAULT_TOUCH = timedelta(hours=1)
+TOUCHES_PER_IDLE_TIMEOUT = 20
+LONGEST = timedelta(days=36500)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Dates:
+    """What the clocks of one stored session stand at; ``max_age`` is its own, in seconds."""
+
+    created_ms: int
+    last_seen_ms: int
+    expires_ms: int
+    max_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """The timeouts that an app configured, in milliseconds."""
+
+    idle_ms: int
+    absolute_ms: int | None
+    touch_ms: int
+
+    def idle_of(self, max_age: float | None) -> int:
+        """Return a session's idle timeout: its own, where the app set one."""
+        return self.idle_ms if max_age is None else int(max_age * 1000)
+
+    def end(self, created_ms: int, last_seen_ms: int, max_age: float | None) -> int:
+        """Return the instant at which a session is over unless it is used again."""
+        idle_end = last_seen_ms + self.idle_of(max_age)
+        if self.absolute_ms is None:
+            return idle_end
+        return min(idle_end, created_ms + self.absolute_ms)
+
+    def is_over(self, dates: Dates, now_ms: int) -> bool:
+        """Tell whether a session has ended, by what is stored and by today's timeouts."""
+        if now_ms >= dates.expires_ms:
+            return True
+        return now_ms >= self.end(dates.created_ms, dates.last_seen_ms, dates.max_age)
+
+    def touch_is_due(self, last_seen_ms: int, max_age: float | None, now_ms: int) -> bool:
+        """Tell whether the last touch lies a touch interval back (or 1/20 of the idle timeout)."""
+        longest = self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT
+        return now_ms - last_seen_ms >= min(self.touch_ms, longest)
+
+    def cookie_seconds(self, created_ms: int, now_ms: int, max_age: float | None) -> int:
+        """Return the cookie's Max-Age: the idle timeout, never beyond the absolute one."""
+        idle = math.ceil(self.idle_of(max_age) / 1000)
+        if self.absolute_ms is None:
+            return idle
+        return min(idle, max(0, created_ms + self.absolute_ms - now_ms) // 1000)
+
+
+def checked_lifetime(max_age: object, absolute_timeout: object, touch_interval: object) -> Lifetime:
+    """Build the timeouts from constructor arguments; raises errors that name the argument."""
+    idle = duration("max_age", max_age) or DEFAULT_IDLE
+    absolute = duration("absolute_timeout", absolute_timeout)
+    touch = duration("touch_interval", touch_interval) or DEFAULT_TOUCH
+    if touch_interval is not None and touch >= idle:
+        raise ValueError(f"touch_interval: {touch} is not below max_age ({idle}); use less")
+    return Lifetime(
+        idle_ms=idle // _MILLISECOND,
+        absolute_ms=None if absolute is None else absolute // _MILLISECOND,
+        touch_ms=touch // _MILLISECOND,
+    )
+
+
+def duration(name: str, value: object) -> timedelta | None:
+    """Read seconds (a number above zero), a ``timedelta``, or ``None``; errors carry ``name``."""
+    accepted = "use seconds, a timedelta or None"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise TypeError(f"{name}: {type(value).__name__} is not accepted; {accepted}")
+    try:
+        span = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    except (OverflowError, ValueError):
+        span = timedelta(0)
+    if not _MILLISECOND <= span <= LONGEST:
+        raise ValueError(f"{name}: {value!r} is not between 1 ms and {LONGEST.days} days")
+    return span
+
+
+def to_datetime(instant_ms: int) -> datetime:
+    """Convert to an aware UTC ``datetime``."""
+    return _EPOCH + instant_ms * _MILLISECOND
+
+
+def from_datetime(instant: datetime) -> int:
+    """Convert from a ``datetime``; a naive one is UTC, as MongoDB's drivers return them."""
+    aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+    return (aware - _EPOCH) // _MILLISECOND

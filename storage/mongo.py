@@ -1,0 +1,280 @@
+"""``MongoStorage``: the way of a load and of a save, each to be read from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from aiohttp import web
+from aiohttp_session import SESSION_KEY, AbstractStorage, Session
+
+from storage import indexes, owners
+from storage.cookies import SessionCookie
+from storage.driver import Driver
+from storage.errors import StorageUnavailable
+from storage.lifetime import checked_lifetime, duration
+from storage.owners import SessionInfo
+from storage.saving import Saving, Visit
+from storage.sealing import Keyring
+from storage.session import MongoSession
+from storage.settings import Describe, Settings, check_collection
+from storage.store import Store
+from storage.tokens import document_id, from_cookie, from_handle, to_handle
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = (
+    "loads", "hits", "misses", "expired", "unreadable",
+    "inserts", "updates", "touches", "deletes", "commands", "unavailable",
+)  # fmt: skip
+
+
+class MongoStorage(AbstractStorage):
+    """Sessions for aiohttp-session, sealed value by value and kept in MongoDB."""
+
+    def __init__(
+        self,
+        collection: Any,
+        secrets: str | bytes | list[str | bytes] | tuple[str | bytes, ...],
+        *,
+        max_age: float | timedelta | None = 14 * 24 * 3600,
+        absolute_timeout: float | timedelta | None = None,
+        touch_interval: float | timedelta | None = None,
+        owner_key: str | None = "user_id",
+        describe: Describe | None = None,
+        max_bytes: int = 256 * 1024,
+        operation_timeout: float = 5.0,
+        cookie_name: str = "session",
+        domain: str | None = None,
+        path: str = "/",
+        secure: bool | None = None,
+        httponly: bool = True,
+        samesite: str | None = "Lax",
+        encoder: Callable[[Any], Any] = json.dumps,
+        decoder: Callable[[Any], Any] = json.loads,
+    ) -> None:
+        """Check every argument; nothing is sent to MongoDB yet.
+
+        collection: a Motor collection or a PyMongo ``AsyncCollection``, of any database and name.
+        secrets: 32 bytes or more of random text or bytes, or up to 5 of them: the first seals, all
+            of them open. ``generate_secret()`` makes one.
+        max_age: the idle timeout in seconds, and the cookie's Max-Age. ``None``: the cookie ends
+            with the browser, the session after 14 idle days.
+        absolute_timeout: seconds from creation to the end, however active; ``None``: no such end.
+        touch_interval: seconds between two writes that only record activity; ``None``: one hour.
+            Never more than a twentieth of a session's idle timeout.
+        owner_key: the session key whose value says whose session it is; ``None``: no owners.
+        describe: called with the request to name the device for ``sessions()``.
+        max_bytes: the most that one session's sealed values may take.
+        operation_timeout: seconds that one load or one save may wait for MongoDB.
+        cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
+            (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
+        encoder, decoder: from a value to text or bytes, and back.
+
+        Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
+        """
+        check_collection(collection)
+        settings = Settings(
+            owner_key=owner_key,
+            describe=describe,
+            max_bytes=max_bytes,
+            operation_timeout=operation_timeout,
+            encoder=encoder,
+            decoder=decoder,
+        )
+        keyring = Keyring(secrets)
+        lifetime = checked_lifetime(max_age, absolute_timeout, touch_interval)
+        cookie = SessionCookie(
+            name=cookie_name,
+            domain=domain,
+            path=path,
+            secure=secure,
+            httponly=httponly,
+            samesite=samesite,
+        )
+        idle = duration("max_age", max_age)
+        super().__init__(
+            cookie_name=cookie_name,
+            domain=domain,
+            # The library's annotation says int; fractions are accepted here.
+            max_age=None if idle is None else idle.total_seconds(),  # type: ignore[arg-type]
+            path=path,
+            secure=secure,
+            httponly=httponly,
+            samesite=samesite,
+            encoder=encoder,
+            decoder=decoder,
+        )
+        self.clock: Callable[[], float] = time.time
+        self._counters = dict.fromkeys(COUNTERS, 0)
+        self._driver = Driver(collection, operation_timeout, self._counters)
+        self._store = Store(self._driver, keyring, lifetime, settings, self._counters)
+        self._saving = Saving(self._store, cookie)
+        # Which session this request came with: new_session() is not told.
+        self._came_with = web.RequestKey("came_with", MongoSession)
+        self._closed = False
+        # The work of ``setup``, where an app or several share this storage.
+        self.index_work: asyncio.Task[None] | None = None
+
+    # The way of a load
+
+    async def new_session(self) -> MongoSession:
+        """Return an empty session that is stored, under a new token, once it has a value."""
+        return MongoSession(max_age=self._max_age)
+
+    async def load_session(self, request: web.Request) -> Session:
+        """Return the session of the request's cookie, or a new one.
+
+        Raises ``StorageUnavailable`` when MongoDB does not answer in time; an empty session in its
+        place would log the visitor out.
+        """
+        token = from_cookie(self.load_cookie(request))
+        if token is None:
+            return await self.new_session()
+        with self._serving():
+            snapshot = await self._store.load(token, self._now_ms())
+        # A parallel get_session() of the same request, or its new_session(), was faster.
+        if (current := request.get(SESSION_KEY)) is not None:
+            return current  # type: ignore[no-any-return]
+        session = MongoSession(max_age=self._max_age, snapshot=snapshot)
+        request[self._came_with] = session
+        return session
+
+    # The way of a save
+
+    async def save_session(
+        self, request: web.Request, response: web.StreamResponse, session: Session
+    ) -> None:
+        """Write what changed, and set or delete the cookie.
+
+        Raises ``StorageUnavailable``, ``SessionTooLarge`` or ``SessionNotSerializable``, before
+        any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
+        """
+        if not isinstance(session, MongoSession):
+            raise TypeError(f"session: {type(session).__name__} was not made by this storage")
+        if session.abandoned:
+            return
+        try:
+            with self._serving():
+                await self._saving.save(
+                    Visit(
+                        request,
+                        response,
+                        session,
+                        superseded=self._superseded(request, session),
+                        now_ms=self._now_ms(),
+                        deadline=self._driver.deadline(),
+                    )
+                )
+        except StorageUnavailable:
+            # The middleware of an outer app sees this 503 as a response to save with.
+            session.abandoned = True
+            raise
+
+    # Sessions from outside
+
+    def handle(self, session: Session) -> str | None:
+        """Return the public name of a stored session, ``None`` for a new one.
+
+        Safe to show and to log; useless as a cookie.
+        """
+        snapshot = session.snapshot if isinstance(session, MongoSession) else None
+        return None if snapshot is None else to_handle(snapshot.stored.identifier)
+
+    async def sessions(self, owner: object) -> AsyncIterator[SessionInfo]:
+        """Yield the live sessions of an owner (compared as text), newest activity first."""
+        with self._serving():
+            found = owners.sessions(self._store, owner, self._now_ms())
+            async for info in found:
+                yield info
+
+    async def revoke(self, handle: str, owner: object = None) -> bool:
+        """Delete one session, with ``owner`` only if it is that owner's.
+
+        A web handler must pass the owner. Returns whether one was deleted; text that is no handle
+        deletes nothing.
+        """
+        with self._serving():
+            return await owners.revoke(self._store, handle, owner)
+
+    async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
+        """Delete all sessions of an owner except the session ``keep``; return how many."""
+        with self._serving():
+            spared = from_handle(self.handle(keep)) if keep is not None else None
+            return await owners.revoke_owner(self._store, owner, spared)
+
+    async def count(self, retired: bool = False) -> int:  # noqa: FBT001, FBT002 - pinned
+        """Count live sessions; with ``retired`` those that still need an older secret."""
+        with self._serving():
+            return await owners.count(self._store, self._now_ms(), retired=retired)
+
+    async def clear(self) -> int:
+        """Delete every session, keep the indexes; return how many."""
+        with self._serving():
+            return await owners.clear(self._store)
+
+    async def purge(self) -> int:
+        """Delete expired sessions, for a server without TTL indexes; return how many."""
+        with self._serving():
+            return await owners.purge(self._store, self._now_ms())
+
+    # Running
+
+    async def create_indexes(self) -> None:
+        """Create or repair the TTL index and the owner index; many processes may do so at once.
+
+        Raises ``IndexConflict`` with the command for an administrator when an index needs what this
+        user may not do, ``StorageUnavailable`` when MongoDB does not answer.
+        """
+        with self._serving():
+            await indexes.create_indexes(self._driver)
+
+    async def aclose(self) -> None:
+        """Wait for writes under way; afterwards every use raises ``RuntimeError``.
+
+        Never closes the client, which belongs to the app. May be called twice.
+        """
+        self._closed = True
+        if self.index_work is not None:
+            self.index_work.cancel()
+        await self._store.drained()
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Ever-growing integers, read-only, since this storage was made."""
+        return MappingProxyType(self._counters)
+
+    @property
+    def queued(self) -> int:
+        """How many loads and saves wait for a shared trip at this moment."""
+        return self._store.queued
+
+    def _superseded(self, request: web.Request, session: MongoSession) -> bytes | None:
+        """Return the id of the stored session that a new one takes the place of, if any."""
+        if session.snapshot is not None:
+            return session.snapshot.stored.identifier
+        came_with = request.get(self._came_with)
+        if came_with is None:
+            token = from_cookie(self.load_cookie(request))
+            return None if token is None else document_id(token)
+        return None if came_with.snapshot is None else came_with.snapshot.stored.identifier
+
+    def _now_ms(self) -> int:
+        return int(self.clock() * 1000)
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        if self._closed:
+            raise RuntimeError("this MongoStorage was closed by aclose(); make a new one")
+        try:
+            yield
+        except StorageUnavailable:
+            self._counters["unavailable"] += 1
+            raise

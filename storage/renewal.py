@@ -1,0 +1,111 @@
+"""Renewal: the same session under a new token, and nothing lost that others wrote meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from storage.document import Change, Document, Stored, alive, parse
+from storage.errors import StorageUnavailable, Unreadable
+from storage.session import Changes, Encoded, Snapshot, Value, open_values
+from storage.store import Draft, Store, sealed_values
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A session under its new token, and what was adopted from parallel requests."""
+
+    snapshot: Snapshot
+    adopted: dict[str, Value]
+    dropped: list[str]
+
+
+async def renew(
+    store: Store,
+    old: Snapshot,
+    draft: Draft,
+    encoded: Mapping[str, Encoded],
+    *,
+    created_ms: int,
+    adopt: bool,
+    may_be_gone: bool,
+) -> Renewed | None:
+    """Insert the session under a new token, then remove the old one; ``None``: it had ended.
+
+    With ``adopt`` the values that others changed since the load move along. With ``may_be_gone``
+    the new session stands even if the old one ended meanwhile.
+    """
+    new = await store.insert(draft, encoded, created_ms=created_ms)
+    try:
+        removed = await _remove_living(store, old.stored.identifier, draft)
+        if removed is None and not may_be_gone:
+            await store.delete(new.stored.identifier, draft.deadline)
+            return None
+        if removed is None or not adopt:
+            return Renewed(new, {}, [])
+        return await _adopt(store, old, new, removed, draft)
+    except StorageUnavailable:
+        store.abandon(new)
+        raise
+
+
+async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> Document | None:
+    # One command that finds it alive and removes it: of two renewals at once only one succeeds.
+    living = {"_id": identifier, **alive(draft.now_ms)}
+    remove = store.driver.collection.find_one_and_delete
+    removed: Document | None = await store.driver.call(lambda: remove(living), draft.deadline)
+    if removed is not None:
+        store.counters["deletes"] += 1
+    return removed
+
+
+async def _adopt(
+    store: Store, old: Snapshot, new: Snapshot, removed: Document, draft: Draft
+) -> Renewed | None:
+    """Move to the new session what parallel requests changed in the old one since its load."""
+    try:
+        last = parse(removed)
+        adopted, dropped = _changed_by_others(store, old, last, draft.changes)
+    except Unreadable:
+        return Renewed(new, {}, [])
+    live = {name: value.loaded for name, value in adopted.items()}
+    sealed = sealed_values(
+        new.keys, {n: value.encoded for n, value in adopted.items()}, live, known=new.values
+    )
+    stored, dates = new.stored, None
+    before = (old.stored.dates.max_age, old.stored.persistent)
+    if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
+        # Somebody's "remember me" came in between.
+        draft = replace(draft, max_age=last.dates.max_age, persistent=last.persistent)
+        dates = store.moved(draft, stored.dates.created_ms)
+        stored = replace(stored, dates=dates, persistent=draft.persistent)
+    change = Change(
+        values={value.field: value.sealed for value in sealed.values()},
+        removed=[new.values[name].field for name in dropped],
+        dates=dates,
+        persistent=None if dates is None else draft.persistent,
+    )
+    if change.operators() and not await store.apply(stored.identifier, change, draft):
+        return None
+    values = {n: value for n, value in new.values.items() if n not in dropped} | sealed
+    return Renewed(replace(new, stored=stored, values=values), sealed, dropped)
+
+
+def _changed_by_others(
+    store: Store, old: Snapshot, last: Stored, ours: Changes
+) -> tuple[dict[str, Value], list[str]]:
+    """Return the values that others wrote and the names that others removed; ours go first."""
+    known = {value.field: value.sealed for value in old.values.values()}
+    foreign = {field: s for field, s in last.values.items() if known.get(field) != s}
+    written = open_values(old.keys, foreign, store.settings.decoder)
+    adopted = {
+        name: value
+        for name, value in written.items()
+        if name not in ours.written and name not in ours.removed
+    }
+    dropped = [
+        name
+        for name, value in old.values.items()
+        if value.field not in last.values and name not in ours.written and name not in ours.removed
+    ]
+    return adopted, dropped

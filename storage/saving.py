@@ -1,0 +1,207 @@
+"""The way of a save: what a session needs written, and which cookie goes with the response."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import web
+
+from storage.cookies import SessionCookie
+from storage.errors import StorageUnavailable
+from storage.renewal import renew
+from storage.rotation import needs_reseal, reseal
+from storage.session import Encoded, MongoSession, Snapshot, changes_of
+from storage.store import Draft, Store
+from storage.tokens import to_cookie, to_handle
+
+logger = logging.getLogger(__name__)
+
+LABEL_CHARACTERS = 200
+TOUCHES_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request that saves: what it came with, and when."""
+
+    request: web.Request
+    response: web.StreamResponse
+    session: MongoSession
+    # The stored session that a new one takes the place of.
+    superseded: bytes | None
+    now_ms: int
+    deadline: float
+
+
+class Saving:
+    """Decides what a save does.
+
+    A class because it remembers the latest touches: parallel requests of one session share one.
+    """
+
+    def __init__(self, store: Store, cookie: SessionCookie) -> None:
+        """Save to ``store``, and tell browsers with ``cookie``."""
+        self._store = store
+        self._cookie = cookie
+        self._touched: OrderedDict[bytes, int] = OrderedDict()
+
+    async def save(self, visit: Visit) -> None:
+        """Write what changed and set or delete the cookie; see ``MongoStorage.save_session``."""
+        session, snapshot = visit.session, visit.session.snapshot
+        if session.empty:
+            if snapshot is not None:
+                await self._end(visit, snapshot)
+            return
+        settings = self._store.settings
+        owner = settings.owner_of(session)
+        if snapshot is not None and snapshot.owner not in (None, owner) and owner is not None:
+            session.carry_only({*session.assigned, str(settings.owner_key)})
+        changes = changes_of(session, settings.encoder, settings.decoder)
+        draft = Draft(
+            values=session,
+            changes=changes,
+            max_age=session.own_max_age,
+            persistent=session.persistent,
+            owner=owner,
+            label=None,
+            now_ms=visit.now_ms,
+            deadline=visit.deadline,
+        )
+        if snapshot is None or session.invalidated:
+            await self._to_the_end(self._begin(visit, draft))
+        elif session.renewal_wanted or owner != snapshot.owner:
+            await self._to_the_end(self._renew(visit, snapshot, draft))
+        else:
+            await self._update(visit, snapshot, draft)
+
+    async def _begin(self, visit: Visit, draft: Draft) -> None:
+        """Store a new session, then end the one whose place it takes."""
+        draft = replace(draft, label=self._label(visit.request))
+        encoded = _all_encoded(visit.session, draft)
+        new = await self._store.insert(draft, encoded, created_ms=visit.now_ms)
+        if visit.superseded is not None:
+            try:
+                await self._store.delete(visit.superseded, visit.deadline)
+            except StorageUnavailable:
+                self._store.abandon(new)
+                raise
+        self._signed(visit, new)
+
+    async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
+        """Move a session to a new token: on demand, or because it is somebody else's now."""
+        owner_changed = draft.owner != old.owner
+        renewed = await renew(
+            self._store,
+            old,
+            replace(draft, label=self._label(visit.request)),
+            _all_encoded(visit.session, draft),
+            created_ms=visit.now_ms if owner_changed else old.stored.dates.created_ms,
+            adopt=not (owner_changed and old.owner is not None and draft.owner is not None),
+            # A login from nobody's session: a double click must not sign the user out again.
+            may_be_gone=old.owner is None and draft.owner is not None,
+        )
+        if renewed is None:
+            self._ended_elsewhere(visit, old)
+            return
+        visit.session.take_over(renewed.adopted, renewed.dropped)
+        self._signed(visit, renewed.snapshot)
+
+    async def _update(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
+        """Write the changed values; move the dates when a touch is due or max_age changed."""
+        touch = self._touch_is_due(old, draft)
+        settle = visit.session.max_age_changed
+        if not (draft.changes or touch or settle):
+            return
+        if touch or settle:
+            draft = replace(draft, label=self._label(visit.request))
+            self._remember_touch(old, draft.now_ms)
+        work = self._write(visit, old, draft, move_dates=touch or settle, settle=settle)
+        try:
+            await (self._to_the_end(work) if needs_reseal(self._store, old) else work)
+        except StorageUnavailable:
+            self._touched.pop(old.stored.identifier, None)
+            if draft.changes or settle:
+                raise
+            logger.warning("session %s was not touched: MongoDB is away", _name(old))
+
+    async def _write(
+        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
+    ) -> None:
+        if needs_reseal(self._store, old):
+            old = await reseal(self._store, old, draft.now_ms, draft.deadline)
+        new = await self._store.update(old, draft, move_dates=move_dates, settle_max_age=settle)
+        if new is None:
+            self._ended_elsewhere(visit, old)
+        elif move_dates:
+            self._signed(visit, new)
+        else:
+            # No cookie: repeating the old token could arrive late and undo a renewal.
+            visit.session.saved(new)
+
+    async def _end(self, visit: Visit, old: Snapshot) -> None:
+        """Log out: however the session was emptied."""
+        await self._store.delete(old.stored.identifier, visit.deadline)
+        visit.session.saved(None)
+        self._cookie.delete(visit.request, visit.response)
+
+    def _signed(self, visit: Visit, new: Snapshot) -> None:
+        """Send the cookie of a session whose token or dates are new."""
+        visit.session.saved(new)
+        dates = new.stored.dates
+        seconds = self._store.lifetime.cookie_seconds(dates.created_ms, visit.now_ms, dates.max_age)
+        self._cookie.set(
+            visit.request,
+            visit.response,
+            to_cookie(new.token),
+            seconds if new.stored.persistent else None,
+        )
+
+    def _ended_elsewhere(self, visit: Visit, old: Snapshot) -> None:
+        # No cookie at all, not even a deletion: a newer response may just have set a good one.
+        visit.session.abandoned = True
+        self._touched.pop(old.stored.identifier, None)
+        logger.info("session %s ended during a request; its save wrote nothing", _name(old))
+
+    def _touch_is_due(self, old: Snapshot, draft: Draft) -> bool:
+        dates = old.stored.dates
+        last_ms = max(dates.last_seen_ms, self._touched.get(old.stored.identifier, 0))
+        return self._store.lifetime.touch_is_due(last_ms, dates.max_age, draft.now_ms)
+
+    def _remember_touch(self, old: Snapshot, now_ms: int) -> None:
+        self._touched[old.stored.identifier] = now_ms
+        while len(self._touched) > TOUCHES_REMEMBERED:
+            self._touched.popitem(last=False)
+
+    def _label(self, request: web.Request) -> str | None:
+        describe = self._store.settings.describe
+        if describe is None:
+            return None
+        try:
+            label: object = describe(request)
+        except Exception:
+            logger.exception("describe failed; the session is stored without a label")
+            return ""
+        if not isinstance(label, str):
+            logger.error("describe returned %s, not text", type(label).__name__)
+            return ""
+        return label[:LABEL_CHARACTERS].encode("utf-8", "replace").decode()
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Finish several steps even if the visitor has gone in between."""
+        await asyncio.shield(self._store.driver.start(work))
+
+
+def _all_encoded(session: MongoSession, draft: Draft) -> dict[str, Encoded]:
+    """Return every value encoded; what did not change, as it was loaded."""
+    known = {} if session.snapshot is None else session.snapshot.values
+    written = draft.changes.written
+    return {n: written[n] if n in written else known[n].encoded for n in session}
+
+
+def _name(snapshot: Snapshot) -> str:
+    return to_handle(snapshot.stored.identifier)[:8]

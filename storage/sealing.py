@@ -1,0 +1,237 @@
+"""How values are sealed: secrets, the keys derived from them, and the bytes at rest.
+
+Pure: no clock, no MongoDB. ``docs/security.md`` shows the format byte by byte.
+
+    root        = HKDF-SHA256(secret, info = "root")
+    session key = HKDF-SHA256(token, salt = root, info = "values" + version + _id + created_at)
+    label key   = HKDF-SHA256(root, info = "label" + version + _id + created_at)
+    field key   = HKDF-SHA256(token, info = "field names")
+
+Sealed value = version (1) + key id (4) + nonce (12) + AES-256-GCM(plain), with the first five bytes
+and the field name as associated data. Plain = kind (1) + length of the name (4) + name + encoded.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from os import urandom
+from secrets import token_urlsafe
+from struct import Struct
+from types import MappingProxyType
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from storage.errors import Unreadable
+
+VERSION = b"\x01"
+KEY_ID_BYTES = 4
+OWNER_BYTES = 16
+MAX_SECRETS = 5
+MIN_SECRET_BYTES = 32
+MIN_DISTINCT_BYTES = 8
+_DOMAIN = b"aiohttp-session-mongostorage 1 "
+_HEADER_BYTES = len(VERSION) + KEY_ID_BYTES
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_FIELD_BYTES = 12
+_TEXT, _BYTES = 0, 1
+_PREFIX = Struct(">BI")
+_CREATED_AT = Struct(">q")
+
+_ACCEPTED = "text or bytes, or a sequence of up to 5 of them"
+
+
+def generate_secret() -> str:
+    """Return a new secret: 32 random bytes as base64url text."""
+    return token_urlsafe(MIN_SECRET_BYTES)
+
+
+class SecretKey(NamedTuple):
+    """The keys that one configured secret gives."""
+
+    key_id: bytes
+    root: bytes
+    owner: bytes
+
+
+class Keyring:
+    """Every configured secret; the first seals, all of them open."""
+
+    def __init__(self, secrets: object) -> None:
+        """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
+        keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
+        self.first = keys[0]
+        # Oldest last: the position is the age.
+        self.keys: Mapping[bytes, SecretKey] = MappingProxyType({k.key_id: k for k in keys})
+        self.ages = {key.key_id: age for age, key in enumerate(keys)}
+
+    def session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
+        """Return the keys of one session, each derived when it is first needed."""
+        return SessionKeys(self, token, identifier, created_ms)
+
+    def oldest(self, key_ids: Iterable[bytes]) -> bytes:
+        """Return the key id that is listed last among those given; unknown ones are older still."""
+        return max(key_ids, key=lambda key_id: self.ages.get(key_id, MAX_SECRETS))
+
+    def owner_hash(self, owner: str) -> bytes:
+        """Hash an owner's id for storing, under the first secret."""
+        return _owner_hash(self.first, owner)
+
+    def owner_hashes(self, owner: str) -> list[bytes]:
+        """Hash an owner's id for look-ups: under every secret, the first one first."""
+        return [_owner_hash(key, owner) for key in self.keys.values()]
+
+    def seal_label(self, label: str, identifier: bytes, created_ms: int) -> bytes:
+        """Seal a device label so that the server can read it without the token."""
+        header = VERSION + self.first.key_id
+        nonce = urandom(_NONCE_BYTES)
+        cipher = AESGCM(_label_key(self.first, identifier, created_ms))
+        return header + nonce + cipher.encrypt(nonce, label.encode(), header + b"label")
+
+    def open_label(self, sealed: bytes, identifier: bytes, created_ms: int) -> str:
+        """Open a device label; raises ``Unreadable`` when it was not sealed for this document."""
+        key_id = key_id_of(sealed)
+        if key_id not in self.keys:
+            raise Unreadable("it is sealed under a secret that is not configured")
+        cipher = AESGCM(_label_key(self.keys[key_id], identifier, created_ms))
+        return _decrypt(cipher, sealed, b"label").decode()
+
+
+class SessionKeys:
+    """Seal and open the values of one session.
+
+    A class because the derived keys are worth keeping from a request's load to its save.
+    """
+
+    __slots__ = ("_bound", "_ciphers", "_field_key", "_keyring", "_token")
+
+    def __init__(self, keyring: Keyring, token: bytes, identifier: bytes, created_ms: int) -> None:
+        """Bind the keys to the token, the document id and the creation (milliseconds)."""
+        self._keyring = keyring
+        self._token = token
+        self._bound = VERSION + identifier + _CREATED_AT.pack(created_ms)
+        self._ciphers: dict[bytes, AESGCM] = {}
+        self._field_key: bytes | None = None
+
+    def field(self, name: str) -> str:
+        """Return the opaque field name of a value: 16 characters, the same under every secret."""
+        if self._field_key is None:
+            self._field_key = _derive(self._token, b"field names")
+        digest = hmac.digest(self._field_key, _name_bytes(name), "sha256")
+        return urlsafe_b64encode(digest[:_FIELD_BYTES]).decode("ascii")
+
+    def seal(self, field: str, name: str, encoded: str | bytes) -> bytes:
+        """Seal one encoded value under the first secret.
+
+        Raises ``UnicodeEncodeError`` for encoded text that has no UTF-8 form.
+        """
+        key_id = self._keyring.first.key_id
+        kind, payload = (_TEXT, encoded.encode()) if isinstance(encoded, str) else (_BYTES, encoded)
+        label = _name_bytes(name)
+        nonce = urandom(_NONCE_BYTES)
+        header = VERSION + key_id
+        plain = _PREFIX.pack(kind, len(label)) + label + payload
+        return header + nonce + self._cipher(key_id).encrypt(nonce, plain, header + field.encode())
+
+    def open(self, field: str, sealed: bytes) -> tuple[str, str | bytes]:
+        """Return the name and the encoded value; raises ``Unreadable`` for any other bytes."""
+        plain = _decrypt(self._cipher(key_id_of(sealed)), sealed, field.encode())
+        kind, length = _PREFIX.unpack_from(plain)
+        start = _PREFIX.size + length
+        name = plain[_PREFIX.size : start].decode("utf-8", "surrogatepass")
+        return name, plain[start:].decode() if kind == _TEXT else plain[start:]
+
+    def _cipher(self, key_id: bytes) -> AESGCM:
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            key = self._keyring.keys.get(key_id)
+            if key is None:
+                raise Unreadable("it is sealed under a secret that is not configured")
+            cipher = AESGCM(_derive(self._token, b"values", self._bound, salt=key.root))
+            self._ciphers[key_id] = cipher
+        return cipher
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """Return the id of the secret that sealed these bytes."""
+    if len(sealed) < _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES:
+        raise Unreadable("a sealed value is cut short")
+    if sealed[:1] != VERSION:
+        raise Unreadable("a sealed value has an unknown version")
+    return sealed[1:_HEADER_BYTES]
+
+
+def checked_secrets(secrets: object) -> list[bytes]:
+    """Return the secrets as bytes; raises ``TypeError`` or ``ValueError`` without showing any."""
+    listed = [secrets] if isinstance(secrets, str | bytes) else secrets
+    if not isinstance(listed, list | tuple):
+        raise TypeError(f"secrets: {type(secrets).__name__} is not accepted; use {_ACCEPTED}")
+    if not 1 <= len(listed) <= MAX_SECRETS:
+        raise ValueError(f"secrets: {len(listed)} given; use 1 to {MAX_SECRETS}, newest first")
+    found: list[bytes] = []
+    for number, secret in enumerate(listed, start=1):
+        if not isinstance(secret, str | bytes):
+            kind = type(secret).__name__
+            raise TypeError(f"secrets: number {number} is {kind}; use {_ACCEPTED}")
+        found.append(secret if isinstance(secret, bytes) else secret.encode("utf-8", "replace"))
+        if problem := secret_problem(found[-1]):
+            raise ValueError(f"secrets: number {number} {problem}; use generate_secret()")
+    if len(set(found)) < len(found):
+        raise ValueError("secrets: one is listed twice; list each once, newest first")
+    return found
+
+
+def secret_problem(secret: bytes) -> str | None:
+    """Say what makes a secret too weak, without showing it; ``None`` when nothing does.
+
+    The floor of 32 bytes is the strength of the keys derived from it (NIST SP 800-131A).
+    """
+    if len(secret) < MIN_SECRET_BYTES:
+        return f"has {len(secret)} bytes, fewer than {MIN_SECRET_BYTES}"
+    if len(set(secret)) < MIN_DISTINCT_BYTES:
+        return f"has fewer than {MIN_DISTINCT_BYTES} distinct characters"
+    if any(secret[period:] == secret[:-period] for period in range(1, len(secret) // 2 + 1)):
+        return "is a short block repeated"
+    return None
+
+
+def _secret_key(secret: bytes) -> SecretKey:
+    root = _derive(secret, b"root")
+    key_id = _derive(root, b"key id")[:KEY_ID_BYTES]
+    return SecretKey(key_id, root, owner=_derive(root, b"owner"))
+
+
+def _owner_hash(key: SecretKey, owner: str) -> bytes:
+    return hmac.digest(key.owner, _name_bytes(owner), "sha256")[:OWNER_BYTES]
+
+
+def _label_key(key: SecretKey, identifier: bytes, created_ms: int) -> bytes:
+    # A key for each document: random nonces stay far from repeating, however many labels there are.
+    return _derive(key.root, b"label", VERSION + identifier + _CREATED_AT.pack(created_ms))
+
+
+def _derive(
+    material: bytes, purpose: bytes, bound: bytes = b"", salt: bytes | None = None
+) -> bytes:
+    info = _DOMAIN + purpose + b"\0" + bound
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(material)
+
+
+def _decrypt(cipher: AESGCM, sealed: bytes, place: bytes) -> bytes:
+    start = _HEADER_BYTES + _NONCE_BYTES
+    nonce, header = sealed[_HEADER_BYTES:start], sealed[:_HEADER_BYTES]
+    try:
+        return cipher.decrypt(nonce, sealed[start:], header + place)
+    except InvalidTag:
+        raise Unreadable("a sealed value was changed or moved") from None
+
+
+def _name_bytes(name: str) -> bytes:
+    # JSON can hold lone surrogates, so a session key may hold them too.
+    return name.encode("utf-8", "surrogatepass")

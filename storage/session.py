@@ -1,0 +1,236 @@
+"""The session that a handler holds: what was loaded, and what has changed since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from aiohttp_session import Session
+
+from storage.document import Stored
+from storage.errors import SessionNotSerializable, Unreadable
+from storage.lifetime import LONGEST
+from storage.sealing import SessionKeys
+from storage.tokens import to_cookie, to_handle
+
+Encoded = str | bytes
+Encoder = Callable[[Any], Any]
+Decoder = Callable[[Any], Any]
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_NAME_SHOWN_CHARACTERS = 80
+
+
+class Value(NamedTuple):
+    """One value as it was loaded or last saved."""
+
+    field: str
+    sealed: bytes
+    encoded: Encoded
+    loaded: Any
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A session as MongoDB has it, as far as this request knows."""
+
+    token: bytes
+    keys: SessionKeys
+    stored: Stored
+    values: dict[str, Value]
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a save has to write: encoded values by name, and the names that are gone."""
+
+    written: dict[str, Encoded]
+    removed: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.written or self.removed)
+
+
+class MongoSession(Session):
+    """A session that remembers what was loaded, so that a save writes only what changed."""
+
+    def __init__(self, *, max_age: float | None, snapshot: Snapshot | None = None) -> None:
+        """Start empty, or from a snapshot; ``max_age`` is the storage's, in seconds."""
+        token = None if snapshot is None else to_cookie(snapshot.token)
+        super().__init__(token, data=None, new=snapshot is None)
+        self._storage_max_age = max_age
+        self.snapshot = snapshot
+        self.assigned: set[str] = set()
+        self.invalidated = False
+        self.renewal_wanted = False
+        # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
+        self.abandoned = False
+        self.own_max_age: float | None = None
+        self.persistent = max_age is not None
+        if snapshot is not None:
+            self._mapping = {name: value.loaded for name, value in snapshot.values.items()}
+            self._created = snapshot.stored.dates.created_ms // 1000
+            self.own_max_age = snapshot.stored.dates.max_age
+            self.persistent = snapshot.stored.persistent
+            # The middleware saves only what says it changed; whether it did, the save decides:
+            # a nested change or a due touch shows nowhere else.
+            self._changed = True
+
+    def __repr__(self) -> str:
+        """Show the handle, never a value: sessions end up in logs."""
+        handle = None if self.snapshot is None else to_handle(self.snapshot.stored.identifier)
+        return f"<{type(self).__name__} handle={handle} with {len(self)} values>"
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set a value; it is saved with the response."""
+        self._mapping[key] = value
+        self._changed = True
+        self.assigned.add(key)
+
+    def __delitem__(self, key: str) -> None:
+        """Remove a value; it is removed with the response."""
+        del self._mapping[key]
+        self._changed = True
+        self.assigned.discard(key)
+
+    def invalidate(self) -> None:
+        """End this session; what is written afterwards starts a new one under a new token."""
+        super().invalidate()
+        self.assigned.clear()
+        self.invalidated = True
+
+    def renew(self) -> None:
+        """Ask for a new token; see ``renew_session``."""
+        self.renewal_wanted = self._changed = True
+
+    @property
+    def max_age(self) -> int | None:
+        """The idle timeout in seconds; ``None``: the cookie ends with the browser.
+
+        Assign a number of seconds above zero, or ``None``. It is kept with the session.
+        """
+        if not self.persistent:
+            return None
+        # The library's annotation says int; fractions are accepted here.
+        return self._storage_max_age if self.own_max_age is None else self.own_max_age  # type: ignore[return-value]
+
+    @max_age.setter
+    def max_age(self, value: float | None) -> None:
+        self.own_max_age = checked_max_age(value)
+        self.persistent = value is not None
+        self._changed = True
+
+    @property
+    def max_age_changed(self) -> bool:
+        """Whether the app chose another ``max_age`` than the one that is stored."""
+        if self.snapshot is None:
+            return False
+        stored = self.snapshot.stored
+        return (self.own_max_age, self.persistent) != (stored.dates.max_age, stored.persistent)
+
+    def carry_only(self, names: set[str]) -> None:
+        """Drop every value but these: another owner gets nothing of what was loaded."""
+        self._mapping = {name: value for name, value in self._mapping.items() if name in names}
+
+    def take_over(self, written: Mapping[str, Value], removed: Iterable[str]) -> None:
+        """Adopt what parallel requests have saved."""
+        self._mapping.update({name: value.loaded for name, value in written.items()})
+        for name in removed:
+            self._mapping.pop(name, None)
+
+    def saved(self, snapshot: Snapshot | None) -> None:
+        """Note what MongoDB has now; ``None``: the session is over."""
+        self.snapshot = snapshot
+        self._identity = None if snapshot is None else to_cookie(snapshot.token)
+        if snapshot is not None:
+            self.own_max_age = snapshot.stored.dates.max_age
+            self.persistent = snapshot.stored.persistent
+        self.assigned.clear()
+        self.invalidated = self.renewal_wanted = False
+
+
+def checked_max_age(value: object) -> float | None:
+    """Check an assigned ``session.max_age``; whole seconds come back as ``int``."""
+    accepted = "use seconds (a number above zero) or None; to end a session, call invalidate()"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"session.max_age: {type(value).__name__} is not accepted; {accepted}")
+    if not (math.isfinite(value) and 0.001 <= value <= LONGEST.total_seconds()):
+        raise ValueError(f"session.max_age: {value!r} is out of range; {accepted}")
+    return int(value) if value == int(value) else value
+
+
+def open_values(
+    keys: SessionKeys, sealed_values: Mapping[str, bytes], decoder: Decoder
+) -> dict[str, Value]:
+    """Open every value of a document; raises ``Unreadable`` when one of them does not open."""
+    values = {}
+    for field_name, sealed in sealed_values.items():
+        name, encoded = keys.open(field_name, sealed)
+        try:
+            values[name] = Value(field_name, sealed, encoded, decoder(encoded))
+        except Exception:  # noqa: BLE001 - whatever an app's decoder raises
+            raise Unreadable("the decoder refused a value") from None
+    return values
+
+
+def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Changes:
+    """Compare a session with its snapshot, nested values included.
+
+    Raises ``SessionNotSerializable`` for a key that is not text or a value that cannot be encoded.
+    """
+    loaded = {} if session.snapshot is None else session.snapshot.values
+    written = {}
+    for name, value in session.items():
+        before = loaded.get(name)
+        is_scalar = type(value) in _SCALARS
+        if before is not None and is_scalar and value is before.loaded:
+            continue
+        encoded = _encode(name, value, encoder)
+        if before is not None and encoded == before.encoded:
+            continue
+        if not is_scalar:
+            _check_decodes(name, encoded, decoder)
+            if before is not None and _is_respelled(before.encoded, encoded, encoder, decoder):
+                continue
+        written[name] = encoded
+    return Changes(written, [name for name in loaded if name not in session])
+
+
+def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
+    if not isinstance(name, str):
+        shown = repr(name)[:_NAME_SHOWN_CHARACTERS]
+        raise SessionNotSerializable(f"session key {shown} is {type(name).__name__}; use text")
+    try:
+        encoded = encoder(value)
+        if isinstance(encoded, str):
+            encoded.encode()
+    except Exception as error:  # noqa: BLE001 - whatever an app's encoder raises
+        # Without its cause and its text: both may show the value.
+        kind, reason = type(value).__name__, type(error).__name__
+        raise _refused(name, f"the encoder refused a {kind} ({reason})") from None
+    if not isinstance(encoded, str | bytes):
+        raise _refused(name, f"the encoder returned {type(encoded).__name__}, not text or bytes")
+    return encoded
+
+
+def _check_decodes(name: str, encoded: Encoded, decoder: Decoder) -> None:
+    # What is nested too deeply to be read back would end the session at its next request.
+    try:
+        decoder(encoded)
+    except Exception as error:  # noqa: BLE001 - whatever an app's decoder raises
+        raise _refused(name, f"the decoder cannot read it back ({type(error).__name__})") from None
+
+
+def _is_respelled(before: Encoded, encoded: Encoded, encoder: Encoder, decoder: Decoder) -> bool:
+    # Another spelling of the same value (an encoder that was exchanged, say) is not a change:
+    # writing it would undo what a parallel request has written.
+    return bool(encoder(decoder(before)) == encoded)
+
+
+def _refused(name: str, reason: str) -> SessionNotSerializable:
+    return SessionNotSerializable(f"session[{name[:_NAME_SHOWN_CHARACTERS]!r}]: {reason}")

@@ -1,0 +1,98 @@
+"""Putting a storage to work in an app, and renewing a session on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp_session
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_session import SESSION_KEY
+
+from storage.errors import IndexConflict, StorageUnavailable
+from storage.mongo import MongoStorage
+from storage.session import MongoSession
+
+logger = logging.getLogger(__name__)
+
+RETRY_INDEXES_SECONDS = 5.0
+_HANDLED = web.RequestKey("handled", bool)
+
+
+def setup(app: web.Application, storage: MongoStorage) -> None:
+    """Give ``app`` sessions that are kept in ``storage``.
+
+    Adds aiohttp-session's middleware, saves before a streamed response starts, creates the indexes
+    at start-up (the first try is awaited; MongoDB may be away), and finishes writes in
+    ``on_cleanup``. May be called for an app and for its sub-apps; they then save once.
+    """
+    if not isinstance(storage, MongoStorage):
+        raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
+
+    @web.middleware
+    async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # aiohttp-session saves with a plain web.Response only.
+        response = await handler(request)
+        request[_HANDLED] = True
+        if not isinstance(response, web.Response) and not response.prepared:
+            await _save(request, response)
+        return response
+
+    async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
+        # Prepared inside the handler: a stream, a WebSocket. Afterwards it has all been saved.
+        if _HANDLED not in request:
+            await _save(request, response)
+
+    async def _save(request: web.Request, response: web.StreamResponse) -> None:
+        session = request.get(SESSION_KEY)
+        if session is not None:
+            await storage.save_session(request, response, session)
+
+    async def start(app: web.Application) -> None:
+        await _start_indexes(storage)
+
+    async def stop(app: web.Application) -> None:
+        await storage.aclose()
+
+    aiohttp_session.setup(app, storage)
+    app.middlewares.append(save_what_is_sent_later)
+    app.on_response_prepare.append(save_before_headers)
+    app.on_startup.append(start)
+    # First of all: a clean-up that was registered earlier may close the client.
+    app.on_cleanup.insert(0, stop)
+
+
+async def renew_session(request: web.Request) -> MongoSession:
+    """Give the request's session a new token when it is saved; its values stay.
+
+    The old token is dead once the new one is saved. Call it whenever what a visitor may do changes
+    (OWASP ASVS 5.0 7.2.4); a change of owner renews by itself. Returns the session.
+    Raises ``TypeError`` when the app keeps its sessions elsewhere.
+    """
+    session = await aiohttp_session.get_session(request)
+    if not isinstance(session, MongoSession):
+        raise TypeError(f"renew_session: {type(session).__name__} is not from a MongoStorage")
+    session.renew()
+    return session
+
+
+async def _start_indexes(storage: MongoStorage) -> None:
+    """Start the index work once, however many apps share the storage; await its first try."""
+    if storage.index_work is None:
+        first_try = asyncio.Event()
+        storage.index_work = asyncio.create_task(_create_indexes(storage, first_try))
+        await first_try.wait()
+
+
+async def _create_indexes(storage: MongoStorage, first_try: asyncio.Event) -> None:
+    while True:
+        try:
+            return await storage.create_indexes()
+        except StorageUnavailable:
+            logger.warning("the indexes could not be checked: MongoDB is away; trying again")
+        except IndexConflict as conflict:
+            return logger.error("%s", conflict)  # noqa: TRY400 - one line, no traceback
+        finally:
+            first_try.set()
+        await asyncio.sleep(RETRY_INDEXES_SECONDS)

@@ -1,0 +1,208 @@
+"""Sessions in MongoDB, without HTTP: read one, insert it, change it, end it.
+
+Each method is one step of a load or a save; ``mongo`` decides which steps a request needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from storage.document import Change, Document, Stored, build, parse
+from storage.driver import Driver
+from storage.errors import SessionTooLarge, Unreadable
+from storage.lifetime import Dates, Lifetime
+from storage.reads import carry_finds
+from storage.sealing import Keyring, SessionKeys, key_id_of
+from storage.session import Changes, Encoded, Snapshot, Value, open_values
+from storage.settings import Settings
+from storage.tokens import document_id, new_token, to_handle
+from storage.trips import Bounds, Trips
+from storage.writes import Delete, Insert, Update, Write, carry_writes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a save wants a session to be; ``values`` are the live objects."""
+
+    values: Mapping[str, Any]
+    changes: Changes
+    max_age: float | None
+    persistent: bool
+    owner: str | None
+    label: str | None
+    now_ms: int
+    deadline: float
+
+
+class Store:
+    """A collection of sealed sessions."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        keyring: Keyring,
+        lifetime: Lifetime,
+        settings: Settings,
+        counters: dict[str, int],
+    ) -> None:
+        """Bring together what reading and writing sessions takes."""
+        self.driver = driver
+        self.keyring = keyring
+        self.lifetime = lifetime
+        self.settings = settings
+        self.counters = counters
+        self._finds: Trips[bytes, Document | None] = Trips(partial(carry_finds, driver), Bounds())
+        # A write that was handed over is finished even if the visitor has gone.
+        self._writes: Trips[Write, bool] = Trips(
+            partial(carry_writes, driver), Bounds(), keep_cancelled=True
+        )
+
+    @property
+    def queued(self) -> int:
+        """How many loads and saves wait for a trip at this moment."""
+        return len(self._finds) + len(self._writes)
+
+    async def drained(self) -> None:
+        """Wait for everything that is under way."""
+        await self.driver.drained()
+        await self._finds.drained()
+        await self._writes.drained()
+
+    async def load(self, token: bytes, now_ms: int) -> Snapshot | None:
+        """Read and open one session; one that is over, unknown or unreadable is ``None``."""
+        identifier = document_id(token)
+        self.counters["loads"] += 1
+        try:
+            document = await self._finds.submit(identifier, self.driver.deadline())
+            if document is None:
+                self.counters["misses"] += 1
+                return None
+            stored = parse(document)
+            if self.lifetime.is_over(stored.dates, now_ms):
+                self.counters["expired"] += 1
+                return None
+            snapshot = self._open(token, identifier, stored)
+        except Unreadable as reason:
+            self.counters["unreadable"] += 1
+            logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
+            return None
+        self.counters["hits"] += 1
+        return snapshot
+
+    async def insert(
+        self, draft: Draft, encoded: Mapping[str, Encoded], *, created_ms: int
+    ) -> Snapshot:
+        """Store a session under a new token; ``encoded`` are all of its values."""
+        token = new_token()
+        identifier = document_id(token)
+        keys = self.keyring.session_keys(token, identifier, created_ms)
+        values = sealed_values(keys, encoded, draft.values)
+        self._check_size(values, encoded)
+        stored = Stored(
+            identifier=identifier,
+            dates=self.moved(draft, created_ms),
+            persistent=draft.persistent,
+            owner=None if draft.owner is None else self.keyring.owner_hash(draft.owner),
+            key_id=self.keyring.first.key_id,
+            label=self._sealed_label(draft.label, identifier, created_ms),
+            values={value.field: value.sealed for value in values.values()},
+        )
+        await self._writes.submit(Insert(build(stored)), draft.deadline)
+        self.counters["inserts"] += 1
+        return Snapshot(token, keys, stored, values, draft.owner)
+
+    async def update(
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, settle_max_age: bool
+    ) -> Snapshot | None:
+        """Write the changed values only, and the dates where they move; ``None``: it has ended."""
+        changes, stored = draft.changes, old.stored
+        written = sealed_values(old.keys, changes.written, draft.values, known=old.values)
+        values = {name: v for name, v in old.values.items() if name not in changes.removed}
+        values |= written
+        self._check_size(values, changes.written)
+        created_ms = stored.dates.created_ms
+        change = Change(
+            values={value.field: value.sealed for value in written.values()},
+            removed=[old.values[name].field for name in changes.removed],
+            dates=self.moved(draft, created_ms) if move_dates else None,
+            persistent=draft.persistent if settle_max_age else None,
+            label=self._sealed_label(draft.label, stored.identifier, created_ms),
+            key_id=self._oldest_key_id(values) if written else None,
+        )
+        if not await self.apply(stored.identifier, change, draft):
+            return None
+        if change.dates is not None:
+            stored = replace(stored, dates=change.dates, persistent=draft.persistent)
+        self.counters["updates" if changes else "touches"] += 1
+        return Snapshot(old.token, old.keys, stored, values, old.owner)
+
+    async def apply(self, identifier: bytes, change: Change, draft: Draft) -> bool:
+        """Send one update; ``False`` when the session has ended."""
+        update = Update(identifier, draft.now_ms, change.operators())
+        return await self._writes.submit(update, draft.deadline)
+
+    async def delete(self, identifier: bytes, deadline: float) -> None:
+        """End a session; it need not be there."""
+        await self._writes.submit(Delete(identifier), deadline)
+        self.counters["deletes"] += 1
+
+    def abandon(self, snapshot: Snapshot) -> None:
+        """End a session that no cookie will ever name, as well as that can be done by now."""
+        deadline = self.driver.deadline()
+        _ = self.driver.start(self.delete(snapshot.stored.identifier, deadline))
+
+    def moved(self, draft: Draft, created_ms: int) -> Dates:
+        """Return the dates of a session that is used now."""
+        end = self.lifetime.end(created_ms, draft.now_ms, draft.max_age)
+        return Dates(created_ms, draft.now_ms, end, draft.max_age)
+
+    def _open(self, token: bytes, identifier: bytes, stored: Stored) -> Snapshot:
+        if stored.identifier != identifier:
+            raise Unreadable("its field '_id' is not the one that was asked for")
+        keys = self.keyring.session_keys(token, identifier, stored.dates.created_ms)
+        values = open_values(keys, stored.values, self.settings.decoder)
+        owner = self.settings.owner_of({name: value.loaded for name, value in values.items()})
+        expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
+        if self.settings.owner_key is not None and stored.owner not in expected:
+            # Somebody who may write to the collection gave the session to another owner, or took
+            # it out of its owner's reach.
+            raise Unreadable("its field 'owner' does not belong to its values")
+        return Snapshot(token, keys, stored, values, owner)
+
+    def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
+        return None if label is None else self.keyring.seal_label(label, identifier, created_ms)
+
+    def _oldest_key_id(self, values: Mapping[str, Value]) -> bytes | None:
+        if len(self.keyring.keys) == 1:
+            return None  # it cannot have changed
+        return self.keyring.oldest({key_id_of(value.sealed) for value in values.values()})
+
+    def _check_size(self, values: Mapping[str, Value], written: Mapping[str, Encoded]) -> None:
+        total = sum(len(value.sealed) for value in values.values())
+        if written and total > self.settings.max_bytes:
+            largest = max(written, key=lambda name: len(values[name].sealed))
+            raise SessionTooLarge(
+                f"session[{largest[:80]!r}] brings the session to {total} bytes sealed; "
+                f"max_bytes allows {self.settings.max_bytes}"
+            )
+
+
+def sealed_values(
+    keys: SessionKeys,
+    encoded: Mapping[str, Encoded],
+    live: Mapping[str, Any],
+    known: Mapping[str, Value] | None = None,
+) -> dict[str, Value]:
+    """Seal encoded values; a name that is ``known`` keeps its field."""
+    values = {}
+    for name, text in encoded.items():
+        before = None if known is None else known.get(name)
+        field = keys.field(name) if before is None else before.field
+        values[name] = Value(field, keys.seal(field, name, text), text, live[name])
+    return values

@@ -1,0 +1,56 @@
+"""The session token, and the two public names that are derived from it.
+
+The cookie holds the token, 32 random bytes. MongoDB holds only its hash, the document id, and the
+handle is that hash as text: neither leads back to the token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
+TOKEN_BYTES = 32
+COOKIE_CHARACTERS = 43
+HANDLE_CHARACTERS = 64
+_ID_DOMAIN = b"aiohttp-session-mongostorage document id 1\0"
+
+
+def new_token() -> bytes:
+    """Draw a token from the operating system's random source."""
+    return secrets.token_bytes(TOKEN_BYTES)
+
+
+def to_cookie(token: bytes) -> str:
+    """Write a token as base64url without padding (RFC 4648 section 5): 43 characters."""
+    return urlsafe_b64encode(token)[:COOKIE_CHARACTERS].decode("ascii")
+
+
+def from_cookie(text: str | None) -> bytes | None:
+    """Read a token; anything but its one canonical spelling is ``None``."""
+    if text is None or len(text) != COOKIE_CHARACTERS or not text.isascii():
+        return None
+    token = urlsafe_b64decode(text + "=") if "=" not in text else b""
+    # The decoder skips foreign characters and ignores spare bits: one token must have one spelling.
+    return token if to_cookie(token) == text else None
+
+
+def document_id(token: bytes) -> bytes:
+    """Hash a token to the ``_id`` of its document; it stays the same when secrets rotate."""
+    return hashlib.sha256(_ID_DOMAIN + token).digest()
+
+
+def to_handle(identifier: bytes) -> str:
+    """Write a document id as its public handle: 64 hexadecimal digits, no use as a cookie."""
+    return identifier.hex()
+
+
+def from_handle(text: object) -> bytes | None:
+    """Read a handle back to the document id; whatever is no handle is ``None``."""
+    if not isinstance(text, str) or len(text) != HANDLE_CHARACTERS or not text.isascii():
+        return None
+    try:
+        identifier = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return identifier if identifier.hex() == text else None

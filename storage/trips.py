@@ -1,0 +1,160 @@
+"""Shared trips: what is asked for while a trip is under way leaves together in the next one.
+
+A database command costs the same Python time whatever it carries, so a busy process sends few
+large ones. This module knows nothing of sessions or of MongoDB: it carries items and brings back
+results. With nothing under way an item leaves at once; a lone request waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from storage.errors import StorageUnavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Carry = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a process asks of MongoDB at once; the defaults were measured (docs/design.md)."""
+
+    in_flight: int = 1
+    batch: int = 64
+    queue: int = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class _Passenger(Generic[Item, Result]):
+    item: Item
+    deadline: float
+    arrival: asyncio.Future[Result]
+
+
+class Trips(Generic[Item, Result]):
+    """A queue in front of ``carry``.
+
+    ``carry(items, seconds)`` runs in a task of its own, one batch at a time. It returns one result
+    or one exception for each item, in order; what it raises befalls the whole batch, and each
+    passenger gets a ``StorageUnavailable`` of its own. ``seconds`` is the longest time that any of
+    them can still wait.
+
+    With ``keep_cancelled`` an item whose waiter was cancelled travels all the same.
+    """
+
+    def __init__(
+        self, carry: Carry[Item, Result], bounds: Bounds, *, keep_cancelled: bool = False
+    ) -> None:
+        """Prepare; needs no running event loop."""
+        self._carry = carry
+        self._bounds = bounds
+        self._keep_cancelled = keep_cancelled
+        self._waiting: deque[_Passenger[Item, Result]] = deque()
+        self._aboard: set[_Passenger[Item, Result]] = set()
+        self._porters: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Return how many items wait for a trip; those under way are not counted."""
+        return len(self._waiting)
+
+    def submit(self, item: Item, deadline: float) -> asyncio.Future[Result]:
+        """Send an item on the next trip; ``deadline`` is an instant of the running loop's clock.
+
+        The future raises ``StorageUnavailable`` at the deadline, or at once when the queue is full.
+        Cancelling it never disturbs the trip.
+        """
+        loop = asyncio.get_running_loop()
+        arrival: asyncio.Future[Result] = loop.create_future()
+        if len(self._waiting) >= self._bounds.queue:
+            arrival.set_exception(StorageUnavailable())
+            return arrival
+        self._waiting.append(_Passenger(item, deadline, arrival))
+        if self._alarm is None or deadline < self._alarm.when():
+            self._set_alarm(loop, deadline)
+        if self._under_way < self._bounds.in_flight:
+            self._under_way += 1
+            # In a context of its own: the trip serves many requests, not the one that starts it.
+            porter = loop.create_task(self._run(), context=Context())
+            self._porters.add(porter)
+            porter.add_done_callback(self._porters.discard)
+        return arrival
+
+    async def drained(self) -> None:
+        """Wait until nothing is waiting or under way."""
+        while self._porters:
+            await asyncio.wait(self._porters)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._board():
+                self._aboard.update(batch)
+                await self._travel(batch)
+                self._aboard.difference_update(batch)
+        finally:
+            # Here, not in a callback: an item submitted in between would wait for ever.
+            self._under_way -= 1
+
+    def _board(self) -> list[_Passenger[Item, Result]]:
+        batch: list[_Passenger[Item, Result]] = []
+        while self._waiting and len(batch) < self._bounds.batch:
+            passenger = self._waiting.popleft()
+            arrival = passenger.arrival
+            if not arrival.done() or (self._keep_cancelled and arrival.cancelled()):
+                batch.append(passenger)
+        return batch
+
+    async def _travel(self, batch: list[_Passenger[Item, Result]]) -> None:
+        now = asyncio.get_running_loop().time()
+        seconds = max(passenger.deadline for passenger in batch) - now
+        results: Sequence[Result | BaseException]
+        try:
+            results = await self._carry([passenger.item for passenger in batch], seconds)
+        except Exception as error:  # noqa: BLE001 - one trip's failure must not end the porter
+            logger.warning("a trip with %d requests failed: %s", len(batch), type(error).__name__)
+            results = [_unavailable(error) for _ in batch]
+        for passenger, result in zip(batch, results, strict=True):
+            if passenger.arrival.done():
+                continue
+            if isinstance(result, BaseException):
+                passenger.arrival.set_exception(result)
+            else:
+                passenger.arrival.set_result(result)
+
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        # One timer for all: nearly always every passenger has arrived before it rings.
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_at(when, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._alarm = None
+        loop = asyncio.get_running_loop()
+        expected = [p for p in (*self._aboard, *self._waiting) if not p.arrival.done()]
+        for passenger in expected:
+            if passenger.deadline <= loop.time():
+                # Answers the waiter only. A driver's operation is never cancelled: cancelled ones
+                # can leave PyMongo's topology lock held for ever.
+                passenger.arrival.set_exception(StorageUnavailable())
+        deadlines = [p.deadline for p in expected if not p.arrival.done()]
+        if deadlines:
+            self._set_alarm(loop, min(deadlines))
+
+
+def _unavailable(cause: BaseException) -> StorageUnavailable:
+    error = StorageUnavailable()
+    error.__cause__ = cause
+    return error
