@@ -1,0 +1,60 @@
+"""A started app on the test mongod, and a client that speaks to it as a browser would."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
+
+from storage import generate_secret
+from webapp.app import create_app
+from webapp.config import Config
+
+Client = TestClient[web.Request, web.Application]
+MakeApp = Callable[..., Awaitable[Client]]
+
+# What a browser adds to a form that the site's own page sent.
+BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html,application/xhtml+xml"}
+
+
+@pytest.fixture
+def environ(mongo_uri: str, database_name: str) -> dict[str, str]:
+    """Give a valid development environment on a database of this test's own."""
+    return {
+        "MONGO_URI": mongo_uri,
+        "MONGO_DATABASE": database_name,
+        "SESSION_SECRET": generate_secret(),
+        "APP_ENV": "development",
+    }
+
+
+@pytest.fixture
+def production(environ: dict[str, str]) -> dict[str, str]:
+    """Give a valid production environment: one router, the host app.example."""
+    return environ | {
+        "APP_ENV": "production",
+        "TRUSTED_PROXY_HOPS": "1",
+        "ALLOWED_HOSTS": "app.example",
+    }
+
+
+@pytest.fixture
+def make_app(environ: dict[str, str], aiohttp_client: AiohttpClient) -> MakeApp:
+    """Start an app; keyword arguments are environment variables, None unsets one."""
+
+    async def make(**overrides: str | None) -> Client:
+        merged = {**environ, **overrides}
+        config = Config.from_environ({k: v for k, v in merged.items() if v is not None})
+        app = await create_app(config)
+        return await aiohttp_client(app, headers=BROWSER)
+
+    return make
+
+
+@pytest.fixture
+async def client(make_app: MakeApp) -> Client:
+    """Start the app as configured for development."""
+    return await make_app()
