@@ -1,0 +1,97 @@
+"""How each Python peer keeps its sessions: the only thing in which they differ.
+
+Each function prepares an app inside the running event loop, where drivers want to be made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp_session
+from aiohttp import web
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from aiohttp_session.redis_storage import RedisStorage
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+from redis.asyncio import Redis
+
+from benchmarks.apps.handlers import add_session_routes, answer
+from benchmarks.workload import user
+from storage import MongoStorage, setup
+
+Prepare = Callable[[web.Application, str, str], Awaitable[None]]
+
+TWO_WEEKS = 14 * 24 * 3600
+# The same text in every process: sessions must outlive a restart of the peer.
+SECRET = hashlib.sha256(b"a benchmark has nothing to hide").hexdigest()
+
+
+async def without_sessions(app: web.Application, _mongo: str, _redis: str) -> None:
+    """Answer without any session: the ceiling."""
+
+    async def read(_request: web.Request) -> web.Response:
+        return answer(user(0))
+
+    app.router.add_get("/read", read)
+
+
+async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
+    """Await one bare `find_one` in the handler: the least that a trip to MongoDB costs."""
+    client = AsyncMongoClient[dict[str, Any]](mongo)
+    visitors = client["bench_find"]["visitors"]
+    await visitors.replace_one({"_id": 0}, {"_id": 0, "user": user(0)}, upsert=True)
+
+    async def read(_request: web.Request) -> web.Response:
+        found = await visitors.find_one({"_id": 0})
+        assert found is not None
+        return answer(found["user"])
+
+    app.router.add_get("/read", read)
+    app.on_cleanup.append(lambda _app: client.close())
+
+
+async def encrypted_cookie(app: web.Application, _mongo: str, _redis: str) -> None:
+    """Keep the session in the browser, encrypted."""
+    key = hashlib.sha256(SECRET.encode()).digest()
+    aiohttp_session.setup(app, EncryptedCookieStorage(key, max_age=TWO_WEEKS))
+    add_session_routes(app)
+
+
+async def redis(app: web.Application, _mongo: str, redis_url: str) -> None:
+    """Keep the session in Redis, as JSON that anyone with access to Redis can read."""
+    client = Redis.from_url(redis_url)
+    aiohttp_session.setup(app, RedisStorage(client, max_age=TWO_WEEKS))
+    add_session_routes(app)
+    app.on_cleanup.append(lambda _app: client.aclose())
+
+
+async def mongo_on_pymongo(app: web.Application, mongo: str, _redis: str) -> None:
+    """Keep the session with this project's storage, on PyMongo's own asynchronous client."""
+    client = AsyncMongoClient[dict[str, Any]](mongo)
+    setup(app, MongoStorage(client["bench_pymongo"]["sessions"], SECRET))
+    add_session_routes(app)
+    app.on_cleanup.append(lambda _app: client.close())
+
+
+async def mongo_on_motor(app: web.Application, mongo: str, _redis: str) -> None:
+    """Keep the session with this project's storage, on Motor."""
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo)
+    setup(app, MongoStorage(client["bench_motor"]["sessions"], SECRET))
+    add_session_routes(app)
+
+    async def close(_app: web.Application) -> None:
+        client.close()
+
+    app.on_cleanup.append(close)
+
+
+STORAGES: dict[str, Prepare] = {
+    "none": without_sessions,
+    "find": one_find,
+    "cookie": encrypted_cookie,
+    "redis": redis,
+    "pymongo": mongo_on_pymongo,
+    "motor": mongo_on_motor,
+}

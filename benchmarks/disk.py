@@ -1,0 +1,58 @@
+"""The bytes that one stored session takes, indexes included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import MongoClient
+from redis import Redis
+
+from benchmarks.servers import Databases, Running
+from benchmarks.visitors import sign_in
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What one session takes where the peer keeps it."""
+
+    where: str
+    session_bytes: int
+    index_bytes: int = 0
+
+    @property
+    def total(self) -> int:
+        """Session and index entries together."""
+        return self.session_bytes + self.index_bytes
+
+
+def bytes_per_session(peers: Sequence[Running], where: Databases) -> dict[str, Stored]:
+    """Ask each place of storage, after the logins have filled it, how much one session takes."""
+    found: dict[str, Stored] = {}
+    for peer in peers:
+        if peer.peer.database is not None:
+            found[peer.peer.name] = _in_mongodb(where.mongo, peer.peer.database)
+        elif peer.peer.name == "redis":
+            found["redis"] = _in_redis(where.redis)
+        elif peer.peer.name == "cookie":
+            [cookie] = asyncio.run(sign_in(peer.url, 1))
+            found["cookie"] = Stored("browser", len(cookie))
+    return found
+
+
+def _in_mongodb(uri: str, database: str) -> Stored:
+    with MongoClient[dict[str, Any]](uri) as client:
+        client.admin.command("fsync")  # sizes of indexes are those of the last checkpoint
+        stats = client[database].command("collStats", "sessions")
+    # Uncompressed documents, since sealed bytes hardly compress, and indexes as they lie on disk.
+    count = stats["count"]
+    return Stored("MongoDB", stats["size"] // count, stats["totalIndexSize"] // count)
+
+
+def _in_redis(url: str) -> Stored:
+    with Redis.from_url(url) as client:
+        key: Any = client.randomkey()
+        used: Any = client.memory_usage(key)
+    return Stored("Redis (memory)", int(used))

@@ -1,0 +1,71 @@
+"""One run of wrk against one peer, with the CPU time that the peer spent on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.servers import Running
+from benchmarks.workload import Load
+
+SCRIPT = Path(__file__).parent / "visitors.lua"
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# Slow peers with many connections make everyone wait; that shows in p99, not as a failure.
+PATIENCE_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run saw; times in the unit of their name."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+    cpu_us: float  # CPU time of the peer's process per request
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: bool) -> Measured:
+    """Load one peer for so many seconds, or until every line was sent once."""
+    cpu_before = cpu_seconds(peer.pid)
+    seen = _wrk(peer.url, load.connections, lines, seconds, once=once)
+    cpu = cpu_seconds(peer.pid) - cpu_before
+    return Measured(
+        requests=seen["requests"],
+        seconds=seen["microseconds"] / 1e6,
+        p50_ms=seen["p50_us"] / 1e3,
+        p99_ms=seen["p99_us"] / 1e3,
+        failures=seen["refused"] + seen["broken"] + seen["late"],
+        cpu_us=cpu / max(seen["requests"], 1) * 1e6,
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time, user and system, that a process and its threads have used so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The second field is the program's name and may hold blanks: count from behind it.
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+def _wrk(url: str, connections: int, lines: Path, seconds: float, *, once: bool) -> dict[str, int]:
+    command = [
+        *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
+        *(f"--timeout={PATIENCE_SECONDS}s", f"--script={SCRIPT}"),
+        *(url, "--", str(lines), "once" if once else "again"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith("RESULT "):
+            result: dict[str, int] = json.loads(line.removeprefix("RESULT "))
+            return result
+    raise RuntimeError(f"wrk did not measure {url}: {done.stdout}{done.stderr}")

@@ -1,0 +1,84 @@
+"""The table that a reader sees: Markdown, written from the medians."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.disk import Stored
+from benchmarks.peers import OURS, Peer
+from benchmarks.rounds import STANDARD_CONNECTIONS, Plan, Results
+from benchmarks.workload import Kind, Load
+
+KINDS: tuple[Kind, ...] = ("read", "write")
+
+
+def ratio(results: Results, rival: str, load: Load) -> float | None:
+    """Say how many times a rival's requests per second ours answers, or None if not measured."""
+    ours, theirs = results.get((OURS, load)), results.get((rival, load))
+    return ours.rate / theirs.rate if ours and theirs and theirs.requests else None
+
+
+def markdown(
+    peers: Sequence[Peer],
+    results: Results,
+    stored: Mapping[str, Stored],
+    machine: Mapping[str, str],
+    plan: Plan,
+) -> str:
+    """Write the whole page."""
+    sections = [
+        "# Benchmarks",
+        (
+            f"Written by `make bench`; medians of {plan.rounds} alternating rounds of"
+            f" {plan.seconds:g} s each, one process per peer, `wrk -t1`, all on loopback."
+            " The machine is shared: compare within this page, never across pages."
+        ),
+        "![Requests per second against each rival](benchmarks.svg)",
+        "## Ratios",
+        (
+            f"Requests per second of MongoStorage on PyMongo Async over the rival's,"
+            f" {STANDARD_CONNECTIONS} connections."
+        ),
+        _ratios(peers, results),
+        *_loads(peers, results),
+        "## Bytes per stored session",
+        _stored(peers, stored),
+        "## What ran",
+        _table(["", ""], machine.items()),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _ratios(peers: Sequence[Peer], results: Results) -> str:
+    rows = []
+    for peer in peers:
+        found = [ratio(results, peer.name, Load(kind, STANDARD_CONNECTIONS)) for kind in KINDS]
+        if peer.name != OURS:
+            rows.append([peer.title, *(f"{one:.2f}" if one else "–" for one in found)])
+    return _table(["against", *KINDS], rows)
+
+
+def _loads(peers: Sequence[Peer], results: Results) -> Iterable[str]:
+    for load in dict.fromkeys(load for _, load in results):
+        plural = "" if load.connections == 1 else "s"
+        yield f"## {load.kind.capitalize()}, {load.connections} connection{plural}"
+        rows = []
+        for peer in peers:
+            if seen := results.get((peer.name, load)):
+                times = (f"{seen.p50_ms:.2f}", f"{seen.p99_ms:.2f}", f"{seen.cpu_us:.0f}")
+                rows.append([peer.title, f"{seen.rate:,.0f}", *times, str(seen.failures)])
+        yield _table(["", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "failures"], rows)
+
+
+def _stored(peers: Sequence[Peer], stored: Mapping[str, Stored]) -> str:
+    rows = [
+        [peer.title, one.where, str(one.session_bytes), str(one.index_bytes), str(one.total)]
+        for peer in peers
+        if (one := stored.get(peer.name))
+    ]
+    return _table(["", "kept in", "session", "indexes", "together"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])

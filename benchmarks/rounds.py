@@ -1,0 +1,98 @@
+"""The alternation of peers, and the medians: a noisy minute hits all of them alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.load import Measured, measure
+from benchmarks.servers import Running
+from benchmarks.visitors import check, sign_in
+from benchmarks.workload import VISITORS, Kind, Load, request_lines
+
+Results = dict[tuple[str, Load], Measured]
+
+STANDARD_CONNECTIONS = 64  # where logins and logouts are measured, and what the ratios are about
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how wide to measure."""
+
+    rounds: int
+    seconds: float
+    connections: tuple[int, ...]
+    kinds: tuple[Kind, ...] = ("read", "write", "login", "logout")
+    logouts: int = 4000  # sessions signed in beforehand, within `seconds`, to be ended by one run
+
+    def loads(self) -> Iterator[Load]:
+        """List every load of one round."""
+        for kind in self.kinds:
+            wide = kind in {"read", "write"}
+            for connections in self.connections if wide else (STANDARD_CONNECTIONS,):
+                yield Load(kind, connections)
+
+
+FULL = Plan(rounds=3, seconds=4, connections=(1, 64, 256, 1000))
+QUICK = Plan(rounds=1, seconds=1, connections=(1, 64), logouts=500)
+
+
+def run(peers: Sequence[Running], plan: Plan, directory: Path) -> Results:
+    """Measure every peer under every load, in alternating rounds; return the medians."""
+    lines = {peer.peer.name: _Lines(peer, plan, directory) for peer in peers}
+    measured: dict[tuple[str, Load], list[Measured]] = {}
+    for number in range(1, plan.rounds + 1):
+        for load in plan.loads():
+            for peer in peers:
+                if load.kind not in peer.peer.kinds:
+                    continue
+                file = lines[peer.peer.name].of(load.kind)
+                seen = measure(peer, load, file, plan.seconds, once=load.kind == "logout")
+                measured.setdefault((peer.peer.name, load), []).append(seen)
+                _show(f"round {number}/{plan.rounds}", peer, load, seen)
+    return {key: middle(several) for key, several in measured.items()}
+
+
+def middle(several: Sequence[Measured]) -> Measured:
+    """Return the median of each figure; failures are added up, since one is one too many."""
+    return Measured(
+        requests=round(median(one.requests for one in several)),
+        seconds=median(one.requests for one in several) / median(one.rate for one in several),
+        p50_ms=median(one.p50_ms for one in several),
+        p99_ms=median(one.p99_ms for one in several),
+        failures=sum(one.failures for one in several),
+        cpu_us=median(one.cpu_us for one in several),
+    )
+
+
+class _Lines:
+    """The request lines of one peer's visitors, who sign in once for all rounds."""
+
+    def __init__(self, peer: Running, plan: Plan, directory: Path) -> None:
+        """Check that the peer works, and sign its visitors in."""
+        self._peer, self._plan = peer, plan
+        self._file = directory / f"{peer.peer.name}.requests"
+        asyncio.run(check(peer.url, peer.peer.kinds))
+        keeps_sessions = "login" in peer.peer.kinds
+        self._cookies = asyncio.run(sign_in(peer.url, VISITORS)) if keeps_sessions else [""]
+
+    def of(self, kind: Kind) -> Path:
+        """Write the lines for one kind of request; a logout needs sessions of its own."""
+        cookies = self._cookies
+        if kind == "logout":
+            signing_in = sign_in(self._peer.url, self._plan.logouts, seconds=self._plan.seconds)
+            cookies = asyncio.run(signing_in)
+        self._file.write_text("\n".join(request_lines(kind, cookies)) + "\n")
+        return self._file
+
+
+def _show(when: str, peer: Running, load: Load, seen: Measured) -> None:
+    print(
+        f"{when}  {load.kind:<6} {load.connections:>4} connections  {peer.peer.title:<32}"
+        f"{seen.rate:>8,.0f}/s  p99 {seen.p99_ms:>8.2f} ms  {seen.cpu_us:>7,.0f} µs"
+        + (f"  {seen.failures} FAILED" if seen.failures else ""),
+        flush=True,
+    )

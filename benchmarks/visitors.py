@@ -1,0 +1,70 @@
+"""The visitors' side: sign in, keep the cookie, and see that the peer really keeps sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from time import monotonic
+
+import aiohttp
+
+from benchmarks.workload import ANSWER_BYTES, VISITORS
+
+AT_ONCE = 32
+
+
+async def sign_in(url: str, count: int, *, seconds: float = 3600.0) -> list[str]:
+    """Sign in `count` visitors, or as many as `seconds` allow, and return their cookies."""
+    deadline = monotonic() + seconds
+    numbers = iter(range(count))
+    cookies: list[str] = []
+
+    async def one_after_another(client: aiohttp.ClientSession) -> None:
+        for number in numbers:
+            if monotonic() > deadline:
+                return
+            cookies.append(await _login(client, number % VISITORS))
+
+    async with _client(url) as client:
+        await asyncio.gather(*(one_after_another(client) for _ in range(AT_ONCE)))
+    return cookies
+
+
+async def check(url: str, kinds: Iterable[str]) -> None:
+    """Raise `RuntimeError` when the peer does not do what it is measured for."""
+    async with _client(url) as client:
+        cookie = await _login(client, 1) if "login" in kinds else ""
+        async with client.get("/read", headers={"Cookie": cookie}) as response:
+            body = await response.read()
+            _require(response.status == 200 and len(body) == ANSWER_BYTES, url, "read", body)
+        if "write" not in kinds:
+            return
+        async with client.post("/write", headers={"Cookie": cookie}) as response:
+            _require(response.status == 200, url, "write", await response.read())
+            cookie = _cookie(response) or cookie
+        async with client.get("/count", headers={"Cookie": cookie}) as response:
+            body = await response.read()
+            _require(body == b"1", url, "count", body)
+
+
+def _client(url: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(url, cookie_jar=aiohttp.DummyCookieJar())
+
+
+async def _login(client: aiohttp.ClientSession, number: int) -> str:
+    async with client.post("/login", params={"number": number}) as response:
+        body = await response.read()
+        cookie = _cookie(response)
+        _require(response.status == 200 and cookie is not None, str(response.url), "login", body)
+        return cookie or ""
+
+
+def _cookie(response: aiohttp.ClientResponse) -> str | None:
+    # As it stands on the wire: some peers' cookies are changed by being parsed and quoted again.
+    line = response.headers.get("Set-Cookie")
+    return line.partition(";")[0] if line else None
+
+
+def _require(holds: bool, url: str, what: str, body: bytes) -> None:  # noqa: FBT001
+    if not holds:
+        raise RuntimeError(f"{url} does not {what} as it should: {body[:200]!r}")
