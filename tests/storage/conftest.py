@@ -1,0 +1,282 @@
+"""The three drivers that the contract runs over, a clock to move, and a site to visit."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+import mongomock
+import pytest
+from aiohttp import ClientResponse, CookieJar, web
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp_session import get_session
+from mongomock_motor import AsyncMongoMockClient
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, monitoring
+from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
+
+from storage import MongoStorage, generate_secret, setup
+from storage.session import MongoSession
+
+SECRET = generate_secret()
+# Far ahead: neither the server's TTL monitor nor mongomock's takes these sessions for expired.
+NOON = 4_000_000_000.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture(autouse=True)
+def _mended_mongomock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let mongomock's bulk writes take the `sort` that PyMongo 4.13 and later pass along."""
+    bulk = mongomock.collection.BulkOperationBuilder
+    add_update = bulk.add_update
+
+    def without_sort(self: Any, *args: Any, sort: None = None, **options: Any) -> None:
+        add_update(self, *args, **options)
+
+    monkeypatch.setattr(bulk, "add_update", without_sort)
+
+
+class CommandLog(monitoring.CommandListener):
+    """Every command that a driver sent, but for connecting and closing."""
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Name the commands in the order in which they were sent."""
+        return [name for name, _command in self.commands]
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Note a command."""
+        if event.command_name not in {"endSessions", "hello", "killCursors"}:
+            self.commands.append((event.command_name, dict(event.command)))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Ignore it: it was noted when it started."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Ignore it: it was noted when it started."""
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        """Return seconds since the epoch."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move forward, or back with a negative number."""
+        self.now += seconds
+
+
+class Visitor:
+    """A browser with a cookie jar of its own."""
+
+    def __init__(self, site: Site, client: TestClient[web.Request, None]) -> None:
+        self._site = site
+        self.client = client
+
+    async def do(self, change: Callable[[MongoSession], Any]) -> ClientResponse:
+        """Call ``change`` with the session inside a handler; the answer is its result as JSON."""
+
+        async def handler(request: web.Request) -> web.Response:
+            result = change(await get_session(request))  # type: ignore[arg-type]
+            return web.json_response(await result if inspect.isawaitable(result) else result)
+
+        return await self.visit(handler)
+
+    async def visit(self, handler: Handler, **options: Any) -> ClientResponse:
+        """Send a request that ``handler`` answers, and read the whole answer."""
+        options.setdefault("allow_redirects", False)
+        response = await self.client.get(self._site.path_of(handler), **options)
+        await response.read()
+        return response
+
+    async def session(self) -> dict[str, Any]:
+        """Return the values that the server sees in the session."""
+        return dict(await (await self.do(dict)).json())
+
+    @property
+    def cookie(self) -> str | None:
+        """The session token that this browser would send."""
+        jar = self.client.session.cookie_jar.filter_cookies(self.client.make_url("/"))
+        return jar["session"].value if "session" in jar else None
+
+    @cookie.setter
+    def cookie(self, token: str | None) -> None:
+        self.client.session.cookie_jar.clear()
+        if token is not None:
+            self.client.session.cookie_jar.update_cookies(
+                {"session": token}, self.client.make_url("/")
+            )
+
+
+class Site:
+    """An app with one storage, whose handlers are the functions that tests pass."""
+
+    def __init__(self, app: web.Application, server: TestServer, clients: AiohttpClient) -> None:
+        self.app = app
+        self.server = server
+        self._clients = clients
+
+    def path_of(self, handler: Handler) -> str:
+        """Return a path at which ``handler`` answers once."""
+        number = str(next(NUMBERS))
+        self.app[HANDLERS][number] = handler
+        return f"/{number}"
+
+    async def visitor(self, cookie: str | None = None) -> Visitor:
+        """Open another browser, with a session token to start from if one is given."""
+        client = await self._clients(self.server, cookie_jar=CookieJar(unsafe=True))
+        visitor = Visitor(self, client)
+        visitor.cookie = cookie
+        return visitor
+
+
+HANDLERS = web.AppKey("handlers", dict[str, Handler])
+NUMBERS = itertools.count()
+
+
+def make_app(storage: MongoStorage, set_up: Callable[..., None] = setup) -> web.Application:
+    """Build an app that answers with the handlers of its visitors."""
+    app = web.Application()
+    app[HANDLERS] = {}
+    set_up(app, storage)
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        return await request.app[HANDLERS].pop(request.match_info["number"])(request)
+
+    app.router.add_get("/{number}", dispatch)
+    return app
+
+
+class MakeStorage(Protocol):
+    """Makes a storage over the test's collection; its clock is the test's clock."""
+
+    def __call__(
+        self, collection: Any = None, secrets: Any = SECRET, **options: Any
+    ) -> MongoStorage:
+        """Make one; the options are those of ``MongoStorage``."""
+
+
+class OpenSite(Protocol):
+    """Starts an app over a storage."""
+
+    async def __call__(self, storage: MongoStorage, set_up: Callable[..., None] = setup) -> Site:
+        """Start it; it ends with the test."""
+
+
+@pytest.fixture(params=["mongomock", "motor", "pymongo"])
+def driver(request: pytest.FixtureRequest) -> str:
+    """Name the driver; what only a real server decides asks for ``real_driver`` instead."""
+    return str(request.param)
+
+
+@pytest.fixture
+def log() -> CommandLog:
+    """Log the commands that the test's client sends (mongomock sends none)."""
+    return CommandLog()
+
+
+@pytest.fixture
+async def collection(
+    driver: str, request: pytest.FixtureRequest, log: CommandLog
+) -> AsyncIterator[Any]:
+    """Open an empty collection with the driver of the day."""
+    if driver == "mongomock":
+        yield AsyncMongoMockClient()["test"]["sessions"]
+        return
+    uri = request.getfixturevalue("mongo_uri")
+    name = request.getfixturevalue("database_name")
+    client: Any
+    if driver == "motor":
+        client = AsyncIOMotorClient(uri, event_listeners=[log])
+    else:
+        client = AsyncMongoClient(uri, event_listeners=[log])
+    yield client[name]["sessions"]
+    closing = client.close()
+    if closing is not None:
+        await closing
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Stand still at a fixed instant."""
+    return Clock()
+
+
+@pytest.fixture
+async def make_storage(collection: Any, clock: Clock) -> AsyncIterator[MakeStorage]:
+    """Make storages over the test's collection, closed when the test ends."""
+    made: list[MongoStorage] = []
+    default = collection
+
+    def make(collection: Any = None, secrets: Any = SECRET, **options: Any) -> MongoStorage:
+        storage = MongoStorage(default if collection is None else collection, secrets, **options)
+        storage.clock = clock
+        made.append(storage)
+        return storage
+
+    yield make
+    for storage in made:
+        await storage.aclose()
+
+
+@pytest.fixture
+def storage(make_storage: MakeStorage) -> MongoStorage:
+    """Make a storage with the default settings."""
+    return make_storage()
+
+
+@pytest.fixture
+def open_site(aiohttp_server: AiohttpServer, aiohttp_client: AiohttpClient) -> OpenSite:
+    """Start apps that answer with the handlers their visitors bring."""
+
+    async def start(storage: MongoStorage, set_up: Callable[..., None] = setup) -> Site:
+        app = make_app(storage, set_up)
+        return Site(app, await aiohttp_server(app), aiohttp_client)
+
+    return start
+
+
+@pytest.fixture
+async def site(open_site: OpenSite, storage: MongoStorage) -> Site:
+    """Start an app over the test's storage."""
+    return await open_site(storage)
+
+
+@pytest.fixture
+async def visitor(site: Site) -> Visitor:
+    """Open a browser without cookies."""
+    return await site.visitor()
+
+
+def set_cookie_of(response: ClientResponse) -> list[str]:
+    """Return the Set-Cookie lines of an answer as they came over the wire."""
+    return list(response.headers.getall("Set-Cookie", []))
+
+
+# Over the drivers that talk to a real server only: it decides what mongomock merely imitates.
+on_a_real_server = pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait until a condition holds; fails when it does not within ``seconds``."""
+
+    async def wait() -> None:
+        while True:
+            met = condition()
+            if await met if inspect.isawaitable(met) else met:
+                return
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(wait(), seconds)
