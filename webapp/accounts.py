@@ -97,7 +97,7 @@ class Accounts:
             "username_folded": names.fold_username(username),
             "password": await self._passwords.hash(password),
             "password_version": 1,
-            "created_at": datetime.now(UTC),
+            "created_at": _now(),
         }
         try:
             await self._users.insert_one(document)
@@ -201,6 +201,12 @@ def _account(document: Mapping[str, Any]) -> Account:
         created_at=document["created_at"],
         password_version=document["password_version"],
     )
+
+
+def _now() -> datetime:
+    """Return this moment as MongoDB keeps it, in milliseconds: what is told is what is stored."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def _exists(error: DuplicateKeyError) -> AccountExists:

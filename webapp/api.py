@@ -95,12 +95,11 @@ def add_routes(app: web.Application) -> None:
 
 
 def _json(body: object, *, status: int = 200) -> web.Response:
-    return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+    return web.json_response(body, status=status)
 
 
 def _nothing(*, leaving: bool = False) -> web.Response:
-    headers = {"Cache-Control": "no-store"} | (LEAVING if leaving else {})
-    return web.Response(status=204, headers=headers)
+    return web.Response(status=204, headers=LEAVING if leaving else None)
 
 
 def _profile(account: Account) -> dict[str, str]:

@@ -38,17 +38,16 @@ def in_words(seconds: float) -> str:
 def relative(moment: datetime, now: datetime) -> str:
     """Say when `moment` is, seen from `now`: "just now", "3 hours ago", "in 13 days".
 
-    Both are aware datetimes. Rounded down, so that "in 13 days" is still true tomorrow morning.
+    Both are aware datetimes. What is past is rounded down, what is to come to the nearest whole.
     """
     seconds = (moment - now).total_seconds()
     distance = abs(seconds)
     if distance < JUST_NOW_SECONDS:
         return "just now" if seconds <= 0 else "in a moment"
-    size, name = next(
-        (unit for unit in UNITS if distance >= unit[0]),
-    )
-    amount = _count(int(distance // size), name)
-    return f"in {amount}" if seconds > 0 else f"{amount} ago"
+    size, name = next(unit for unit in UNITS if distance >= unit[0])
+    if seconds > 0:
+        return f"in {_count(round(distance / size), name)}"
+    return f"{_count(int(distance // size), name)} ago"
 
 
 def _count(number: int, name: str) -> str:

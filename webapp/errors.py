@@ -35,7 +35,7 @@ _WORDS = {
     400: ("This request could not be read", "Something in it is not as it should be."),
     401: ("Please sign in", "This page is for people who are signed in."),
     403: ("Not allowed", "This request did not come from one of this site's own pages."),
-    404: ("Nothing here", "There is no page at this address."),
+    404: ("Nothing here", "There is nothing at this address."),
     405: ("Not like this", "This address exists, but it cannot be used in this way."),
     413: ("Too large", "What was sent is larger than anything this site needs."),
     415: ("Wrong kind of content", "What was sent is not a form that this site knows."),
@@ -83,7 +83,6 @@ def dress(request: web.Request, error: web.HTTPException) -> None:
             _BARE_PAGE | {"heading": heading, "sentence": sentence, "status": error.status},
         )
         error.content_type = "text/html"
-    error.headers["Cache-Control"] = "no-store"
 
 
 def _words(error: web.HTTPException) -> tuple[str, str]:

@@ -41,7 +41,7 @@ def problem_with(password: str, *, min_length: int, names: Iterable[str] = ()) -
     """
     normal = normalize(password)
     if len(normal) < min_length:
-        return f"Use at least {min_length} characters; a few words that you remember will do."
+        return f"This is too short; use at least {min_length} characters."
     if len(normal) > MAX_LENGTH:
         return f"Use at most {MAX_LENGTH} characters."
     folded = normal.casefold()
