@@ -6,7 +6,8 @@ import logging
 
 from aiohttp import web
 
-from webapp.keys import CLIENT, METRICS, REQUEST_ID
+from webapp.identity import whose
+from webapp.keys import METRICS
 
 _log = logging.getLogger("webapp.events")
 
@@ -20,8 +21,3 @@ def event(request: web.Request, name: str, **fields: str | int | None) -> None:
     """
     request.app[METRICS].event(name)
     _log.info(name, extra={"event": name, "fields": {**whose(request), **fields}})
-
-
-def whose(request: web.Request) -> dict[str, str]:
-    """Return the fields that tie a line to its request: `request_id` and `address`."""
-    return {"request_id": request[REQUEST_ID], "address": request[CLIENT].address}

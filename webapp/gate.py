@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import secrets
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -18,25 +16,14 @@ from yarl import URL
 from webapp.config import Config
 from webapp.events import event
 from webapp.health import EXEMPT
-from webapp.keys import CLIENT, REQUEST_ID, UNDER_WAY
+from webapp.identity import identify
+from webapp.keys import CLIENT, UNDER_WAY
 from webapp.proxy import BadForwarded, Client, ForwardedPolicy, host_name_of
 
 BUDGET_SECONDS = 25.0
 RETRY_AFTER_SECONDS = 5
-KEPT_ID = re.compile(r"[A-Za-z0-9-]{8,200}", re.ASCII)
 
 _log = logging.getLogger("webapp.gate")
-
-
-def identify(request: web.Request) -> None:
-    """Give the request an id, its sender's own when that is plain, and the peer as its client."""
-    given = request.headers.getall("X-Request-Id", [])
-    kept = len(given) == 1 and KEPT_ID.fullmatch(given[0])
-    request[REQUEST_ID] = given[0] if kept else secrets.token_hex(16)
-    hosts = request.headers.getall(hdrs.HOST, [])
-    request[CLIENT] = Client(
-        address=request.remote or "unknown", scheme="http", host=hosts[0] if len(hosts) == 1 else ""
-    )
 
 
 @web.middleware

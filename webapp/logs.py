@@ -19,9 +19,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http import HttpProcessingError
 
-from webapp.events import whose
-from webapp.gate import identify
-from webapp.keys import METRICS, REQUEST_ID
+from webapp.identity import whose
+from webapp.keys import METRICS
 
 UNMATCHED = "unmatched"
 ACCESS = logging.getLogger("webapp.access")
@@ -51,8 +50,6 @@ class AccessLines(AbstractAccessLogger):
         """Write the line; `time` is in seconds."""
         if not isinstance(request, web.Request):
             return
-        if REQUEST_ID not in request:  # aiohttp could not read it, so no middleware saw it
-            identify(request)
         resource = request.match_info.route.resource
         route = resource.canonical if resource else UNMATCHED
         request.app[METRICS].request(route, request.method, response.status, time)

@@ -12,6 +12,7 @@ from yarl import URL
 
 from webapp.config import Config
 from webapp.events import event
+from webapp.identity import identify
 from webapp.keys import CLIENT, REQUEST_ID, UNDER_WAY
 from webapp.proxy import Client, host_name_of, port_of
 from webapp.variables import DEFAULT_PORTS
@@ -54,6 +55,7 @@ def header_signal(config: Config) -> _Signal:
     origins = frozenset(config.allowed_origins)
 
     async def complete(request: web.Request, response: web.StreamResponse) -> None:
+        identify(request)  # an answer to `Expect` comes before every middleware
         response.headers.update(HEADERS)
         response.headers["X-Request-Id"] = request[REQUEST_ID]
         # Nothing is kept by a shared cache or the back button unless a handler says so.

@@ -1,0 +1,216 @@
+"""The commands: the only reader of the environment, the only one that exits."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from getpass import getpass
+from typing import Any
+
+from aiohttp import web
+from pymongo.errors import PyMongoError
+
+from storage import StorageUnavailable, generate_secret
+from webapp import devfolder, logs, operator
+from webapp.app import create_app, parts
+from webapp.commandline import parser, rendered
+from webapp.config import Config, ConfigError, level_number
+from webapp.database import explain
+from webapp.devdb import Mongod, MongodFailed, MongodNotFound, find_mongod
+from webapp.devfolder import DevFolder
+from webapp.operator import NotDone, Outcome
+from webapp.refusals import Refusal
+from webapp.runner import PortRefused, StopSignals, serve, unless_stopped
+
+DONE, NOT_DONE, UNFIT, INTERRUPTED = 0, 1, 78, 130
+DEMO_EMAIL = "demo@example.com"
+PROGRESS_SECONDS = 1.0
+
+_log = logging.getLogger("webapp")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; every failure is a sentence on standard error."""
+    options = parser().parse_args(arguments)
+    try:
+        _ask(options)
+        asyncio.run(_command(options)(options))
+    except FAILURES as failure:
+        code, sentences = _told(failure)
+        for sentence in sentences:
+            print(sentence, file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+FAILURES = (
+    *(ConfigError, MongodNotFound, MongodFailed),
+    *(PortRefused, NotDone, Refusal, PyMongoError, StorageUnavailable),
+)
+
+
+def _told(failure: Exception) -> tuple[int, tuple[str, ...]]:
+    if isinstance(failure, ConfigError):
+        return UNFIT, failure.problems
+    if isinstance(failure, MongodNotFound | MongodFailed):
+        return UNFIT, (str(failure),)
+    if isinstance(failure, Refusal):
+        return NOT_DONE, (failure.sentence,)
+    if isinstance(failure, PyMongoError | StorageUnavailable):
+        return NOT_DONE, (explain(failure, "of the app"),)
+    return NOT_DONE, (str(failure),)
+
+
+def _command(options: argparse.Namespace) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    if options.dev and options.command not in (None, "serve"):
+        parser().error("--dev only serves; leave the command out")
+    if options.dev:
+        return _serve_dev
+    return {
+        None: _serve,
+        "serve": _serve,
+        "check": _check,
+        "secret": _secret,
+        "sessions": _operate,
+        "users": _operate,
+    }[options.command]
+
+
+async def _serve(_options: argparse.Namespace) -> None:
+    signals = StopSignals()
+    try:
+        config = _configured(os.environ)
+        app = await unless_stopped(create_app(config), signals)
+        if app is not None:
+            await serve(app, signals)
+    finally:
+        signals.ignore_from_now_on()
+
+
+async def _serve_dev(_options: argparse.Namespace) -> None:
+    signals = StopSignals()
+    try:
+        devfolder.refuse_production(os.environ)
+        with devfolder.opened(devfolder.FOLDER) as folder:
+            await _serve_from(folder, signals)
+    finally:
+        signals.ignore_from_now_on()
+
+
+async def _serve_from(folder: DevFolder, signals: StopSignals) -> None:
+    environ = devfolder.dev_environ(os.environ, folder)
+    if "MONGO_URI" in environ:
+        await _serve_demo(environ, folder, signals)
+        return
+    # The other settings first: a typing error should not cost the start of a database.
+    _configured({**environ, "MONGO_URI": "mongodb://127.0.0.1"})
+    mongod = Mongod(find_mongod(os.environ), folder.path / "mongod")
+    try:
+        await asyncio.to_thread(mongod.start)
+        await _serve_demo({**environ, "MONGO_URI": mongod.uri}, folder, signals)
+    finally:
+        await asyncio.to_thread(mongod.stop)
+
+
+async def _serve_demo(environ: Mapping[str, str], folder: DevFolder, signals: StopSignals) -> None:
+    config = _configured(environ)
+    password = folder.demo_password(config.password_min_length)
+
+    async def start() -> web.Application:
+        app = await create_app(config)
+        await operator.add_demo_user(app, DEMO_EMAIL, password)
+        return app
+
+    def announce() -> None:
+        print(f"Open http://{config.host}:{config.port} and sign in with the demo account:")
+        print(f"email {DEMO_EMAIL}")
+        print(f"password {password}")
+        print("Ctrl-C ends it; accounts and sessions stay.", flush=True)
+
+    app = await unless_stopped(start(), signals)
+    if app is not None:
+        await serve(app, signals, when_open=announce)
+
+
+async def _check(_options: argparse.Namespace) -> None:
+    async with parts(_configured(os.environ)):
+        print("The settings, MongoDB, its indexes and the user's rights are fit.")
+
+
+async def _secret(_options: argparse.Namespace) -> None:
+    print(generate_secret())
+
+
+async def _operate(options: argparse.Namespace) -> None:
+    async with parts(_configured(os.environ, log_to_stderr=True)) as app:
+        outcome = await _with_progress(ACTIONS[options.command, options.action](app, options))
+    print(rendered(outcome, as_json=options.json))
+
+
+ACTIONS: Mapping[
+    tuple[str, str], Callable[[web.Application, argparse.Namespace], Awaitable[Outcome]]
+] = {
+    ("sessions", "stats"): lambda app, _: operator.stats(app),
+    ("sessions", "list"): lambda app, typed: operator.list_sessions(app, typed.email),
+    ("sessions", "revoke"): lambda app, typed: operator.revoke(app, typed.email),
+    ("sessions", "purge"): lambda app, _: operator.purge(app),
+    ("users", "add"): lambda app, typed: operator.add_user(
+        app, typed.email, typed.username or typed.email.partition("@")[0], typed.new_password
+    ),
+    ("users", "password"): lambda app, typed: operator.set_password(
+        app, typed.email, typed.new_password
+    ),
+    ("users", "disable"): lambda app, typed: operator.disable(app, typed.email),
+    ("users", "enable"): lambda app, typed: operator.enable(app, typed.email),
+}
+
+
+def _ask(options: argparse.Namespace) -> None:
+    """Ask for what is still needed: a yes before destruction, a password for an account."""
+    if getattr(options, "yes", True) is False and sys.stdin.isatty():
+        whose = getattr(options, "email", "all accounts")
+        if input(f"{options.command} {options.action}, {whose}: are you sure? [y/N] ") != "y":
+            raise NotDone("Nothing was changed.")
+    if options.command == "users" and options.action in ("add", "password"):
+        options.new_password = _password()
+
+
+def _password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass("New password: ")
+    if getpass("Once more: ") != password:
+        raise NotDone("The two passwords differ; nothing was changed.")
+    return password
+
+
+async def _with_progress(work: Awaitable[Outcome]) -> Outcome:
+    task = asyncio.ensure_future(work)
+    seconds = 0
+    while not (await asyncio.wait({task}, timeout=PROGRESS_SECONDS))[0]:
+        seconds += 1
+        if sys.stderr.isatty():
+            print(f"\rstill working, {seconds} s", end="", file=sys.stderr, flush=True)
+    if seconds and sys.stderr.isatty():
+        print(file=sys.stderr)
+    return task.result()
+
+
+def _configured(environ: Mapping[str, str], *, log_to_stderr: bool = False) -> Config:
+    config = Config.from_environ(environ)
+    logs.configure(
+        config.log_format, level_number(config), sys.stderr if log_to_stderr else sys.stdout
+    )
+    for warning in config.warnings:
+        _log.warning(warning)
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())
