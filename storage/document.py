@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 
@@ -20,8 +20,7 @@ Document = Mapping[str, Any]
 ID_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One session as it lies in MongoDB, checked for shape; its values are still sealed."""
 
     identifier: bytes
@@ -92,8 +91,11 @@ def parse(document: Document) -> Stored:
     """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
     values = document.get("values")
     # A session without values is never stored: an empty one is a logout.
-    if not isinstance(values, dict) or not values or not all(map(_is_sealed, values.values())):
+    if not isinstance(values, dict) or not values:
         raise Unreadable("its field 'values' is not a document of sealed values")
+    for sealed in values.values():
+        if not isinstance(sealed, bytes):
+            raise Unreadable("a field of its 'values' is not binary")
     return Stored(
         identifier=_binary(document, "_id", ID_BYTES),
         dates=_dates(document),
@@ -125,10 +127,6 @@ def live(lifetime: Lifetime, now_ms: int) -> dict[str, Any]:
     if lifetime.absolute_ms is not None:
         conditions["created_at"] = {"$gt": to_datetime(now_ms - lifetime.absolute_ms)}
     return conditions
-
-
-def _is_sealed(value: object) -> bool:
-    return isinstance(value, bytes)
 
 
 def _dates(document: Document) -> Dates:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 DEFAULT_IDLE = timedelta(days=14)
 DEFAULT_TOUCH = timedelta(hours=1)
@@ -18,8 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Dates:
+class Dates(NamedTuple):
     """What the clocks of one stored session stand at; ``max_age`` is its own, in seconds."""
 
     created_ms: int
@@ -49,9 +49,8 @@ class Lifetime:
 
     def is_over(self, dates: Dates, now_ms: int) -> bool:
         """Tell whether a session has ended, by what is stored and by today's timeouts."""
-        if now_ms >= dates.expires_ms:
-            return True
-        return now_ms >= self.end(dates.created_ms, dates.last_seen_ms, dates.max_age)
+        created_ms, last_seen_ms, expires_ms, max_age = dates
+        return now_ms >= expires_ms or now_ms >= self.end(created_ms, last_seen_ms, max_age)
 
     def touch_is_due(self, last_seen_ms: int, max_age: float | None, now_ms: int) -> bool:
         """Tell whether the last touch lies a touch interval back (or 1/20 of the idle timeout)."""

@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -119,7 +118,7 @@ class MongoStorage(AbstractStorage):
         self._saving = Saving(self._store, cookie)
         # Which session this request came with: new_session() is not told.
         self._came_with = web.RequestKey("came_with", MongoSession)
-        self._closed = False
+        self._serving = _Serving(self._counters)
         # The work of ``setup``, where an app or several share this storage.
         self.index_work: asyncio.Task[None] | None = None
 
@@ -138,7 +137,7 @@ class MongoStorage(AbstractStorage):
         token = from_cookie(self.load_cookie(request))
         if token is None:
             return await self.new_session()
-        with self._serving():
+        with self._serving:
             snapshot = await self._store.load(token, self._now_ms())
         # A parallel get_session() of the same request, or its new_session(), was faster.
         if (current := request.get(SESSION_KEY)) is not None:
@@ -162,17 +161,10 @@ class MongoStorage(AbstractStorage):
         if session.abandoned:
             return
         try:
-            with self._serving():
-                await self._saving.save(
-                    Visit(
-                        request,
-                        response,
-                        session,
-                        superseded=self._superseded(request, session),
-                        now_ms=self._now_ms(),
-                        deadline=self._driver.deadline(),
-                    )
-                )
+            with self._serving:
+                superseded = self._superseded(request, session)
+                visit = Visit(request, response, session, superseded, self._now_ms())
+                await self._saving.save(visit)
         except StorageUnavailable:
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
@@ -190,7 +182,7 @@ class MongoStorage(AbstractStorage):
 
     async def sessions(self, owner: object) -> AsyncIterator[SessionInfo]:
         """Yield the live sessions of an owner (compared as text), newest activity first."""
-        with self._serving():
+        with self._serving:
             found = owners.sessions(self._store, owner, self._now_ms())
             async for info in found:
                 yield info
@@ -201,28 +193,28 @@ class MongoStorage(AbstractStorage):
         A web handler must pass the owner. Returns whether one was deleted; text that is no handle
         deletes nothing.
         """
-        with self._serving():
+        with self._serving:
             return await owners.revoke(self._store, handle, owner)
 
     async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
         """Delete all sessions of an owner except the session ``keep``; return how many."""
-        with self._serving():
+        with self._serving:
             spared = from_handle(self.handle(keep)) if keep is not None else None
             return await owners.revoke_owner(self._store, owner, spared)
 
     async def count(self, retired: bool = False) -> int:  # noqa: FBT001, FBT002 - pinned
         """Count live sessions; with ``retired`` those that still need an older secret."""
-        with self._serving():
+        with self._serving:
             return await owners.count(self._store, self._now_ms(), retired=retired)
 
     async def clear(self) -> int:
         """Delete every session, keep the indexes; return how many."""
-        with self._serving():
+        with self._serving:
             return await owners.clear(self._store)
 
     async def purge(self) -> int:
         """Delete expired sessions, for a server without TTL indexes; return how many."""
-        with self._serving():
+        with self._serving:
             return await owners.purge(self._store, self._now_ms())
 
     # Running
@@ -233,7 +225,7 @@ class MongoStorage(AbstractStorage):
         Raises ``IndexConflict`` with the command for an administrator when an index needs what this
         user may not do, ``StorageUnavailable`` when MongoDB does not answer.
         """
-        with self._serving():
+        with self._serving:
             await indexes.create_indexes(self._driver)
 
     async def aclose(self) -> None:
@@ -241,7 +233,7 @@ class MongoStorage(AbstractStorage):
 
         Never closes the client, which belongs to the app. May be called twice.
         """
-        self._closed = True
+        self._serving.closed = True
         if self.index_work is not None:
             self.index_work.cancel()
         await self._store.drained()
@@ -269,12 +261,23 @@ class MongoStorage(AbstractStorage):
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)
 
-    @contextmanager
-    def _serving(self) -> Iterator[None]:
-        if self._closed:
+
+class _Serving:
+    """Refuses to serve after ``aclose()``, and counts what MongoDB left unanswered.
+
+    A class, and one object of it, because it stands in every load and every save.
+    """
+
+    __slots__ = ("_counters", "closed")
+
+    def __init__(self, counters: dict[str, int]) -> None:
+        self._counters = counters
+        self.closed = False
+
+    def __enter__(self) -> None:
+        if self.closed:
             raise RuntimeError("this MongoStorage was closed by aclose(); make a new one")
-        try:
-            yield
-        except StorageUnavailable:
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, StorageUnavailable):
             self._counters["unavailable"] += 1
-            raise

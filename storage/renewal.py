@@ -76,9 +76,9 @@ async def _adopt(
     before = (old.stored.dates.max_age, old.stored.persistent)
     if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
         # Somebody's "remember me" came in between.
-        draft = replace(draft, max_age=last.dates.max_age, persistent=last.persistent)
+        draft = draft._replace(max_age=last.dates.max_age, persistent=last.persistent)
         dates = store.moved(draft, stored.dates.created_ms)
-        stored = replace(stored, dates=dates, persistent=draft.persistent)
+        stored = stored._replace(dates=dates, persistent=draft.persistent)
     change = Change(
         values={value.field: value.sealed for value in sealed.values()},
         removed=[new.values[name].field for name in dropped],

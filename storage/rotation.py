@@ -51,7 +51,7 @@ async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float)
         return snapshot
     store.counters["updates"] += 1
     return replace(
-        snapshot, values=values, stored=replace(stored, key_id=store.keyring.first.key_id)
+        snapshot, values=values, stored=stored._replace(key_id=store.keyring.first.key_id)
     )
 
 

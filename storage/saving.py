@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -15,7 +14,7 @@ from storage.cookies import SessionCookie
 from storage.errors import StorageUnavailable
 from storage.renewal import renew
 from storage.rotation import needs_reseal, reseal
-from storage.session import Encoded, MongoSession, Snapshot, changes_of
+from storage.session import Changes, Encoded, MongoSession, Snapshot, changes_of
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
 
@@ -25,8 +24,7 @@ LABEL_CHARACTERS = 200
 TOUCHES_REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(NamedTuple):
     """One request that saves: what it came with, and when."""
 
     request: web.Request
@@ -35,7 +33,6 @@ class Visit:
     # The stored session that a new one takes the place of.
     superseded: bytes | None
     now_ms: int
-    deadline: float
 
 
 class Saving:
@@ -58,35 +55,40 @@ class Saving:
                 await self._end(visit, snapshot)
             return
         settings = self._store.settings
-        owner = settings.owner_of(session)
+        owner = settings.owner_of(session.live)
         if snapshot is not None and snapshot.owner not in (None, owner) and owner is not None:
             session.carry_only({*session.assigned, str(settings.owner_key)})
         changes = changes_of(session, settings.encoder, settings.decoder)
-        draft = Draft(
-            values=session,
+        if snapshot is None or session.invalidated:
+            await self._to_the_end(self._begin(visit, self._draft(visit, changes, owner)))
+        elif session.renewal_wanted or owner != snapshot.owner:
+            await self._to_the_end(self._renew(visit, snapshot, self._draft(visit, changes, owner)))
+        else:
+            touch = self._touch_is_due(snapshot, visit.now_ms)
+            if changes or touch or session.max_age_changed:
+                draft = self._draft(visit, changes, owner)
+                await self._update(visit, snapshot, draft, touch=touch)
+
+    def _draft(self, visit: Visit, changes: Changes, owner: str | None) -> Draft:
+        return Draft(
+            values=visit.session.live,
             changes=changes,
-            max_age=session.own_max_age,
-            persistent=session.persistent,
+            max_age=visit.session.own_max_age,
+            persistent=visit.session.persistent,
             owner=owner,
             label=None,
             now_ms=visit.now_ms,
-            deadline=visit.deadline,
+            deadline=self._store.driver.deadline(),
         )
-        if snapshot is None or session.invalidated:
-            await self._to_the_end(self._begin(visit, draft))
-        elif session.renewal_wanted or owner != snapshot.owner:
-            await self._to_the_end(self._renew(visit, snapshot, draft))
-        else:
-            await self._update(visit, snapshot, draft)
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
         """Store a new session, then end the one whose place it takes."""
-        draft = replace(draft, label=self._label(visit.request))
+        draft = draft._replace(label=self._label(visit.request))
         encoded = _all_encoded(visit.session, draft)
         new = await self._store.insert(draft, encoded, created_ms=visit.now_ms)
         if visit.superseded is not None:
             try:
-                await self._store.delete(visit.superseded, visit.deadline)
+                await self._store.delete(visit.superseded, draft.deadline)
             except StorageUnavailable:
                 self._store.abandon(new)
                 raise
@@ -98,7 +100,7 @@ class Saving:
         renewed = await renew(
             self._store,
             old,
-            replace(draft, label=self._label(visit.request)),
+            draft._replace(label=self._label(visit.request)),
             _all_encoded(visit.session, draft),
             created_ms=visit.now_ms if owner_changed else old.stored.dates.created_ms,
             adopt=not (owner_changed and old.owner is not None and draft.owner is not None),
@@ -111,14 +113,11 @@ class Saving:
         visit.session.take_over(renewed.adopted, renewed.dropped)
         self._signed(visit, renewed.snapshot)
 
-    async def _update(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
+    async def _update(self, visit: Visit, old: Snapshot, draft: Draft, *, touch: bool) -> None:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
-        touch = self._touch_is_due(old, draft)
         settle = visit.session.max_age_changed
-        if not (draft.changes or touch or settle):
-            return
         if touch or settle:
-            draft = replace(draft, label=self._label(visit.request))
+            draft = draft._replace(label=self._label(visit.request))
             self._remember_touch(old, draft.now_ms)
         work = self._write(visit, old, draft, move_dates=touch or settle, settle=settle)
         try:
@@ -145,7 +144,7 @@ class Saving:
 
     async def _end(self, visit: Visit, old: Snapshot) -> None:
         """Log out: however the session was emptied."""
-        await self._store.delete(old.stored.identifier, visit.deadline)
+        await self._store.delete(old.stored.identifier, self._store.driver.deadline())
         visit.session.saved(None)
         self._cookie.delete(visit.request, visit.response)
 
@@ -167,10 +166,10 @@ class Saving:
         self._touched.pop(old.stored.identifier, None)
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))
 
-    def _touch_is_due(self, old: Snapshot, draft: Draft) -> bool:
+    def _touch_is_due(self, old: Snapshot, now_ms: int) -> bool:
         dates = old.stored.dates
         last_ms = max(dates.last_seen_ms, self._touched.get(old.stored.identifier, 0))
-        return self._store.lifetime.touch_is_due(last_ms, dates.max_age, draft.now_ms)
+        return self._store.lifetime.touch_is_due(last_ms, dates.max_age, now_ms)
 
     def _remember_touch(self, old: Snapshot, now_ms: int) -> None:
         self._touched[old.stored.identifier] = now_ms

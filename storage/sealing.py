@@ -39,6 +39,9 @@ _DOMAIN = b"aiohttp-session-mongostorage 1 "
 _HEADER_BYTES = len(VERSION) + KEY_ID_BYTES
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
+_TEXT_START = _HEADER_BYTES + _NONCE_BYTES
+_SHORTEST = _TEXT_START + _TAG_BYTES
+_SHA256 = SHA256()
 _FIELD_BYTES = 12
 _TEXT, _BYTES = 0, 1
 _PREFIX = Struct(">BI")
@@ -89,18 +92,23 @@ class Keyring:
 
     def seal_label(self, label: str, identifier: bytes, created_ms: int) -> bytes:
         """Seal a device label so that the server can read it without the token."""
-        header = VERSION + self.first.key_id
-        nonce = urandom(_NONCE_BYTES)
         cipher = AESGCM(_label_key(self.first, identifier, created_ms))
-        return header + nonce + cipher.encrypt(nonce, label.encode(), header + b"label")
+        return _encrypt(cipher, VERSION + self.first.key_id, label.encode(), b"label")
 
     def open_label(self, sealed: bytes, identifier: bytes, created_ms: int) -> str:
         """Open a device label; raises ``Unreadable`` when it was not sealed for this document."""
-        key_id = key_id_of(sealed)
-        if key_id not in self.keys:
-            raise Unreadable("it is sealed under a secret that is not configured")
-        cipher = AESGCM(_label_key(self.keys[key_id], identifier, created_ms))
+        key = self.key_of(sealed[:_HEADER_BYTES])
+        cipher = AESGCM(_label_key(key, identifier, created_ms))
         return _decrypt(cipher, sealed, b"label").decode()
+
+    def key_of(self, header: bytes) -> SecretKey:
+        """Return the key that the header of a sealed value names, or raise ``Unreadable``."""
+        if header[:1] != VERSION:
+            raise Unreadable("a sealed value has an unknown version")
+        key = self.keys.get(header[1:])
+        if key is None:
+            raise Unreadable("it is sealed under a secret that is not configured")
+        return key
 
 
 class SessionKeys:
@@ -127,44 +135,33 @@ class SessionKeys:
         return urlsafe_b64encode(digest[:_FIELD_BYTES]).decode("ascii")
 
     def seal(self, field: str, name: str, encoded: str | bytes) -> bytes:
-        """Seal one encoded value under the first secret.
-
-        Raises ``UnicodeEncodeError`` for encoded text that has no UTF-8 form.
-        """
-        key_id = self._keyring.first.key_id
+        """Seal one encoded value under the first secret."""
         kind, payload = (_TEXT, encoded.encode()) if isinstance(encoded, str) else (_BYTES, encoded)
         label = _name_bytes(name)
-        nonce = urandom(_NONCE_BYTES)
-        header = VERSION + key_id
+        header = VERSION + self._keyring.first.key_id
         plain = _PREFIX.pack(kind, len(label)) + label + payload
-        return header + nonce + self._cipher(key_id).encrypt(nonce, plain, header + field.encode())
+        return _encrypt(self._cipher(header), header, plain, field.encode())
 
     def open(self, field: str, sealed: bytes) -> tuple[str, str | bytes]:
         """Return the name and the encoded value; raises ``Unreadable`` for any other bytes."""
-        plain = _decrypt(self._cipher(key_id_of(sealed)), sealed, field.encode())
+        plain = _decrypt(self._cipher(sealed[:_HEADER_BYTES]), sealed, field.encode())
         kind, length = _PREFIX.unpack_from(plain)
         start = _PREFIX.size + length
         name = plain[_PREFIX.size : start].decode("utf-8", "surrogatepass")
         return name, plain[start:].decode() if kind == _TEXT else plain[start:]
 
-    def _cipher(self, key_id: bytes) -> AESGCM:
-        cipher = self._ciphers.get(key_id)
+    def _cipher(self, header: bytes) -> AESGCM:
+        cipher = self._ciphers.get(header)
         if cipher is None:
-            key = self._keyring.keys.get(key_id)
-            if key is None:
-                raise Unreadable("it is sealed under a secret that is not configured")
-            cipher = AESGCM(_derive(self._token, b"values", self._bound, salt=key.root))
-            self._ciphers[key_id] = cipher
+            root = self._keyring.key_of(header).root
+            cipher = AESGCM(_derive(self._token, b"values", self._bound, salt=root))
+            self._ciphers[header] = cipher
         return cipher
 
 
 def key_id_of(sealed: bytes) -> bytes:
     """Return the id of the secret that sealed these bytes."""
-    if len(sealed) < _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES:
-        raise Unreadable("a sealed value is cut short")
-    if sealed[:1] != VERSION:
-        raise Unreadable("a sealed value has an unknown version")
-    return sealed[1:_HEADER_BYTES]
+    return sealed[len(VERSION) : _HEADER_BYTES]
 
 
 def checked_secrets(secrets: object) -> list[bytes]:
@@ -220,14 +217,20 @@ def _derive(
     material: bytes, purpose: bytes, bound: bytes = b"", salt: bytes | None = None
 ) -> bytes:
     info = _DOMAIN + purpose + b"\0" + bound
-    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(material)
+    return HKDF(algorithm=_SHA256, length=32, salt=salt, info=info).derive(material)
+
+
+def _encrypt(cipher: AESGCM, header: bytes, plain: bytes, place: bytes) -> bytes:
+    nonce = urandom(_NONCE_BYTES)
+    return header + nonce + cipher.encrypt(nonce, plain, header + place)
 
 
 def _decrypt(cipher: AESGCM, sealed: bytes, place: bytes) -> bytes:
-    start = _HEADER_BYTES + _NONCE_BYTES
-    nonce, header = sealed[_HEADER_BYTES:start], sealed[:_HEADER_BYTES]
+    if len(sealed) < _SHORTEST:
+        raise Unreadable("a sealed value is cut short")
+    nonce = sealed[_HEADER_BYTES:_TEXT_START]
     try:
-        return cipher.decrypt(nonce, sealed[start:], header + place)
+        return cipher.decrypt(nonce, sealed[_TEXT_START:], sealed[:_HEADER_BYTES] + place)
     except InvalidTag:
         raise Unreadable("a sealed value was changed or moved") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiohttp_session import Session
@@ -43,12 +43,11 @@ class Snapshot:
     owner: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """What a save has to write: encoded values by name, and the names that are gone."""
 
     written: dict[str, Encoded]
-    removed: list[str] = field(default_factory=list)
+    removed: list[str]
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
@@ -59,8 +58,7 @@ class MongoSession(Session):
 
     def __init__(self, *, max_age: float | None, snapshot: Snapshot | None = None) -> None:
         """Start empty, or from a snapshot; ``max_age`` is the storage's, in seconds."""
-        token = None if snapshot is None else to_cookie(snapshot.token)
-        super().__init__(token, data=None, new=snapshot is None)
+        super().__init__(None, data=None, new=snapshot is None)
         self._storage_max_age = max_age
         self.snapshot = snapshot
         self.assigned: set[str] = set()
@@ -78,6 +76,16 @@ class MongoSession(Session):
             # The middleware saves only what says it changed; whether it did, the save decides:
             # a nested change or a due touch shows nowhere else.
             self._changed = True
+
+    @property
+    def identity(self) -> str | None:
+        """The session token, ``None`` before the first save: whoever holds it is signed in."""
+        return None if self.snapshot is None else to_cookie(self.snapshot.token)
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """The values themselves, without the mapping's detours; not to be changed."""
+        return self._mapping
 
     def __repr__(self) -> str:
         """Show the handle, never a value: sessions end up in logs."""
@@ -144,7 +152,6 @@ class MongoSession(Session):
     def saved(self, snapshot: Snapshot | None) -> None:
         """Note what MongoDB has now; ``None``: the session is over."""
         self.snapshot = snapshot
-        self._identity = None if snapshot is None else to_cookie(snapshot.token)
         if snapshot is not None:
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
@@ -185,7 +192,8 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
     """
     loaded = {} if session.snapshot is None else session.snapshot.values
     written = {}
-    for name, value in session.items():
+    live = session.live
+    for name, value in live.items():
         before = loaded.get(name)
         is_scalar = type(value) in _SCALARS
         if before is not None and is_scalar and value is before.loaded:
@@ -198,7 +206,7 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
             if before is not None and _is_respelled(before.encoded, encoded, encoder, decoder):
                 continue
         written[name] = encoded
-    return Changes(written, [name for name in loaded if name not in session])
+    return Changes(written, [name for name in loaded if name not in live])
 
 
 def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:

@@ -51,11 +51,13 @@ class Settings:
         )
 
     def owner_of(self, values: Mapping[str, Any]) -> str | None:
-        """Return whose session these values make it, as text (7 is "7"); ``None``: nobody's."""
-        if self.owner_key is None:
-            return None
-        owner = values.get(self.owner_key)
-        return None if owner is None else str(owner)
+        """Return whose session these values make it, as text; ``None``: nobody's."""
+        return None if self.owner_key is None else owner_text(values.get(self.owner_key))
+
+
+def owner_text(owner: object) -> str | None:
+    """Return an owner's id as it is compared: as text (7 is "7"); ``None`` is nobody."""
+    return None if owner is None else str(owner)
 
 
 def check_collection(collection: Any) -> None:

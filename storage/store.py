@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.document import Change, Document, Stored, build, parse
 from storage.driver import Driver
@@ -18,7 +17,7 @@ from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
 from storage.sealing import Keyring, SessionKeys, key_id_of
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
-from storage.settings import Settings
+from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
 from storage.trips import Bounds, Trips
 from storage.writes import Delete, Insert, Update, Write, carry_writes
@@ -26,8 +25,7 @@ from storage.writes import Delete, Insert, Update, Write, carry_writes
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(NamedTuple):
     """What a save wants a session to be; ``values`` are the live objects."""
 
     values: Mapping[str, Any]
@@ -138,7 +136,7 @@ class Store:
         if not await self.apply(stored.identifier, change, draft):
             return None
         if change.dates is not None:
-            stored = replace(stored, dates=change.dates, persistent=draft.persistent)
+            stored = stored._replace(dates=change.dates, persistent=draft.persistent)
         self.counters["updates" if changes else "touches"] += 1
         return Snapshot(old.token, old.keys, stored, values, old.owner)
 
@@ -167,7 +165,8 @@ class Store:
             raise Unreadable("its field '_id' is not the one that was asked for")
         keys = self.keyring.session_keys(token, identifier, stored.dates.created_ms)
         values = open_values(keys, stored.values, self.settings.decoder)
-        owner = self.settings.owner_of({name: value.loaded for name, value in values.items()})
+        owned = values.get(self.settings.owner_key) if self.settings.owner_key else None
+        owner = None if owned is None else owner_text(owned.loaded)
         expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
         if self.settings.owner_key is not None and stored.owner not in expected:
             # Somebody who may write to the collection gave the session to another owner, or took
