@@ -117,6 +117,6 @@ class Passwords:
     def _matches(password: str, phc: str) -> bool:
         try:
             Argon2id.verify_phc_encoded(normalize(password).encode(), phc)
-        except InvalidKey:
+        except (InvalidKey, ValueError):  # the second: PHC text that is damaged in the database
             return False
         return True

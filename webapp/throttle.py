@@ -26,7 +26,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
-from bson import Binary
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import DeleteOne, ReturnDocument, UpdateOne
@@ -49,9 +48,9 @@ _KEY_BYTES = 16
 class Attempt:
     """One counted sign-in try that was let through; `Throttle.succeeded` takes it back."""
 
-    quota: Binary
-    familiar: Binary
-    lock: Binary
+    quota: bytes
+    familiar: bytes
+    lock: bytes
 
 
 class Throttle:
@@ -120,7 +119,7 @@ class Throttle:
         """Count a sign-up, successful or not. Raises `TooManyAttempts`."""
         await self._spend(self._id("sign-up", _network(address)))
 
-    async def _open_lock(self, familiar: Binary, stranger: Binary) -> Binary:
+    async def _open_lock(self, familiar: bytes, stranger: bytes) -> bytes:
         """Choose the lock that guards this try; raise what is left of its closed time."""
         now = self._now()
         found = {
@@ -132,7 +131,7 @@ class Throttle:
         _refuse_until(found.get(lock, {}).get("locked_until", now), now)
         return lock
 
-    async def _take(self, lock: Binary) -> None:
+    async def _take(self, lock: bytes) -> None:
         """Count one try against a lock that was open a moment ago; parallel tries may lose."""
         now = self._now()
         before = await self._counters.find_one_and_update(
@@ -141,7 +140,7 @@ class Throttle:
         if before:
             _refuse_until(before.get("locked_until", now), now)
 
-    async def _spend(self, quota: Binary) -> None:
+    async def _spend(self, quota: bytes) -> None:
         """Spend one of an address's tries, or raise what is left of its window."""
         now = self._now()
         before = await self._counters.find_one_and_update(
@@ -153,9 +152,9 @@ class Throttle:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)
 
-    def _id(self, *parts: str) -> Binary:
+    def _id(self, *parts: str) -> bytes:
         message = b"\0".join(part.encode() for part in parts)
-        return Binary(hmac.digest(self._key, message, hashlib.sha256)[:_KEY_BYTES])
+        return hmac.digest(self._key, message, hashlib.sha256)[:_KEY_BYTES]
 
 
 THROTTLE = web.AppKey("throttle", Throttle)
@@ -168,10 +167,14 @@ def _refuse_until(moment: datetime, now: datetime) -> None:
 
 def _network(address: str) -> str:
     """Return whom an address stands for: an IPv6 customer is given a /64 at the least."""
-    parsed = ipaddress.ip_address(address)
-    if parsed.version == 4:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address  # a peer without one, as behind a Unix socket: all of them are one
+    if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+    # A socket for both families names IPv4 peers ::ffff:198.51.100.7; they share no /64.
+    return str(parsed.ipv4_mapped or int(parsed) >> 64)
 
 
 def _taking(now: datetime) -> list[dict[str, Any]]:

@@ -1,0 +1,240 @@
+"""Accounts on a real MongoDB: made once, proved with equal work, changed and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+
+from tests.webapp.people import ADA, GRACE, NEW_PASSWORD
+from webapp.accounts import Account, Accounts
+from webapp.passwords import Cost, Passwords
+from webapp.refusals import AccountExists, FieldsRefused, WrongPassword
+
+Database = AsyncIOMotorDatabase[dict[str, Any]]
+
+
+class CountingPasswords(Passwords):
+    """Real passwords at a low cost that note how often they were worked on."""
+
+    def __init__(self) -> None:
+        super().__init__(Cost(memory_kib=64, passes=1))
+        self.verified = 0
+
+    async def verify(self, password: str, phc: str | None) -> bool:
+        """Count, then verify."""
+        self.verified += 1
+        return await super().verify(password, phc)
+
+
+@pytest.fixture
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    """Lend a Motor database of this test's own."""
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
+    yield client[database_name]
+    client.close()
+
+
+@pytest.fixture
+def passwords() -> CountingPasswords:
+    """Lend cheap passwords that count."""
+    return CountingPasswords()
+
+
+@pytest.fixture
+async def accounts(database: Database, passwords: CountingPasswords) -> AsyncIterator[Accounts]:
+    """Lend accounts with their indexes."""
+    found = Accounts(database, password_min_length=15, passwords=passwords)
+    await found.create_indexes()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def ada(accounts: Accounts) -> Account:
+    """Sign Ada up."""
+    return await accounts.sign_up(**ADA)
+
+
+async def test_a_stored_account_holds_folded_names_and_a_hash(
+    accounts: Accounts, database: Database
+) -> None:
+    """The document has the pinned fields, and nowhere the password."""
+    await accounts.sign_up(username="Ada", email="Ada@Example.org", password=ADA["password"])
+
+    document = await database["users"].find_one({})
+
+    assert document is not None
+    assert document["email"] == "ada@example.org"
+    assert document["username"] == "Ada"
+    assert document["username_folded"] == "ada"
+    assert document["password"].startswith("$argon2id$")
+    assert ADA["password"] not in str(document)
+
+
+async def test_the_told_creation_time_is_the_stored_one(accounts: Accounts, ada: Account) -> None:
+    """What sign-up answers is what a later look finds, to the millisecond."""
+    assert await accounts.get(ada.id) == ada
+
+
+async def test_all_faults_of_a_sign_up_are_told_at_once(
+    accounts: Accounts, database: Database
+) -> None:
+    """Three bad fields are three sentences, and nothing is written."""
+    with pytest.raises(FieldsRefused) as refused:
+        await accounts.sign_up(username="\u202e", email="nobody", password="short")
+
+    assert list(refused.value.fields) == ["username", "email", "password"]
+    assert "short" not in refused.value.fields["password"].replace("too short", "")
+    assert await database["users"].count_documents({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"username": "Somebody"}, "email", id="the same address"),
+        pytest.param({"username": "Somebody", "email": "ADA@example.ORG"}, "email", id="capitals"),
+        pytest.param({"email": "other@example.org"}, "username", id="the same name"),
+        pytest.param({"email": "other@example.org", "username": "ADA"}, "username", id="folded"),
+    ],
+)
+async def test_a_taken_name_or_address_is_refused(
+    accounts: Accounts, ada: Account, changes: dict[str, str], field: str
+) -> None:
+    """The refusal names the field that is taken."""
+    with pytest.raises(AccountExists) as refused:
+        await accounts.sign_up(**(ADA | changes))
+
+    assert list(refused.value.fields) == [field]
+
+
+async def test_of_two_racing_sign_ups_one_wins(accounts: Accounts, database: Database) -> None:
+    """Ten sign-ups at once with one address make one account."""
+    answers = await asyncio.gather(
+        *(accounts.sign_up(**(ADA | {"username": f"Ada {n}"})) for n in range(10)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(answer, Account) for answer in answers) == 1
+    assert sum(isinstance(answer, AccountExists) for answer in answers) == 9
+    assert await database["users"].count_documents({}) == 1
+
+
+async def test_the_right_password_opens_the_account(accounts: Accounts, ada: Account) -> None:
+    """Email addresses are folded; passwords are not."""
+    assert await accounts.authenticate("ADA@example.org", ADA["password"]) == ada
+    assert await accounts.authenticate("ada@example.org", ADA["password"].upper()) is None
+
+
+async def test_unknown_disabled_and_wrong_cost_the_same_work(
+    accounts: Accounts, passwords: CountingPasswords, ada: Account
+) -> None:
+    """Each failure hashes exactly once, so time tells nobody which accounts exist."""
+    grace = await accounts.sign_up(**GRACE)
+    await accounts.set_disabled(grace, disabled=True)
+    work = []
+
+    for email, password in [
+        ("nobody@example.org", ADA["password"]),
+        (ADA["email"], "wrong"),
+        (GRACE["email"], GRACE["password"]),
+    ]:
+        before = passwords.verified
+        assert await accounts.authenticate(email, password) is None
+        work.append(passwords.verified - before)
+
+    assert work == [1, 1, 1]
+
+
+async def test_an_old_hash_is_renewed_at_sign_in(database: Database, ada: Account) -> None:
+    """Signing in at a higher cost stores the new hash, and the password still opens."""
+    raised = Accounts(
+        database, password_min_length=15, passwords=Passwords(Cost(memory_kib=128, passes=1))
+    )
+    before = (await database["users"].find_one({}) or {})["password"]
+
+    assert await raised.authenticate(ADA["email"], ADA["password"]) == ada
+    after = (await database["users"].find_one({}) or {})["password"]
+    assert "m=64," in before
+    assert "m=128," in after
+    assert await raised.authenticate(ADA["email"], ADA["password"]) == ada
+    raised.close()
+
+
+async def test_renewing_a_hash_never_undoes_a_password_change(
+    accounts: Accounts, database: Database, ada: Account
+) -> None:
+    """A renewal that was overtaken by a password change writes nothing."""
+    stale = await database["users"].find_one({})
+    assert stale is not None
+    await accounts.set_password(ada, NEW_PASSWORD)
+
+    await accounts._upgrade(stale, ADA["password"])
+
+    assert await accounts.authenticate(ADA["email"], ADA["password"]) is None
+    assert await accounts.authenticate(ADA["email"], NEW_PASSWORD) is not None
+
+
+async def test_a_password_change_raises_the_version(accounts: Accounts, ada: Account) -> None:
+    """The new version is how sessions opened under the old password are known."""
+    changed = await accounts.set_password(ada, NEW_PASSWORD)
+
+    assert changed.password_version == ada.password_version + 1
+
+
+async def test_a_bad_new_password_is_refused_by_the_forms_own_field(
+    accounts: Accounts, ada: Account
+) -> None:
+    """The refusal names the field of the form that was filled in."""
+    with pytest.raises(FieldsRefused) as refused:
+        await accounts.set_password(ada, "ada@example.org", field="new_password")
+
+    assert list(refused.value.fields) == ["new_password"]
+
+
+async def test_confirming_wants_the_password_of_this_account(
+    accounts: Accounts, ada: Account
+) -> None:
+    """The right password passes in silence; a wrong one, or a deleted account's, is refused."""
+    await accounts.confirm(ada, ADA["password"])
+
+    with pytest.raises(WrongPassword):
+        await accounts.confirm(ada, "wrong")
+    await accounts.delete(ada)
+    with pytest.raises(WrongPassword):
+        await accounts.confirm(ada, ADA["password"])
+
+
+async def test_a_deleted_account_is_gone(accounts: Accounts, ada: Account) -> None:
+    """After the deletion nothing finds the account, and a second deletion finds nothing."""
+    assert await accounts.delete(ada)
+
+    assert not await accounts.delete(ada)
+    assert await accounts.get(ada.id) is None
+    assert await accounts.find(ADA["email"]) is None
+    with pytest.raises(LookupError):
+        await accounts.set_password(ada, NEW_PASSWORD)
+
+
+async def test_disabling_closes_and_enabling_opens(accounts: Accounts, ada: Account) -> None:
+    """A disabled account is found by the operator only."""
+    assert await accounts.set_disabled(ada, disabled=True)
+    assert not await accounts.set_disabled(ada, disabled=True)
+
+    assert await accounts.get(ada.id) is None
+    assert await accounts.find(ADA["email"]) == ada
+    assert await accounts.set_disabled(ada, disabled=False)
+    assert await accounts.authenticate(ADA["email"], ADA["password"]) == ada
+
+
+async def test_text_that_is_no_id_finds_nobody(accounts: Accounts) -> None:
+    """A session with a strange user id is nobody's, not an error."""
+    assert await accounts.get("no id") is None
+
+
+async def test_indexes_may_be_created_by_many_processes(accounts: Accounts) -> None:
+    """Creating the indexes again is harmless."""
+    await asyncio.gather(*(accounts.create_indexes() for _ in range(5)))

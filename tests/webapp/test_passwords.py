@@ -1,0 +1,132 @@
+"""How passwords are kept: Argon2id, PHC text, and a pool that says no in time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from webapp.passwords import Cost, Passwords
+from webapp.refusals import Busy
+
+CHEAP = Cost(memory_kib=64, passes=1)
+
+
+@pytest.fixture
+def passwords() -> Iterator[Passwords]:
+    """Lend a pool that hashes at a low cost."""
+    pool = Passwords(CHEAP)
+    yield pool
+    pool.close()
+
+
+async def test_stored_text_is_phc_with_at_least_owasps_parameters() -> None:
+    """A stored hash is Argon2id, 19 MiB, two passes, one lane, in PHC text."""
+    pool = Passwords()
+
+    phc = await pool.hash("orchid lamp river stone")
+
+    assert phc.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    pool.close()
+
+
+async def test_a_password_opens_only_its_own_hash(passwords: Passwords) -> None:
+    """The right password verifies and another does not."""
+    phc = await passwords.hash("right")
+
+    assert await passwords.verify("right", phc)
+    assert not await passwords.verify("wrong", phc)
+
+
+async def test_two_hashes_of_one_password_differ(passwords: Passwords) -> None:
+    """Every hash has a salt of its own."""
+    assert await passwords.hash("same") != await passwords.hash("same")
+
+
+async def test_composed_and_decomposed_spellings_are_one_password(passwords: Passwords) -> None:
+    """A password typed on another keyboard is the same after NFKC."""
+    phc = await passwords.hash("caf\u00e9 \ufb01n")
+
+    assert await passwords.verify("cafe\u0301 fin", phc)
+
+
+async def test_a_missing_account_never_verifies(passwords: Passwords) -> None:
+    """The decoy is hashed for an unknown user, and nothing opens it."""
+    assert not await passwords.verify("anything", None)
+
+
+@pytest.mark.parametrize(
+    "phc",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("plain text", id="no PHC text"),
+        pytest.param("$argon2id$v=19$m=64,t=1,p=1$c2FsdA$", id="no hash"),
+        pytest.param("$2b$12$abcdefghijklmnopqrstuv", id="another algorithm"),
+    ],
+)
+async def test_damaged_stored_text_never_verifies(passwords: Passwords, phc: str) -> None:
+    """A damaged hash in the database refuses everybody, without an error."""
+    assert not await passwords.verify("anything", phc)
+    assert passwords.is_outdated(phc)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        pytest.param(Cost(memory_kib=128, passes=1), id="more memory"),
+        pytest.param(Cost(memory_kib=64, passes=2), id="more passes"),
+        pytest.param(Cost(memory_kib=64, passes=1, lanes=2), id="more lanes"),
+    ],
+)
+async def test_a_hash_of_another_cost_is_outdated(passwords: Passwords, cost: Cost) -> None:
+    """Raising any parameter marks the old hashes for renewal."""
+    raised = Passwords(cost)
+
+    phc = await passwords.hash("x")
+
+    assert raised.is_outdated(phc)
+    assert not passwords.is_outdated(phc)
+    raised.close()
+
+
+async def test_a_full_pool_refuses_at_once_and_has_room_again_later() -> None:
+    """Beyond its bound the pool answers `Busy`; a finished hash makes room."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=2)
+    gate = threading.Event()
+    held = asyncio.ensure_future(pool._run(gate.wait))
+    waiting = asyncio.ensure_future(pool.hash("second"))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Busy) as refused:
+        await pool.hash("third")
+
+    assert refused.value.status == 503
+    assert refused.value.headers["Retry-After"] == "2"
+    gate.set()
+    await asyncio.gather(held, waiting)
+    assert await pool.hash("fourth")
+    pool.close()
+
+
+async def test_a_hash_whose_request_went_away_keeps_its_place_until_it_is_done() -> None:
+    """Cancelling the waiter neither stops the thread nor frees its place too early."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=1)
+    gate, started = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        gate.wait()
+
+    held = asyncio.ensure_future(pool._run(hold))
+    await asyncio.to_thread(started.wait)
+    held.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await held
+
+    with pytest.raises(Busy):
+        await pool.hash("too early")
+    gate.set()
+    pool._threads.shutdown(wait=True)
+    assert pool._room.acquire(blocking=False)

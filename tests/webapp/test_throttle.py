@@ -1,0 +1,303 @@
+"""How often somebody may try, counted in a real MongoDB under a clock that tests move."""
+
+# ruff: noqa: RUF001 -- a look-alike spelling is tested here
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+
+from webapp.refusals import TooManyAttempts
+from webapp.throttle import QUOTA, Throttle
+
+SECRET = "a secret of the tests that is long enough"
+ADA = "ada@example.org"
+HOME, ATTACKER = "198.51.100.7", "203.0.113.9"
+Database = AsyncIOMotorDatabase[dict[str, Any]]
+
+
+class Clock:
+    """Seconds since the epoch that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    """Lend a Motor database of this test's own."""
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
+    yield client[database_name]
+    client.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Lend a clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+async def throttle(database: Database, clock: Clock) -> Throttle:
+    """Lend a throttle under the test's clock.
+
+    Without the TTL index: the server's own clock would sweep what is over by its time.
+    """
+    found = Throttle(database, SECRET)
+    found.clock = clock
+    return found
+
+
+async def fail(throttle: Throttle, times: int, address: str = ATTACKER, email: str = ADA) -> None:
+    """Try and fail so many times."""
+    for _ in range(times):
+        await throttle.count_sign_in(email, address)
+
+
+async def wait_of(throttle: Throttle, address: str = ATTACKER, email: str = ADA) -> int:
+    """Try once more and return the seconds that the refusal asks for."""
+    with pytest.raises(TooManyAttempts) as refused:
+        await throttle.count_sign_in(email, address)
+    return int(refused.value.headers["Retry-After"])
+
+
+async def test_five_failures_are_free_and_then_each_doubles_the_wait(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """After the fifth failure the waits are 1, 2, 4 ... seconds, up to 15 minutes."""
+    await fail(throttle, 5)
+    waits = []
+
+    for _ in range(13):
+        waits.append(await wait_of(throttle))
+        clock.now += waits[-1]
+        await fail(throttle, 1)
+
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+
+
+async def test_tries_while_blocked_do_not_extend_the_block(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """Knocking on a closed lock changes nothing; `Retry-After` counts down honestly."""
+    await fail(throttle, 5)
+    clock.now += 1
+    await fail(throttle, 1)
+
+    waits = []
+    for _ in range(4):
+        waits.append(await wait_of(throttle))
+        clock.now += 0.5
+
+    assert waits == [2, 2, 1, 1]
+    await fail(throttle, 1)
+
+
+async def test_tries_while_blocked_do_not_use_up_the_addresss_quota(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """Somebody whose account is locked can still sign in to another one from the same address."""
+    await fail(throttle, 5)
+    for _ in range(QUOTA):
+        await wait_of(throttle)
+
+    await throttle.count_sign_in("grace@example.org", ATTACKER)
+
+
+async def test_success_opens_the_lock(throttle: Throttle, clock: Clock) -> None:
+    """After a success the next five failures are free again."""
+    await fail(throttle, 4)
+
+    await throttle.succeeded(await throttle.count_sign_in(ADA, ATTACKER))
+
+    await fail(throttle, 5)
+    assert await wait_of(throttle) == 1
+
+
+async def test_parallel_tries_get_no_more_than_the_free_ones(throttle: Throttle) -> None:
+    """Of fifty tries at once five are let through: they are counted before they are made."""
+    answers = await asyncio.gather(
+        *(throttle.count_sign_in(ADA, ATTACKER) for _ in range(50)), return_exceptions=True
+    )
+
+    assert sum(not isinstance(answer, BaseException) for answer in answers) == 5
+    assert sum(isinstance(answer, TooManyAttempts) for answer in answers) == 45
+
+
+async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttle) -> None:
+    """The owner signs in from home while an attacker's guesses have closed the account."""
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await fail(throttle, 5)
+    assert await wait_of(throttle) == 1
+
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+
+    assert await wait_of(throttle) == 1
+
+
+async def test_a_familiar_address_has_a_lock_of_its_own(throttle: Throttle) -> None:
+    """Guessing from a familiar address is throttled all the same."""
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+
+    await fail(throttle, 5, HOME)
+
+    assert await wait_of(throttle, HOME) == 1
+    await throttle.count_sign_in(ADA, ATTACKER)
+
+
+async def test_a_familiar_address_is_forgotten_after_thirty_days(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """A month later the address is a stranger's again."""
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    clock.now += 30 * 86400
+    await fail(throttle, 5)
+
+    assert await wait_of(throttle, HOME) == 1
+
+
+async def test_being_familiar_to_one_account_opens_no_other(throttle: Throttle) -> None:
+    """The owner of one account is a stranger to the next."""
+    await throttle.succeeded(await throttle.count_sign_in("mallory@example.org", ATTACKER))
+    await fail(throttle, 5)
+
+    assert await wait_of(throttle) == 1
+
+
+async def test_failures_are_forgotten_after_a_day(throttle: Throttle, clock: Clock) -> None:
+    """Yesterday's typing errors do not count today, swept or not."""
+    await fail(throttle, 5)
+    clock.now += 86401
+
+    await fail(throttle, 5)
+
+    assert await wait_of(throttle) == 1
+
+
+async def test_the_account_is_folded_before_it_is_counted(throttle: Throttle) -> None:
+    """Spelling the address in capitals buys no more guesses."""
+    for spelling in (ADA, "ADA@example.org", " Ada@Example.ORG", "ａda@example.org", ADA):
+        await fail(throttle, 1, email=spelling)
+
+    assert await wait_of(throttle, email="aDa@example.org") == 1
+
+
+async def test_an_address_has_a_hundred_failures_in_a_quarter_of_an_hour(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """The hundred and first try waits for the rest of the window, then all are free again."""
+    for n in range(QUOTA):
+        await throttle.count_sign_in(f"{n}@example.org", ATTACKER)
+    clock.now += 300
+
+    assert await wait_of(throttle, email="one-more@example.org") == 600
+    await throttle.count_sign_in("one-more@example.org", HOME)
+    clock.now += 600
+    await throttle.count_sign_in("one-more@example.org", ATTACKER)
+
+
+async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> None:
+    """A whole school behind one address may sign in."""
+    for n in range(QUOTA + 5):
+        await throttle.succeeded(await throttle.count_sign_in(f"{n}@example.org", HOME))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        pytest.param("2001:db8::1", "2001:db8::ffff:2", True, id="one /64"),
+        pytest.param("2001:db8::1", "2001:db8:0:1::1", False, id="two /64"),
+        pytest.param("198.51.100.1", "198.51.100.2", False, id="two IPv4 addresses"),
+        pytest.param("::ffff:198.51.100.1", "::ffff:198.51.100.2", False, id="two mapped ones"),
+        pytest.param("198.51.100.1", "::ffff:198.51.100.1", True, id="one, mapped and not"),
+        pytest.param("fe80::1%eth0", "fe80::2%eth0", True, id="zones"),
+        pytest.param("unknown", "unknown", True, id="peers without an address"),
+    ],
+)
+async def test_an_ipv6_customer_is_one_address(
+    throttle: Throttle, one: str, other: str, *, shared: bool
+) -> None:
+    """IPv6 addresses count by /64: a customer has all of them."""
+    for _ in range(QUOTA):
+        await throttle.count_sign_up(one)
+
+    if shared:
+        with pytest.raises(TooManyAttempts):
+            await throttle.count_sign_up(other)
+    else:
+        await throttle.count_sign_up(other)
+
+
+async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock) -> None:
+    """The hundred and first sign-up of a quarter of an hour is refused."""
+    for _ in range(QUOTA):
+        await throttle.count_sign_up(HOME)
+
+    with pytest.raises(TooManyAttempts) as refused:
+        await throttle.count_sign_up(HOME)
+
+    assert refused.value.sentence == "Too many attempts, try again in 15 minutes."
+    clock.now += 900
+    await throttle.count_sign_up(HOME)
+
+
+async def test_a_withdrawn_try_was_never_made(throttle: Throttle) -> None:
+    """Tries that the server was too busy to look at use up nothing."""
+    for _ in range(QUOTA + 5):
+        await throttle.withdraw(await throttle.count_sign_in(ADA, ATTACKER))
+
+    await fail(throttle, 5)
+    assert await wait_of(throttle) == 1
+
+
+async def test_all_processes_share_the_counters(
+    throttle: Throttle, database: Database, clock: Clock
+) -> None:
+    """Another process with the same secret sees the same locks."""
+    other = Throttle(database, SECRET.encode())
+    other.clock = clock
+    await fail(throttle, 3)
+    await fail(other, 2)
+
+    assert await wait_of(throttle) == 1
+    assert await wait_of(other) == 1
+
+
+async def test_the_collection_tells_nobody_who_tried(
+    throttle: Throttle, database: Database
+) -> None:
+    """Keys are keyed hashes: no address, no email, and no plain hash of them."""
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await throttle.count_sign_in(ADA, ATTACKER)
+    other_secret = Throttle(database, "another secret of the tests")
+
+    documents = await database["throttle"].find({}).to_list(None)
+
+    assert documents
+    for readable in (ADA, HOME, ATTACKER):
+        assert readable not in str(documents)
+    assert throttle._id("account", ADA) in [document["_id"] for document in documents]
+    assert other_secret._id("account", ADA) not in [document["_id"] for document in documents]
+
+
+async def test_every_counter_has_an_end(throttle: Throttle, database: Database) -> None:
+    """The TTL index sweeps every kind of counter."""
+    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await throttle.count_sign_in(ADA, ATTACKER)
+    await throttle.count_sign_up(HOME)
+
+    await throttle.create_indexes()
+    await throttle.create_indexes()
+
+    indexes = await database["throttle"].index_information()
+    assert [index.get("expireAfterSeconds") for index in indexes.values()] == [None, 0]
+    assert await database["throttle"].count_documents({"expires_at": {"$type": "date"}}) == 5
+    assert await database["throttle"].count_documents({}) == 5
