@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import mongomock
 import pytest
-from aiohttp import ClientResponse, CookieJar, web
+from aiohttp import ClientResponse, CookieJar, TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp_session import get_session
 from mongomock_motor import AsyncMongoMockClient
@@ -136,10 +136,22 @@ class Site:
 
     async def visitor(self, cookie: str | None = None) -> Visitor:
         """Open another browser, with a session token to start from if one is given."""
-        client = await self._clients(self.server, cookie_jar=CookieJar(unsafe=True))
+        client = await self._clients(
+            self.server, cookie_jar=CookieJar(unsafe=True), connector=TCPConnector(limit=0)
+        )
         visitor = Visitor(self, client)
         visitor.cookie = cookie
         return visitor
+
+    async def head_on_the_wire(self, handler: Handler, headers: bytes = b"") -> str:
+        """Send a request as plain bytes; return the head of the answer as it came over the wire."""
+        reader, writer = await asyncio.open_connection(self.server.host, self.server.port)
+        line = f"GET {self.path_of(handler)} HTTP/1.1\r\nHost: localhost\r\n".encode()
+        writer.write(line + headers + b"\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return head.decode("latin-1")
 
 
 HANDLERS = web.AppKey("handlers", dict[str, Handler])
