@@ -1,0 +1,138 @@
+"""CPU time of one load and one save, without any server: `python -m benchmarks.micro`.
+
+The collection is a stub that answers at once, so a slower storage shows here, on any machine, and
+a slower database does not.  Sessions hold three values of 250 bytes in all; a save changes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from time import process_time
+
+from aiohttp import hdrs, web
+from aiohttp.test_utils import make_mocked_request
+from aiohttp_session import Session
+
+from benchmarks.stub import StubCollection
+from benchmarks.workload import encode, user
+from storage import MongoStorage, generate_secret
+
+SESSIONS = 64
+REPEATS = 20
+TRIES = 7
+
+Step = Callable[[int], Awaitable[object]]
+
+
+def values() -> dict[str, object]:
+    """Build three values that take 250 bytes as JSON."""
+    values: dict[str, object] = {"user": user(0), "count": 0, "note": ""}
+    values["note"] = "x" * (250 - len(encode(values)))
+    return values
+
+
+async def signed_in(storage: MongoStorage) -> list[str]:
+    """Store the sessions; return the cookies that name them."""
+    cookies = []
+    for _ in range(SESSIONS):
+        session, response = await storage.new_session(), web.Response()
+        session.update(values())
+        await storage.save_session(make_mocked_request("GET", "/"), response, session)
+        cookies.append(response.headers[hdrs.SET_COOKIE].partition(";")[0])
+    return cookies
+
+
+def requests_with(cookies: Sequence[str]) -> list[web.Request]:
+    """Build one request per cookie."""
+    return [make_mocked_request("GET", "/", headers={"Cookie": cookie}) for cookie in cookies]
+
+
+async def alone(step: Step) -> None:
+    """Take the steps one after another."""
+    for number in range(SESSIONS):
+        await step(number)
+
+
+async def together(step: Step) -> None:
+    """Take all steps at once, each in a task of its own, as a server does with requests."""
+    await asyncio.gather(*(step(number) for number in range(SESSIONS)))
+
+
+async def nothing(_number: int) -> None:
+    """Cost what the measuring itself costs."""
+
+
+class Steps:
+    """A load and a save for each of the sessions, freshly prepared outside the measured time."""
+
+    def __init__(self, storage: MongoStorage, requests: Sequence[web.Request]) -> None:
+        """Prepare one request and one response per session."""
+        self._storage = storage
+        # A clone has not parsed its cookie yet, which is part of a load.
+        self._requests = [request.clone() for request in requests]
+        self._responses = [web.Response() for _ in requests]
+        self._sessions: list[Session] = []
+
+    async def load(self, number: int) -> None:
+        """Load one session."""
+        assert not (await self._storage.load_session(self._requests[number])).new
+
+    async def change(self) -> None:
+        """Load every session and change one value of each."""
+        for request in self._requests:
+            session = await self._storage.load_session(request)
+            session["count"] += 1
+            self._sessions.append(session)
+
+    async def save(self, number: int) -> None:
+        """Save one changed session."""
+        await self._storage.save_session(
+            self._requests[number], self._responses[number], self._sessions[number]
+        )
+
+
+async def cpu_us(
+    way: Callable[[Step], Awaitable[None]], prepare: Callable[[], Awaitable[Step]]
+) -> float:
+    """Return the least CPU time of one step, in microseconds: noise only ever adds."""
+    return min([await _one_try(way, prepare) for _ in range(TRIES)])
+
+
+async def _one_try(
+    way: Callable[[Step], Awaitable[None]], prepare: Callable[[], Awaitable[Step]]
+) -> float:
+    used = 0.0
+    for _ in range(REPEATS):
+        step = await prepare()
+        before = process_time()
+        await way(step)
+        used += process_time() - before
+    return used / REPEATS / SESSIONS * 1e6
+
+
+async def main() -> None:
+    """Measure and print."""
+    storage = MongoStorage(StubCollection(), generate_secret())
+    requests = requests_with(await signed_in(storage))
+
+    async def load() -> Step:
+        return Steps(storage, requests).load
+
+    async def save() -> Step:
+        steps = Steps(storage, requests)
+        await steps.change()
+        return steps.save
+
+    async def empty() -> Step:
+        return nothing
+
+    for name, way in (("alone", alone), (f"{SESSIONS} at once", together)):
+        floor = await cpu_us(way, empty)
+        for what, prepare in (("load", load), ("save", save)):
+            print(f"{what} {name:<12} {await cpu_us(way, prepare) - floor:6.1f} µs", flush=True)
+    await storage.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
