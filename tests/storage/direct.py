@@ -1,0 +1,65 @@
+"""A visit without a socket: load a session with a cookie, change it, save it, read the new cookie.
+
+For tests that make thousands of visits, or that decide themselves when a save follows a load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http.cookies import SimpleCookie
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from aiohttp_session import STORAGE_KEY, get_session
+
+from storage import MongoStorage
+from storage.session import MongoSession
+
+
+class Visit:
+    """One request that has loaded its session and has not saved it yet."""
+
+    def __init__(self, storage: MongoStorage, request: web.Request, session: MongoSession) -> None:
+        self.storage = storage
+        self.request = request
+        self.session = session
+
+    async def save(self) -> str | None:
+        """Save as the middleware does; returns the cookie that the browser then has."""
+        response = web.Response()
+        if self.session._changed:
+            await self.storage.save_session(self.request, response, self.session)
+        return new_cookie(self.request.cookies.get("session"), response)
+
+
+async def load(storage: MongoStorage, cookie: str | None = None) -> Visit:
+    """Begin a request that sends ``cookie``."""
+    headers = {} if cookie is None else {"Cookie": f"session={cookie}"}
+    request = make_mocked_request("GET", "/", headers=headers)
+    request[STORAGE_KEY] = storage
+    session = await get_session(request)
+    assert isinstance(session, MongoSession)
+    return Visit(storage, request, session)
+
+
+async def visit(
+    storage: MongoStorage, cookie: str | None, change: Callable[[MongoSession], Any]
+) -> str | None:
+    """Make a whole request; returns the cookie that the browser has afterwards."""
+    begun = await load(storage, cookie)
+    change(begun.session)
+    return await begun.save()
+
+
+async def values(storage: MongoStorage, cookie: str | None) -> dict[str, Any]:
+    """Return what the server sees in the session of ``cookie``."""
+    return dict((await load(storage, cookie)).session)
+
+
+def new_cookie(before: str | None, response: web.StreamResponse) -> str | None:
+    """Return the cookie of a browser that had ``before`` and then got ``response``."""
+    for line in response.headers.getall("Set-Cookie", []):
+        morsel = SimpleCookie(line)["session"]
+        before = None if morsel["max-age"] == "0" else morsel.value
+    return before
