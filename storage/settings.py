@@ -38,9 +38,10 @@ class Settings:
             raise _wrong_type("owner_key", self.owner_key, "use a session key (text) or None")
         if self.describe is not None and not callable(self.describe):
             raise _wrong_type("describe", self.describe, "use a function of the request, or None")
-        for name, function in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if not callable(function):
-                raise _wrong_type(name, function, f"use a function such as json.{name[:-5]}")
+        if not callable(self.encoder):
+            raise _wrong_type("encoder", self.encoder, "use a function such as json.dumps")
+        if not callable(self.decoder):
+            raise _wrong_type("decoder", self.decoder, "use a function such as json.loads")
         _check_number("max_bytes", self.max_bytes, int, 1, MOST_BYTES)
         _check_number(
             "operation_timeout",

@@ -1,0 +1,232 @@
+"""Every argument of `MongoStorage` is checked at once, in words that name it."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from mongomock_motor import AsyncMongoMockClient
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, MongoClient, WriteConcern
+
+from storage import MongoStorage, generate_secret
+
+SECRET = generate_secret()
+OTHER = generate_secret()
+# Nothing listens there, and nothing is asked: constructing a storage sends nothing.
+NOWHERE = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1"
+
+WRONG = [
+    # keyword, value, error, what the message says besides
+    pytest.param("max_age", 0, ValueError, "1 ms", id="max_age of nothing"),
+    pytest.param("max_age", -1, ValueError, "1 ms", id="max_age below zero"),
+    pytest.param("max_age", True, TypeError, "seconds", id="max_age true"),
+    pytest.param("max_age", "60", TypeError, "seconds", id="max_age as text"),
+    pytest.param("max_age", float("nan"), ValueError, "1 ms", id="max_age not a number"),
+    pytest.param("max_age", float("inf"), ValueError, "days", id="max_age without end"),
+    pytest.param("max_age", 10**12, ValueError, "days", id="max_age of 31 thousand years"),
+    pytest.param("max_age", timedelta(0), ValueError, "1 ms", id="max_age of an empty timedelta"),
+    pytest.param("absolute_timeout", 0, ValueError, "1 ms", id="absolute_timeout of nothing"),
+    pytest.param("absolute_timeout", "1h", TypeError, "timedelta", id="absolute_timeout as text"),
+    pytest.param("absolute_timeout", False, TypeError, "seconds", id="absolute_timeout false"),
+    pytest.param("touch_interval", 0, ValueError, "1 ms", id="touch_interval of nothing"),
+    pytest.param("touch_interval", [60], TypeError, "timedelta", id="touch_interval as a list"),
+    pytest.param(
+        "touch_interval", timedelta(days=14), ValueError, "below max_age", id="touch at max_age"
+    ),
+    pytest.param(
+        "touch_interval", timedelta(days=15), ValueError, "below max_age", id="touch past max_age"
+    ),
+    pytest.param("owner_key", 7, TypeError, "session key", id="owner_key a number"),
+    pytest.param("owner_key", b"user_id", TypeError, "session key", id="owner_key as bytes"),
+    pytest.param("describe", "a label", TypeError, "function of the request", id="describe text"),
+    pytest.param("max_bytes", 0, ValueError, "from 1 to", id="max_bytes of nothing"),
+    pytest.param("max_bytes", 16 * 1024 * 1024, ValueError, "from 1 to", id="max_bytes too many"),
+    pytest.param("max_bytes", 1e5, TypeError, "number", id="max_bytes a fraction"),
+    pytest.param("max_bytes", True, TypeError, "number", id="max_bytes true"),
+    pytest.param("operation_timeout", 0, ValueError, "from 0.01", id="operation_timeout zero"),
+    pytest.param(
+        "operation_timeout", float("inf"), ValueError, "from 0.01", id="operation_timeout endless"
+    ),
+    pytest.param(
+        "operation_timeout", float("nan"), ValueError, "from 0.01", id="operation_timeout NaN"
+    ),
+    pytest.param("operation_timeout", None, TypeError, "number", id="operation_timeout None"),
+    pytest.param("operation_timeout", "5", TypeError, "number", id="operation_timeout as text"),
+    pytest.param("cookie_name", "", ValueError, "letters", id="cookie_name empty"),
+    pytest.param("cookie_name", "my session", ValueError, "letters", id="cookie_name with a space"),
+    pytest.param("cookie_name", "a=b", ValueError, "letters", id="cookie_name with an equals sign"),
+    pytest.param("cookie_name", "a\r\nX: y", ValueError, "letters", id="cookie_name with a header"),
+    pytest.param("cookie_name", "sesión", ValueError, "letters", id="cookie_name beyond ASCII"),
+    pytest.param("cookie_name", None, TypeError, "letters", id="cookie_name None"),
+    pytest.param("domain", "", ValueError, "host name", id="domain empty"),
+    pytest.param("domain", "a.example; Path=/", ValueError, "host name", id="domain with a path"),
+    pytest.param("domain", 7, TypeError, "host name", id="domain a number"),
+    pytest.param("path", "", ValueError, "starts with /", id="path empty"),
+    pytest.param("path", "shop", ValueError, "starts with /", id="path without a slash"),
+    pytest.param("path", "/; Domain=x", ValueError, "starts with /", id="path with a domain"),
+    pytest.param("path", "/\n", ValueError, "starts with /", id="path with a line break"),
+    pytest.param("path", None, TypeError, "starts with /", id="path None"),
+    pytest.param("secure", "yes", TypeError, "True, False, None", id="secure as text"),
+    pytest.param("secure", 1, TypeError, "True, False, None", id="secure a number"),
+    pytest.param("httponly", None, TypeError, "True, False", id="httponly None"),
+    pytest.param("httponly", 0, TypeError, "True, False", id="httponly a number"),
+    pytest.param("samesite", "lax", ValueError, "'Lax', 'Strict' or 'None'", id="samesite small"),
+    pytest.param("samesite", False, ValueError, "'Lax', 'Strict' or 'None'", id="samesite false"),
+    pytest.param("samesite", ["Lax"], ValueError, "'Lax', 'Strict'", id="samesite as a list"),
+    pytest.param("encoder", None, TypeError, r"json\.dumps", id="encoder None"),
+    pytest.param("encoder", "json", TypeError, r"json\.dumps", id="encoder as text"),
+    pytest.param("decoder", None, TypeError, r"json\.loads", id="decoder None"),
+    pytest.param("secrets", [], ValueError, "1 to 5", id="no secret"),
+    pytest.param("secrets", "", ValueError, "fewer than 32", id="empty secret"),
+    pytest.param("secrets", None, TypeError, "text or bytes", id="secrets None"),
+    pytest.param("secrets", 7, TypeError, "text or bytes", id="secrets a number"),
+    pytest.param("secrets", {SECRET: 1}, TypeError, "text or bytes", id="secrets as a dict"),
+    pytest.param("secrets", [SECRET, None], TypeError, "number 2", id="the second secret None"),
+    pytest.param(
+        "secrets",
+        [SECRET, *(generate_secret() for _ in range(5))],
+        ValueError,
+        "6 given",
+        id="six secrets",
+    ),
+]
+
+
+@pytest.fixture
+def collection() -> Any:
+    """Stand for any collection: nothing is sent."""
+    return AsyncMongoMockClient()["app"]["sessions"]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "accepted"), WRONG)
+def test_wrong_argument_is_refused_by_name(
+    collection: Any, name: str, value: Any, error: type[Exception], accepted: str
+) -> None:
+    """The message begins with the argument's name and says what is accepted."""
+    with pytest.raises(error, match=accepted) as refusal:
+        MongoStorage(collection, **{"secrets": SECRET, name: value})
+
+    assert str(refusal.value).startswith(f"{name}: ")
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        pytest.param(
+            {"cookie_name": "__Host-s", "domain": "a.example"}, "domain=None", id="domain"
+        ),
+        pytest.param({"cookie_name": "__Host-s", "path": "/shop"}, "path='/'", id="path"),
+        pytest.param({"cookie_name": "__Host-s", "secure": False}, "Secure", id="__Host- plain"),
+        pytest.param({"cookie_name": "__hOsT-s", "secure": False}, "Secure", id="any case"),
+        pytest.param({"cookie_name": "__Secure-s", "secure": False}, "Secure", id="__Secure-"),
+    ],
+)
+def test_prefixed_cookie_name_with_attributes_that_browsers_refuse_is_refused(
+    collection: Any, arguments: dict[str, Any], named: str
+) -> None:
+    """RFC 6265bis: a __Host- cookie has no Domain and the path /, and is Secure."""
+    with pytest.raises(ValueError, match=named) as refusal:
+        MongoStorage(collection, SECRET, **arguments)
+
+    assert str(refusal.value).startswith("cookie_name: ")
+
+
+def test_samesite_none_without_secure_is_refused(collection: Any) -> None:
+    """Browsers drop such a cookie, so nobody would stay signed in."""
+    with pytest.raises(ValueError, match=r"^samesite: 'None' must be Secure"):
+        MongoStorage(collection, SECRET, samesite="None", secure=False)
+
+
+@pytest.mark.parametrize(
+    ("collection", "hint"),
+    [
+        pytest.param(None, "Motor collection", id="None"),
+        pytest.param("sessions", "Motor collection", id="text"),
+        pytest.param(object(), "Motor collection", id="an object"),
+    ],
+)
+def test_what_is_no_collection_is_refused(collection: Any, hint: str) -> None:
+    """The message says which collections are accepted."""
+    with pytest.raises(TypeError, match=hint) as refusal:
+        MongoStorage(collection, SECRET)
+
+    assert str(refusal.value).startswith("collection: ")
+
+
+async def test_database_or_client_instead_of_a_collection_is_refused() -> None:
+    """A Motor database answers any attribute with a collection: it must not pass for one."""
+    motor, pymongo = AsyncIOMotorClient[Any](NOWHERE), AsyncMongoClient[Any](NOWHERE)
+
+    for wrong in (motor, motor["app"], pymongo, pymongo["app"]):
+        with pytest.raises(TypeError, match=r"^collection: .*client\['app'\]\['sessions'\]"):
+            MongoStorage(wrong, SECRET)
+
+    motor.close()
+    await pymongo.close()
+
+
+def test_synchronous_collection_is_refused() -> None:
+    """PyMongo's blocking collection would stop the whole app at every request."""
+    with (
+        MongoClient[Any](NOWHERE) as client,
+        pytest.raises(TypeError, match=r"^collection: .*synchronous"),
+    ):
+        MongoStorage(client["app"]["sessions"], SECRET)
+
+
+async def test_unacknowledged_write_concern_is_refused() -> None:
+    """With w=0 nobody would learn of a session that was not stored."""
+    motor, pymongo = AsyncIOMotorClient[Any](NOWHERE), AsyncMongoClient[Any](NOWHERE)
+    blind = WriteConcern(w=0)
+
+    for client in (motor, pymongo):
+        collection = client["app"].get_collection("sessions", write_concern=blind)
+        with pytest.raises(ValueError, match=r"^collection: its write concern is unacknowledged"):
+            MongoStorage(collection, SECRET)
+
+    motor.close()
+    await pymongo.close()
+
+
+def test_every_secret_type_is_accepted(collection: Any) -> None:
+    """Text, bytes, a list and a tuple of up to five of them."""
+    for secrets in (
+        SECRET,
+        SECRET.encode(),
+        [SECRET],
+        (SECRET, OTHER.encode()),
+        [generate_secret() for _ in range(5)],
+    ):
+        MongoStorage(collection, secrets)
+
+
+def test_accepted_values_at_their_bounds(collection: Any) -> None:
+    """What lies just inside each range is taken."""
+    for arguments in (
+        {"max_age": 0.001},
+        {"max_age": None, "touch_interval": 3600},
+        {"max_age": 60, "absolute_timeout": 30},
+        {"max_age": 60, "touch_interval": 59.5},
+        {"max_bytes": 1},
+        {"max_bytes": 15 * 1024 * 1024},
+        {"operation_timeout": 0.01},
+        {"operation_timeout": 3600},
+        {"samesite": None},
+        {"samesite": "None"},
+        {"samesite": "Strict", "httponly": False},
+        {"cookie_name": "__Host-session", "secure": True},
+        {"cookie_name": "__Secure-session", "domain": ".example.com", "path": "/shop"},
+        {"owner_key": None},
+        {"owner_key": ""},
+    ):
+        MongoStorage(collection, SECRET, **arguments)
+
+
+def test_sequence_that_is_no_list_or_tuple_is_named(collection: Any) -> None:
+    """A wrong container is told from a wrong secret."""
+    with pytest.raises(TypeError, match=r"^secrets: deque is not accepted"):
+        MongoStorage(collection, deque([SECRET]))

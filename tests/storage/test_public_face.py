@@ -1,0 +1,168 @@
+"""The names that other people's programs import, and what importing them brings along."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from mongomock_motor import AsyncMongoMockClient
+
+import storage
+from storage import (
+    IndexConflict,
+    MongoStorage,
+    SessionNotSerializable,
+    SessionTooLarge,
+    StorageError,
+    StorageUnavailable,
+    generate_secret,
+    renew_session,
+    setup,
+)
+
+ROOT = Path(__file__).parents[2]
+PINNED = [
+    "IndexConflict",
+    "MongoStorage",
+    "SessionInfo",
+    "SessionNotSerializable",
+    "SessionTooLarge",
+    "StorageError",
+    "StorageUnavailable",
+    "generate_secret",
+    "renew_session",
+    "setup",
+]
+DEFAULTS = {
+    "max_age": 14 * 24 * 3600,
+    "absolute_timeout": None,
+    "touch_interval": None,
+    "owner_key": "user_id",
+    "describe": None,
+    "max_bytes": 256 * 1024,
+    "operation_timeout": 5.0,
+    "cookie_name": "session",
+    "domain": None,
+    "path": "/",
+    "secure": None,
+    "httponly": True,
+    "samesite": "Lax",
+    "encoder": json.dumps,
+    "decoder": json.loads,
+}
+
+
+@pytest.fixture
+def collection() -> Any:
+    """Stand for any collection: nothing is sent."""
+    return AsyncMongoMockClient()["app"]["sessions"]
+
+
+@pytest.fixture
+def lone_storage(collection: Any) -> MongoStorage:
+    """Make a storage that nobody uses."""
+    return MongoStorage(collection, generate_secret())
+
+
+def test_public_names_are_the_pinned_ones() -> None:
+    """`from storage import *` gives ten names, each with a docstring."""
+    assert storage.__all__ == PINNED
+    assert all(inspect.getdoc(getattr(storage, name)) for name in PINNED)
+
+
+def test_defaults_of_the_constructor_are_the_pinned_ones() -> None:
+    """Collection and secrets come by position, everything else by keyword, with these defaults."""
+    parameters = list(inspect.signature(MongoStorage).parameters.values())
+
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    assert positional == ["collection", "secrets"]
+    assert keywords == DEFAULTS
+
+
+def test_storage_has_what_its_users_call(lone_storage: MongoStorage) -> None:
+    """Every method and attribute of the public face is there."""
+    called = {"aclose", "clear", "clock", "count", "counters", "create_indexes", "handle", "purge"}
+    called |= {"revoke", "revoke_owner", "sessions"}
+
+    assert called <= set(dir(lone_storage))
+
+
+def test_importing_storage_brings_neither_motor_nor_the_web_app() -> None:
+    """Another app uses the package alone, with either driver."""
+    program = (
+        "import sys, importlib, pkgutil\n"
+        "sys.modules.update({'motor': None, 'webapp': None})\n"
+        "import storage\n"
+        "for module in pkgutil.walk_packages(storage.__path__, 'storage.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('motor', 'webapp', 'jinja2')])\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.strip() == "['motor', 'webapp']"  # the two that were barred above
+
+
+def test_errors_have_one_base_and_unavailability_is_a_response() -> None:
+    """An app catches `StorageError`; without a handler of its own it answers 503."""
+    unavailable = StorageUnavailable()
+
+    assert issubclass(IndexConflict, StorageError)
+    assert issubclass(SessionNotSerializable, StorageError)
+    assert issubclass(SessionTooLarge, StorageError)
+    assert isinstance(unavailable, StorageError)
+    assert isinstance(unavailable, web.HTTPServiceUnavailable)
+    assert unavailable.status == 503
+    assert int(unavailable.headers["Retry-After"]) > 0
+
+
+def test_generated_secrets_are_text_that_is_accepted_and_never_repeat(collection: Any) -> None:
+    """`generate_secret()` gives 32 random bytes as text."""
+    first, second = generate_secret(), generate_secret()
+
+    assert isinstance(first, str)
+    assert len(first) == 43
+    assert first != second
+    MongoStorage(collection, [first, second])
+
+
+def test_durations_are_seconds_or_timedeltas(collection: Any) -> None:
+    """Seconds, fractions of seconds and timedeltas mean the same."""
+    storages = [
+        MongoStorage(collection, generate_secret(), max_age=age, absolute_timeout=age)
+        for age in (90, 90.0, timedelta(minutes=1.5))
+    ]
+
+    assert {storage.max_age for storage in storages} == {90}
+    assert MongoStorage(collection, generate_secret(), max_age=0.25).max_age == 0.25
+
+
+def test_setup_refuses_another_librarys_storage() -> None:
+    """A storage of another kind is named, not half set up."""
+    app = web.Application()
+
+    with pytest.raises(TypeError, match=r"storage: dict is not accepted; use a MongoStorage"):
+        setup(app, {})  # type: ignore[arg-type]
+
+    assert not app.middlewares
+
+
+def test_public_functions_are_coroutines_where_their_users_await_them() -> None:
+    """What talks to MongoDB is awaited; `sessions` is iterated."""
+    awaited = ["aclose", "clear", "count", "create_indexes", "purge", "revoke", "revoke_owner"]
+
+    assert all(inspect.iscoroutinefunction(getattr(MongoStorage, name)) for name in awaited)
+    assert inspect.isasyncgenfunction(MongoStorage.sessions)
+    assert inspect.iscoroutinefunction(renew_session)
