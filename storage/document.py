@@ -96,15 +96,20 @@ def parse(document: Document) -> Stored:
     for sealed in values.values():
         if not isinstance(sealed, bytes):
             raise Unreadable("a field of its 'values' is not binary")
-    return Stored(
-        identifier=_binary(document, "_id", ID_BYTES),
-        dates=_dates(document),
-        persistent=_boolean(document, "persistent"),
-        owner=_binary(document, "owner", OWNER_BYTES) if "owner" in document else None,
-        key_id=_binary(document, "key_id", KEY_ID_BYTES),
-        label=_binary(document, "label") if "label" in document else None,
-        values=values,
-    )
+    identifier, key_id = document.get("_id"), document.get("key_id")
+    persistent = document.get("persistent")
+    owner, label = document.get("owner"), document.get("label")
+    if not (isinstance(identifier, bytes) and len(identifier) == ID_BYTES):
+        raise Unreadable("its field '_id' is not binary of 32 bytes")
+    if not (isinstance(key_id, bytes) and len(key_id) == KEY_ID_BYTES):
+        raise Unreadable("its field 'key_id' is not binary of 4 bytes")
+    if not isinstance(persistent, bool):
+        raise Unreadable("its field 'persistent' is not true or false")
+    if owner is not None and not (isinstance(owner, bytes) and len(owner) == OWNER_BYTES):
+        raise Unreadable("its field 'owner' is not binary of 16 bytes")
+    if label is not None and not isinstance(label, bytes):
+        raise Unreadable("its field 'label' is not binary")
+    return Stored(identifier, _dates(document), persistent, owner, key_id, label, values)
 
 
 def parse_listed(document: Document) -> Stored:
@@ -152,17 +157,3 @@ def _instant(document: Document, field: str) -> int:
     if isinstance(value, datetime):
         return from_datetime(value)
     raise Unreadable(f"its field '{field}' is not a date")
-
-
-def _binary(document: Document, field: str, length: int | None = None) -> bytes:
-    value = document.get(field)
-    if not isinstance(value, bytes) or (length is not None and len(value) != length):
-        raise Unreadable(f"its field '{field}' is not binary of the right length")
-    return value
-
-
-def _boolean(document: Document, field: str) -> bool:
-    value = document.get(field)
-    if not isinstance(value, bool):
-        raise Unreadable(f"its field '{field}' is not true or false")
-    return value

@@ -22,7 +22,7 @@ from storage.lifetime import checked_lifetime, duration
 from storage.owners import SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
-from storage.session import MongoSession
+from storage.session import MongoSession, read_json
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
@@ -86,7 +86,7 @@ class MongoStorage(AbstractStorage):
             max_bytes=max_bytes,
             operation_timeout=operation_timeout,
             encoder=encoder,
-            decoder=decoder,
+            decoder=read_json if (encoder, decoder) == (json.dumps, json.loads) else decoder,
         )
         keyring = Keyring(secrets)
         lifetime = checked_lifetime(max_age, absolute_timeout, touch_interval)

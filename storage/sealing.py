@@ -16,6 +16,7 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from os import urandom
 from secrets import token_urlsafe
 from struct import Struct
@@ -35,6 +36,7 @@ OWNER_BYTES = 16
 MAX_SECRETS = 5
 MIN_SECRET_BYTES = 32
 MIN_DISTINCT_BYTES = 8
+SESSIONS_REMEMBERED = 1024
 _DOMAIN = b"aiohttp-session-mongostorage 1 "
 _HEADER_BYTES = len(VERSION) + KEY_ID_BYTES
 _NONCE_BYTES = 12
@@ -70,11 +72,13 @@ class Keyring:
         """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
         keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
         self.first = keys[0]
+        # A visitor's next request finds the keys derived: that saves a quarter of a load.
+        self.session_keys = lru_cache(maxsize=SESSIONS_REMEMBERED)(self._session_keys)
         # Oldest last: the position is the age.
         self.keys: Mapping[bytes, SecretKey] = MappingProxyType({k.key_id: k for k in keys})
         self.ages = {key.key_id: age for age, key in enumerate(keys)}
 
-    def session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
+    def _session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
         """Return the keys of one session, each derived when it is first needed."""
         return SessionKeys(self, token, identifier, created_ms)
 

@@ -33,8 +33,12 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     @web.middleware
     async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
         # aiohttp-session saves with a plain web.Response only.
-        response = await handler(request)
-        request[_HANDLED] = True
+        try:
+            response = await handler(request)
+        finally:
+            # A crash too ends the saving: what it changed is dropped, as with any storage, and a
+            # session that could not be saved must not break the error page as well.
+            request[_HANDLED] = True
         if not isinstance(response, web.Response) and not response.prepared:
             await _save(request, response)
         return response
