@@ -14,8 +14,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from types import MappingProxyType
 from typing import Protocol
+
+from multidict import CIMultiDict
 
 from webapp.variables import Network
 
@@ -101,7 +102,7 @@ class ForwardedPolicy:
             "X-Forwarded-Proto": "https",
         }
         expected = (real, "https") if self.trusts(peer) else (peer, "http")
-        if self.resolve(peer, _Lines(told)) != expected:
+        if self.resolve(peer, CIMultiDict(told)) != expected:
             raise AssertionError("the forwarded-header policy believes the wrong entry")
         if self.trusts(peer) and not _refuses(self, peer, {"X-Forwarded-For": real}):
             raise AssertionError("the forwarded-header policy accepts a missing scheme")
@@ -161,17 +162,9 @@ def _scheme(line: str) -> str:
     return scheme
 
 
-class _Lines:
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = MappingProxyType(dict(headers))
-
-    def getall(self, key: str, default: list[str]) -> Sequence[str]:
-        return [self._headers[key]] if key in self._headers else default
-
-
 def _refuses(policy: ForwardedPolicy, peer: str, headers: Mapping[str, str]) -> bool:
     try:
-        policy.resolve(peer, _Lines(headers))
+        policy.resolve(peer, CIMultiDict(headers))
     except BadForwarded:
         return True
     return False

@@ -22,7 +22,7 @@ from aiohttp.web_urldispatcher import MatchInfoError
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from webapp.config import Config
-from webapp.identity import identify
+from webapp.identity import UNREADABLE, identify
 from webapp.keys import CONFIG, UNDER_WAY
 from webapp.logs import ACCESS, AccessLines
 from webapp.proxy import peer_address
@@ -39,8 +39,6 @@ CLEANUP_SECONDS = 6.0
 # A router that keeps connections may have sent a request down one of them just now.
 QUIET_SECONDS = 0.3
 BACKLOG = 1024
-# The method that aiohttp writes down for a request which it could not parse.
-UNREADABLE = "UNKNOWN"
 
 T = TypeVar("T")
 

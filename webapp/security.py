@@ -12,7 +12,7 @@ from yarl import URL
 
 from webapp.config import Config
 from webapp.events import event
-from webapp.identity import identify
+from webapp.identity import UNREADABLE, identify
 from webapp.keys import CLIENT, REQUEST_ID, UNDER_WAY
 from webapp.proxy import Client, host_name_of, port_of
 from webapp.variables import DEFAULT_PORTS
@@ -64,12 +64,24 @@ def header_signal(config: Config) -> _Signal:
             response.headers["Strict-Transport-Security"] = HSTS
         if request.path.startswith(API) and origins:
             _share(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
+        if request.method == UNREADABLE and isinstance(response, web.Response):
+            _without_echo(response)
         if request.app[UNDER_WAY].draining:
             # The router must not send its next request down a connection that is about to end.
             response.headers[hdrs.CONNECTION] = "close"
             response.force_close()
 
     return complete
+
+
+def _without_echo(response: web.Response) -> None:
+    """Blank aiohttp's explanation of a parser error: it quotes the line, a cookie perhaps.
+
+    A script that overfills the cookie header would read the HttpOnly cookie in the answer, as it
+    once could with Apache (CVE-2012-0053).  The length is announced already and so is kept.
+    """
+    length = len(response.body) if isinstance(response.body, bytes) else 0
+    response.body = b"This request could not be read.".ljust(length)[:length]
 
 
 class _Signal(Protocol):
