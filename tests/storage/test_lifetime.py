@@ -1,0 +1,165 @@
+"""When a session is over, when a touch is due, and how long the cookie lives. Pure arithmetic."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from storage.lifetime import (
+    Dates,
+    Lifetime,
+    checked_lifetime,
+    duration,
+    from_datetime,
+    to_datetime,
+)
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+
+def lifetime(
+    max_age: Any = 1200, absolute_timeout: Any = None, touch_interval: Any = None
+) -> Lifetime:
+    """Build timeouts as the constructor does; 20 minutes make for a touch each minute."""
+    return checked_lifetime(max_age, absolute_timeout, touch_interval)
+
+
+def test_session_ends_when_its_idle_timeout_has_passed() -> None:
+    """One millisecond before it is alive, at the instant it is over."""
+    dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=None)
+
+    assert not lifetime().is_over(dates, 1200_000 - 1)
+    assert lifetime().is_over(dates, 1200_000)
+
+
+def test_session_ends_when_its_absolute_timeout_has_passed() -> None:
+    """However lately it was used."""
+    dates = Dates(created_ms=0, last_seen_ms=HOUR_MS - 1, expires_ms=DAY_MS, max_age=None)
+
+    assert not lifetime(absolute_timeout=3600).is_over(dates, HOUR_MS - 1)
+    assert lifetime(absolute_timeout=3600).is_over(dates, HOUR_MS)
+
+
+def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
+    """Raising a timeout does not lengthen what was stored; the next touch does."""
+    dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=1000, max_age=None)
+
+    assert not lifetime().is_over(dates, 999)
+    assert lifetime().is_over(dates, 1000)
+
+
+def test_sessions_own_max_age_takes_the_place_of_the_storages() -> None:
+    """Longer or shorter, fractions included."""
+    longer = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=3600)
+    shorter = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=0.5)
+
+    assert not lifetime().is_over(longer, HOUR_MS - 1)
+    assert lifetime().is_over(longer, HOUR_MS)
+    assert not lifetime().is_over(shorter, 499)
+    assert lifetime().is_over(shorter, 500)
+
+
+def test_end_is_the_earlier_of_idle_and_absolute() -> None:
+    """`expires_at` is min(last seen + idle, created + absolute)."""
+    both = lifetime(max_age=1200, absolute_timeout=3600)
+
+    assert both.end(created_ms=0, last_seen_ms=0, max_age=None) == 20 * MINUTE_MS
+    assert both.end(created_ms=0, last_seen_ms=50 * MINUTE_MS, max_age=None) == HOUR_MS
+    assert lifetime().end(created_ms=0, last_seen_ms=DAY_MS, max_age=None) == DAY_MS + 1200_000
+
+
+def test_absolute_timeout_may_be_shorter_than_the_idle_timeout() -> None:
+    """Then every session ends that long after its creation."""
+    short = lifetime(max_age=1200, absolute_timeout=0.5)
+
+    assert short.end(created_ms=0, last_seen_ms=0, max_age=None) == 500
+
+
+@pytest.mark.parametrize(
+    ("max_age", "touch_interval", "own", "due_ms"),
+    [
+        pytest.param(14 * 86400, None, None, HOUR_MS, id="an hour by default"),
+        pytest.param(
+            None, None, None, HOUR_MS, id="an hour where the cookie ends with the browser"
+        ),
+        pytest.param(1200, None, None, MINUTE_MS, id="a twentieth of a short max_age"),
+        pytest.param(1200, 30, None, 30_000, id="as configured"),
+        pytest.param(1200, 1199, None, MINUTE_MS, id="never above a twentieth of max_age"),
+        pytest.param(14 * 86400, 7200, None, 2 * HOUR_MS, id="above an hour when configured"),
+        pytest.param(14 * 86400, None, 60, 3000, id="a twentieth of the session's own max_age"),
+        pytest.param(1200, None, 30 * 86400, HOUR_MS, id="an hour for a long max_age of its own"),
+        pytest.param(1, None, None, 50, id="in milliseconds"),
+    ],
+)
+def test_touch_is_due_after_the_touch_interval(
+    max_age: Any, touch_interval: Any, own: float | None, due_ms: int
+) -> None:
+    """One write per touch interval, which is capped by the session's own max_age / 20."""
+    clocks = lifetime(max_age, None, touch_interval)
+
+    assert not clocks.touch_is_due(0, own, due_ms - 1)
+    assert clocks.touch_is_due(0, own, due_ms)
+
+
+def test_cookie_lives_as_long_as_the_idle_timeout() -> None:
+    """In whole seconds, rounded up: a fraction of a second must not make it a deletion."""
+    assert lifetime(max_age=1200).cookie_seconds(0, 0, None) == 1200
+    assert lifetime(max_age=0.25).cookie_seconds(0, 0, None) == 1
+    assert lifetime(max_age=1200).cookie_seconds(0, 0, 90) == 90
+
+
+def test_cookie_never_outlives_the_absolute_timeout() -> None:
+    """Its Max-Age shrinks towards the end, rounded down."""
+    clocks = lifetime(max_age=1200, absolute_timeout=3600)
+
+    assert clocks.cookie_seconds(0, 0, None) == 1200
+    assert clocks.cookie_seconds(0, 50 * MINUTE_MS, None) == 600
+    assert clocks.cookie_seconds(0, HOUR_MS - 1500, None) == 1
+    assert clocks.cookie_seconds(0, HOUR_MS + 1, None) == 0
+
+
+def test_clock_that_jumped_back_ends_no_session() -> None:
+    """A session from the future is alive, and asks for no longer a cookie than any other."""
+    clocks = lifetime(max_age=1200, absolute_timeout=3600)
+    dates = Dates(HOUR_MS, HOUR_MS, HOUR_MS + 1200_000, None)
+
+    assert not clocks.is_over(dates, 0)
+    assert clocks.cookie_seconds(HOUR_MS, 0, None) == 1200
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        pytest.param(datetime(2026, 11, 23, 12, tzinfo=UTC), id="aware UTC"),
+        pytest.param(datetime(2026, 11, 23, 12), id="naive, as drivers give them"),  # noqa: DTZ001
+        pytest.param(
+            datetime(2026, 11, 23, 14, tzinfo=timezone(timedelta(hours=2))), id="another zone"
+        ),
+    ],
+)
+def test_dates_are_milliseconds_whatever_their_form(instant: datetime) -> None:
+    """Every spelling of an instant is the same number, and comes back as aware UTC."""
+    assert from_datetime(instant) == 1_795_435_200_000
+    assert to_datetime(1_795_435_200_000) == datetime(2026, 11, 23, 12, tzinfo=UTC)
+    assert to_datetime(0).tzinfo is UTC
+
+
+def test_dates_keep_their_milliseconds() -> None:
+    """BSON holds milliseconds: none is lost on the way, before the epoch neither."""
+    for milliseconds in (-1, 0, 1, 999, 1_795_435_200_123, 253_402_300_799_999):
+        assert from_datetime(to_datetime(milliseconds)) == milliseconds
+
+
+def test_duration_is_seconds_or_a_timedelta_or_absent() -> None:
+    """What cannot be a span is refused with the argument's name."""
+    assert duration("idle", None) is None
+    assert duration("idle", 1.5) == timedelta(seconds=1.5)
+    assert duration("idle", timedelta(days=36500)) == timedelta(days=36500)
+    with pytest.raises(ValueError, match=r"^idle: "):
+        duration("idle", timedelta(days=36500, milliseconds=1))
+    with pytest.raises(ValueError, match=r"^idle: "):
+        duration("idle", 0.0009)

@@ -1,0 +1,110 @@
+"""The session token, the document id and the handle: one spelling each, and no way back."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from storage.tokens import document_id, from_cookie, from_handle, new_token, to_cookie, to_handle
+
+TOKEN = bytes(range(32))
+COOKIE = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+HANDLE = "5c8d57a3c6bd0b6e3a4ba84c2b1b1d6b1d0e8d7e5ac9c0e0d1b7ac1f6c8c2a11"
+
+
+def test_token_is_written_as_43_characters_and_read_back() -> None:
+    """Base64url without padding, as RFC 4648 section 5 spells it."""
+    assert to_cookie(TOKEN) == COOKIE
+    assert from_cookie(COOKIE) == TOKEN
+
+
+def test_every_drawn_token_survives_its_spelling() -> None:
+    """A thousand tokens: 32 bytes, never the same, each read back from its cookie."""
+    tokens = {new_token() for _ in range(1000)}
+
+    assert len(tokens) == 1000
+    assert {len(token) for token in tokens} == {32}
+    assert all(from_cookie(to_cookie(token)) == token for token in tokens)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="no cookie"),
+        pytest.param("", id="empty"),
+        pytest.param(COOKIE[:-1], id="one character short"),
+        pytest.param(COOKIE + "A", id="one character long"),
+        pytest.param(COOKIE + "=", id="padded"),
+        pytest.param(COOKIE[:-1] + "9", id="spare bits 01"),
+        pytest.param(COOKIE[:-1] + "-", id="spare bits 10"),
+        pytest.param(COOKIE[:-1] + "_", id="spare bits 11"),
+        pytest.param(COOKIE[:-1] + "=", id="an equals sign at the end"),
+        pytest.param("=" + COOKIE[1:], id="an equals sign at the start"),
+        pytest.param("+" + COOKIE[1:], id="plus of the other alphabet"),
+        pytest.param("/" + COOKIE[1:], id="slash of the other alphabet"),
+        pytest.param(" " + COOKIE[1:], id="a space"),
+        pytest.param("\0" + COOKIE[1:], id="a NUL"),
+        pytest.param("%41" + COOKIE[3:], id="percent-encoded"),
+        pytest.param("é" + COOKIE[1:], id="an accent"),
+        pytest.param("\udcff" + COOKIE[1:], id="a lone surrogate, as the byte FF arrives"),
+        pytest.param(
+            "\N{MATHEMATICAL BOLD DIGIT ZERO}" + COOKIE[1:], id="a digit of another script"
+        ),
+        pytest.param('"' + COOKIE[1:-1] + '"', id="quoted"),
+    ],
+)
+def test_other_text_is_no_token(text: str | None) -> None:
+    """Each token has one canonical spelling; anything else is malformed."""
+    assert from_cookie(text) is None
+
+
+def test_only_one_last_character_in_four_is_canonical() -> None:
+    """The last character carries four bits of the token and two spare ones, which are zero."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+    accepted = [last for last in alphabet if from_cookie(COOKIE[:-1] + last) is not None]
+
+    assert accepted == list(alphabet[::4])
+
+
+def test_document_id_is_the_pinned_hash_of_the_token() -> None:
+    """SHA-256 of a domain prefix and the token: every release finds the sessions of the last."""
+    expected = hashlib.sha256(b"aiohttp-session-mongostorage document id 1\0" + TOKEN)
+
+    assert document_id(TOKEN) == expected.digest()
+    assert document_id(TOKEN) != hashlib.sha256(TOKEN).digest()
+
+
+def test_handle_is_64_digits_that_lead_to_the_document_but_not_to_the_token() -> None:
+    """Safe to show and to log: it is no cookie, and hashing is one-way."""
+    identifier = document_id(TOKEN)
+    handle = to_handle(identifier)
+
+    assert len(handle) == 64
+    assert from_handle(handle) == identifier
+    assert from_cookie(handle[:43]) != TOKEN
+    assert from_cookie(handle) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="None"),
+        pytest.param(7, id="a number"),
+        pytest.param(bytes.fromhex(HANDLE), id="the document id itself"),
+        pytest.param("", id="empty"),
+        pytest.param(HANDLE[:-1], id="one digit short"),
+        pytest.param(HANDLE + "0", id="one digit long"),
+        pytest.param(HANDLE.upper(), id="capital letters"),
+        pytest.param("g" + HANDLE[1:], id="no hexadecimal digit"),
+        pytest.param(" " + HANDLE[:-1], id="a space before"),
+        pytest.param(HANDLE[:31] + "  " + HANDLE[:31], id="spaces between, which fromhex skips"),
+        pytest.param("\N{ARABIC-INDIC DIGIT ONE}" + HANDLE[1:], id="a digit of another script"),
+        pytest.param("\udcff" + HANDLE[1:], id="a lone surrogate"),
+        pytest.param({"$ne": ""}, id="an operator of MongoDB"),
+    ],
+)
+def test_other_text_is_no_handle(text: object) -> None:
+    """What is no handle names no document."""
+    assert from_handle(text) is None
