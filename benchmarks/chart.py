@@ -9,7 +9,7 @@ from math import floor, log10
 from benchmarks.peers import OURS, Peer
 from benchmarks.report import KINDS, ratio
 from benchmarks.rounds import STANDARD_CONNECTIONS, Results
-from benchmarks.workload import Load
+from benchmarks.workload import Kind, Load
 
 WIDTH, LABELS, MARGIN = 760, 250, 70
 BAR, GAP, TOP = 16, 14, 64
@@ -30,11 +30,11 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 def svg(peers: Sequence[Peer], results: Results) -> str:
     """Draw one pair of bars per rival on a logarithmic axis; to the right of 1 ours is faster."""
-    rivals = {
+    rivals: dict[str, dict[Kind, float]] = {
         peer.title.replace("`", ""): {
-            kind: found
+            kind: value
             for kind in KINDS
-            if (found := ratio(results, peer.name, Load(kind, STANDARD_CONNECTIONS)))
+            if (value := ratio(results, peer.name, Load(kind, STANDARD_CONNECTIONS)))
         }
         for peer in peers
         if peer.name != OURS
@@ -88,7 +88,7 @@ def _head(height: int) -> str:
     )
 
 
-def _group(title: str, found: dict[str, float], top: int, axis: _Axis) -> list[str]:
+def _group(title: str, found: dict[Kind, float], top: int, axis: _Axis) -> list[str]:
     middle = top + len(found) * BAR / 2 + 4
     drawn = [f'<text x="{LABELS - 12}" y="{middle}" text-anchor="end">{escape(title)}</text>']
     for row, (kind, value) in enumerate(found.items()):

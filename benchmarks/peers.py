@@ -38,9 +38,16 @@ class Peer:
         return None
 
 
-def _python(name: str, title: str, **more: object) -> Peer:
+def _python(
+    name: str,
+    title: str,
+    *,
+    kinds: tuple[Kind, ...] = ALL_KINDS,
+    programs: tuple[str, ...] = (),
+    database: str | None = None,
+) -> Peer:
     command = (sys.executable, "-m", "benchmarks.apps", name)
-    return Peer(name, title, command, **more)  # type: ignore[arg-type]
+    return Peer(name, title, command, kinds, programs, database)
 
 
 def _express(variant: str, title: str) -> Peer:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
+from pymongo import MongoClient
+
 from benchmarks.peers import Peer
 from webapp.devdb import Mongod, find_mongod
 
@@ -85,8 +87,6 @@ def free_port() -> int:
 
 
 def _widen_cache(uri: str) -> None:
-    from pymongo import MongoClient  # noqa: PLC0415  # kept out of the peers' way
-
     with MongoClient[dict[str, object]](uri) as client:
         client.admin.command(
             "setParameter", 1, wiredTigerEngineRuntimeConfig=f"cache_size={CACHE_MB}MB"

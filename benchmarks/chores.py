@@ -1,0 +1,74 @@
+"""What is done to many sessions at once: listed, revoked, swept by MongoDB; timed in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic, sleep
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.collection import Collection
+
+from benchmarks.apps.storages import SECRET
+from benchmarks.filler import Document, expired, grow
+from storage import MongoStorage
+
+OWNER = "somebody with many devices"
+OWNED = 10_000
+SWEPT = 100_000
+PATIENCE_SECONDS = 300.0
+
+
+async def owner_seconds(uri: str, database: str) -> dict[str, float]:
+    """Store 10 000 sessions of one owner, list them and revoke them."""
+    async with AsyncMongoClient[Document](uri) as client:
+        storage = MongoStorage(client[database]["sessions"], SECRET)
+        request = make_mocked_request("GET", "/")
+        for _ in range(OWNED // 100):
+            await asyncio.gather(*(_store_one(storage, request) for _ in range(100)))
+        before = monotonic()
+        listed = len([info async for info in storage.sessions(OWNER)])
+        between = monotonic()
+        revoked = await storage.revoke_owner(OWNER)
+        after = monotonic()
+        await storage.aclose()
+    assert listed == revoked == OWNED
+    return {
+        f"sessions(owner), {OWNED:,} of them": between - before,
+        f"revoke_owner(owner), {OWNED:,} of them": after - between,
+    }
+
+
+def sweep_seconds(client: MongoClient[Document], sessions: Collection[Document]) -> dict[str, Any]:
+    """Add 100 000 sessions that are over, and wait for MongoDB's TTL monitor to remove them."""
+    real = sessions.find_one(sort=[("_id", 1)])
+    assert real is not None
+    now = datetime.now(UTC).replace(tzinfo=None)
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
+    held = sessions.estimated_document_count()
+    grow(sessions, held + SWEPT, lambda: expired(real, now))
+    client.admin.command("setParameter", 1, ttlMonitorEnabled=True, ttlMonitorSleepSecs=1)
+    # The monitor may sleep up to a minute before it hears of its shorter sleep.
+    full = sessions.estimated_document_count()
+    _wait_until(lambda: sessions.estimated_document_count() < full)
+    before = monotonic()
+    _wait_until(lambda: sessions.find_one({"expires_at": {"$lt": now}}, {"_id": True}) is None)
+    return {f"removal of {SWEPT:,} expired sessions by MongoDB": monotonic() - before}
+
+
+async def _store_one(storage: MongoStorage, request: web.Request) -> None:
+    session = await storage.new_session()
+    session["user_id"] = OWNER
+    await storage.save_session(request, web.Response(), session)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = monotonic() + PATIENCE_SECONDS
+    while not holds():
+        if monotonic() > deadline:
+            raise RuntimeError("MongoDB did not remove the expired sessions in time")
+        sleep(0.1)

@@ -1,0 +1,129 @@
+"""The cost of a request as the collection grows: `python -m benchmarks.scale --help`.
+
+Real visitors, more than fit into one batch, among a crowd of stand-ins (see `filler`); the same
+app, the same load, at each size.  What counts is the growth from the first line to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from benchmarks.chores import owner_seconds, sweep_seconds
+from benchmarks.filler import Document, grow, stand_in
+from benchmarks.load import cpu_seconds, measure
+from benchmarks.peers import OURS, PEERS
+from benchmarks.rounds import STANDARD_CONNECTIONS
+from benchmarks.servers import Databases, Running, databases, running
+from benchmarks.visitors import sign_in
+from benchmarks.workload import Kind, Load, request_lines
+
+VISITORS = 5000
+KINDS: tuple[Kind, ...] = ("read", "write")
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request costs at one size; the database's share is measured beside the app's."""
+
+    kind: Kind
+    rate: float
+    p50_alone_ms: float
+    app_us: float
+    mongod_us: float
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time of app and database together."""
+        return self.app_us + self.mongod_us
+
+
+def main() -> None:
+    """Grow, measure, print; then time the chores on the largest collection."""
+    given = _arguments()
+    [peer] = [peer for peer in PEERS if peer.name == OURS]
+    with (
+        tempfile.TemporaryDirectory(prefix="scale-", dir=given.directory) as name,
+        databases(Path(name)) as where,
+        running([peer], where, Path(name)) as [ours],
+        MongoClient[Document](where.mongo) as client,
+    ):
+        sessions = client[str(peer.database)]["sessions"]
+        cookies = asyncio.run(sign_in(ours.url, VISITORS))
+        real = sessions.find_one()
+        assert real is not None
+        first: dict[Kind, Cost] = {}
+        for size in (10**power for power in range(4, given.largest + 1)):
+            grow(sessions, size, lambda: stand_in(real), _progress)
+            print(f"\n{size:>10,} sessions{_sizes(client, sessions)}")
+            for cost in _costs(ours, where, cookies, Path(name), given.seconds):
+                _show(cost, first.setdefault(cost.kind, cost))
+        chores = asyncio.run(owner_seconds(where.mongo, str(peer.database)))
+        for what, seconds in (chores | sweep_seconds(client, sessions)).items():
+            print(f"{what}: {seconds:.2f} s")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument(
+        "--largest", type=int, default=6, choices=range(4, 9), metavar="4-8", help="power of ten"
+    )
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    parser.add_argument("--directory", type=Path, help="where the data lies meanwhile")
+    return parser.parse_args()
+
+
+def _costs(
+    ours: Running, where: Databases, cookies: list[str], directory: Path, seconds: float
+) -> Iterator[Cost]:
+    for kind in KINDS:
+        lines = directory / f"{kind}.requests"
+        lines.write_text("\n".join(request_lines(kind, cookies)) + "\n")
+        alone = measure(ours, Load(kind, 1), lines, seconds, once=False)
+        busy = [_busy(ours, where, kind, lines, seconds) for _ in range(ROUNDS)]
+        rate, app_us, mongod_us = (median(column) for column in zip(*busy, strict=True))
+        yield Cost(kind, rate, alone.p50_ms, app_us, mongod_us)
+
+
+def _busy(
+    ours: Running, where: Databases, kind: Kind, lines: Path, seconds: float
+) -> tuple[float, float, float]:
+    before = cpu_seconds(where.mongod_pid)
+    seen = measure(ours, Load(kind, STANDARD_CONNECTIONS), lines, seconds, once=False)
+    assert not seen.failures, f"{seen.failures} requests failed"
+    return seen.rate, seen.cpu_us, (cpu_seconds(where.mongod_pid) - before) / seen.requests * 1e6
+
+
+def _show(cost: Cost, first: Cost) -> None:
+    print(
+        f"  {cost.kind:<6}{cost.rate:>8,.0f}/s  alone p50 {cost.p50_alone_ms:.2f} ms"
+        f"  CPU of app {cost.app_us:.0f} µs, of mongod {cost.mongod_us:.0f} µs"
+        f"  together {cost.cpu_us / first.cpu_us:.2f} × the first line",
+        flush=True,
+    )
+
+
+def _sizes(client: MongoClient[Document], sessions: Collection[Document]) -> str:
+    client.admin.command("fsync")  # sizes are those of the last checkpoint
+    stats = sessions.database.command("collStats", sessions.name)
+    indexes = ", ".join(
+        f"{name} {size / stats['count']:.0f}" for name, size in stats["indexSizes"].items()
+    )
+    return f"; bytes per session: {stats['size'] / stats['count']:.0f}, in indexes: {indexes}"
+
+
+def _progress(count: int, size: int) -> None:
+    print(f"\r  filling {count:,} of {size:,} ", end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
