@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp_session
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import SESSION_KEY
 
 from storage.errors import IndexConflict, StorageUnavailable
@@ -17,6 +19,7 @@ from storage.session import MongoSession
 logger = logging.getLogger(__name__)
 
 RETRY_INDEXES_SECONDS = 5.0
+OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 _HANDLED = web.RequestKey("handled", bool)
 
 
@@ -30,29 +33,6 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
 
-    @web.middleware
-    async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # aiohttp-session saves with a plain web.Response only.
-        try:
-            response = await handler(request)
-        finally:
-            # A crash too ends the saving: what it changed is dropped, as with any storage, and a
-            # session that could not be saved must not break the error page as well.
-            request[_HANDLED] = True
-        if not isinstance(response, web.Response) and not response.prepared:
-            await _save(request, response)
-        return response
-
-    async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
-        # Prepared inside the handler: a stream, a WebSocket. Afterwards it has all been saved.
-        if _HANDLED not in request:
-            await _save(request, response)
-
-    async def _save(request: web.Request, response: web.StreamResponse) -> None:
-        session = request.get(SESSION_KEY)
-        if session is not None:
-            await storage.save_session(request, response, session)
-
     async def start(app: web.Application) -> None:
         await _start_indexes(storage)
 
@@ -60,11 +40,48 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
         await storage.aclose()
 
     aiohttp_session.setup(app, storage)
-    app.middlewares.append(save_what_is_sent_later)
-    app.on_response_prepare.append(save_before_headers)
+    for_files, for_streams = _savers(storage)
+    app.middlewares.append(for_files)
+    app.on_response_prepare.append(for_streams)
     app.on_startup.append(start)
     # First of all: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
+
+
+def _savers(storage: MongoStorage) -> tuple[Middleware, OnResponsePrepare]:
+    """Return what saves where aiohttp-session, which saves with a ``web.Response`` only, does not.
+
+    The first saves with files and streams that a handler returns before they start, the second
+    with streams and WebSockets that start inside the handler.
+    """
+
+    async def save(request: web.Request, response: web.StreamResponse) -> None:
+        session = request.get(SESSION_KEY)
+        if session is not None:
+            await storage.save_session(request, response, session)
+
+    @web.middleware
+    async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        finally:
+            # A crash too ends the saving: what it changed is dropped, as with any storage, and a
+            # session that could not be saved must not break the error page as well.
+            request[_HANDLED] = True
+        if not isinstance(response, web.Response) and not response.prepared:
+            await save(request, response)
+        return response
+
+    async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
+        if _HANDLED in request:
+            return
+        try:
+            await save(request, response)
+        except BaseException:
+            _forget_framing(request)
+            raise
+
+    return save_what_is_sent_later, save_before_headers
 
 
 async def renew_session(request: web.Request) -> MongoSession:
@@ -79,6 +96,16 @@ async def renew_session(request: web.Request) -> MongoSession:
         raise TypeError(f"renew_session: {type(session).__name__} is not from a MongoStorage")
     session.renew()
     return session
+
+
+def _forget_framing(request: web.Request) -> None:
+    """Let an error page be sent in place of a stream that did not start.
+
+    Before it asks whether to start, aiohttp 3.14 tells the writer that the body comes in chunks or
+    compressed; the page that answers instead shares the writer, and would be garbled.
+    """
+    writer: Any = request.writer
+    writer.chunked, writer.length, writer._compress = False, None, None
 
 
 async def _start_indexes(storage: MongoStorage) -> None:

@@ -1,0 +1,209 @@
+"""Whatever a handler answers with, the session is saved before the answer starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp_session
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_session import get_session
+
+from storage import MongoStorage
+from tests.storage.conftest import (
+    CommandLog,
+    OpenSite,
+    Site,
+    Visitor,
+    on_a_real_server,
+)
+
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+async def _plain(_request: web.Request) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+async def _redirect(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/elsewhere")
+
+
+async def _refusal(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPForbidden
+
+
+async def _file(_request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(__file__)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"piece by piece")
+    return response
+
+
+async def _stream_not_started(_request: web.Request) -> web.StreamResponse:
+    return web.StreamResponse()
+
+
+async def _websocket(request: web.Request) -> web.StreamResponse:
+    response = web.WebSocketResponse()
+    await response.prepare(request)
+    return response
+
+
+ORDINARY = [
+    pytest.param(_plain, "200", id="plain response"),
+    pytest.param(_redirect, "302", id="redirect raised"),
+    pytest.param(_refusal, "403", id="refusal raised"),
+]
+STREAMED = [
+    pytest.param(_file, "200", id="file"),
+    pytest.param(_stream, "200", id="stream"),
+    pytest.param(_stream_not_started, "200", id="stream left to the server"),
+    pytest.param(_websocket, "101", id="WebSocket handshake"),
+]
+
+
+def _headers(status: str) -> bytes:
+    """Ask for a WebSocket where the answer is to be one."""
+    return UPGRADE if status == "101" else b""
+
+
+def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
+    """Change the session, then answer."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        change(await get_session(request))
+        return await answer(request)
+
+    return handler
+
+
+def _session_cookie(head: str) -> str:
+    """Return the value of the one session cookie that an answer sets."""
+    lines = [line for line in head.split("\r\n") if line.startswith("Set-Cookie: session=")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("Set-Cookie: session=").split(";")[0]
+
+
+@pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
+async def test_every_kind_of_response_carries_the_cookie_of_a_new_session(
+    answer: Handler, status: str, site: Site
+) -> None:
+    """The session is stored, and its cookie is on the wire before the body."""
+    handler = _after(lambda session: session.update(name="Ada"), answer)
+
+    head = await site.head_on_the_wire(handler, _headers(status))
+
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    visitor = await site.visitor(cookie=_session_cookie(head))
+    assert await visitor.session() == {"name": "Ada"}
+
+
+@pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
+async def test_every_kind_of_response_saves_a_change_and_can_log_out(
+    answer: Handler, status: str, site: Site, visitor: Visitor, collection: Any
+) -> None:
+    """A nested change is saved without a cookie; a logout deletes session and cookie."""
+    await visitor.do(lambda session: session.update(cart=[1]))
+    headers = (_headers(status)) + f"Cookie: session={visitor.cookie}\r\n".encode()
+
+    changed = await site.head_on_the_wire(_after(lambda s: s["cart"].append(2), answer), headers)
+    stored = await visitor.session()
+    ended = await site.head_on_the_wire(_after(lambda s: s.invalidate(), answer), headers)
+
+    assert "Set-Cookie" not in changed
+    assert stored == {"cart": [1, 2]}
+    assert _session_cookie(ended) == '""'
+    assert "Max-Age=0" in ended
+    assert await collection.count_documents({}) == 0
+
+
+@on_a_real_server
+@pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
+async def test_every_kind_of_response_is_saved_once(
+    answer: Handler, status: str, site: Site, log: CommandLog
+) -> None:
+    """One response, one command: nothing is written a second time when the answer starts."""
+    log.commands.clear()
+
+    await site.head_on_the_wire(
+        _after(lambda session: session.update(name="Ada"), answer),
+        _headers(status),
+    )
+
+    assert log.names == ["insert"]
+
+
+@pytest.mark.parametrize(("answer", "_status"), ORDINARY)
+async def test_plain_set_up_saves_ordinary_responses(
+    answer: Handler, _status: str, open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """aiohttp-session's own set-up is enough for an app that neither streams nor sends files."""
+    site = await open_site(storage, aiohttp_session.setup)
+    visitor = await site.visitor()
+
+    await visitor.visit(_after(lambda session: session.update(cart=[1]), answer))
+    await visitor.visit(_after(lambda session: session["cart"].append(2), answer))
+
+    assert await visitor.session() == {"cart": [1, 2]}
+
+
+@pytest.mark.parametrize(("answer", "status"), STREAMED)
+async def test_plain_set_up_does_not_save_before_streamed_responses(
+    answer: Handler, status: str, open_site: OpenSite, storage: MongoStorage, collection: Any
+) -> None:
+    """What aiohttp-session leaves out is why ``setup`` exists."""
+    site = await open_site(storage, aiohttp_session.setup)
+
+    head = await site.head_on_the_wire(
+        _after(lambda session: session.update(name="Ada"), answer),
+        _headers(status),
+    )
+
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert "Set-Cookie" not in head
+    assert await collection.count_documents({}) == 0
+
+
+async def test_streamed_response_keeps_the_cookies_that_the_app_sets(site: Site) -> None:
+    """The session's cookie comes beside the others, not in their place."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["name"] = "Ada"
+        response = web.StreamResponse()
+        response.set_cookie("theme", "dark")
+        response.headers.add("Set-Cookie", "flavour=oat")
+        await response.prepare(request)
+        return response
+
+    head = await site.head_on_the_wire(handler)
+
+    assert head.count("Set-Cookie: ") == 3
+    assert "Set-Cookie: theme=dark" in head
+    assert "Set-Cookie: flavour=oat" in head
+    assert len(_session_cookie(head)) == 43
+
+
+async def test_websocket_of_a_loaded_session_reads_it(site: Site, visitor: Visitor) -> None:
+    """A conversation over a WebSocket knows whose it is."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.WebSocketResponse()
+        await response.prepare(request)
+        await response.send_str(session["name"])
+        await response.close()
+        return response
+
+    async with visitor.client.ws_connect(site.path_of(handler)) as socket:
+        assert await socket.receive_str() == "Ada"
