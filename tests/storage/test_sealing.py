@@ -1,0 +1,237 @@
+"""The sealed format, pinned byte by byte, and everything that must not open."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from storage import generate_secret
+from storage.errors import Unreadable
+from storage.sealing import Keyring, SessionKeys
+from storage.tokens import document_id
+
+SECRET = "known-answer-secret-0123456789abcdef"
+TOKEN = bytes(range(32))
+OTHER_TOKEN = bytes(range(1, 33))
+IDENTIFIER = document_id(TOKEN)
+CREATED_MS = 1_795_435_200_123
+NONCE = bytes(range(100, 112))
+
+# A change of any of these ends every stored session: it needs another version byte, and version 1
+# must still be opened.
+KNOWN_IDENTIFIER = "7e77966c89a3b1d648444cf4e403d77a32c2271bb6648e35b1a7b267f32d6143"
+KNOWN_KEY_ID = "fcae8197"
+KNOWN_FIELD = "9LAJozdhko-1AWHc"
+KNOWN_OWNER = "536bef15754b190306c7c9530ddd402f"
+KNOWN_SEALED = (
+    "01" + KNOWN_KEY_ID + "6465666768696a6b6c6d6e6f"  # version, key id, nonce
+    "065b65356f8357ffef69960381bac7"  # text, "cart", [1, 2]
+    "dcdfc3511b500b1ffec17a0c123f5c9d"  # tag
+)
+KNOWN_LABEL = (
+    "01" + KNOWN_KEY_ID + "6465666768696a6b6c6d6e6f"
+    "76be7820d2a44d96f39f53d76309341a7c"  # "Firefox – Linux"
+    "9b954fbf29c61418e6cf865e348838f1"
+)
+
+
+def hkdf(material: bytes, purpose: bytes, bound: bytes = b"", salt: bytes = bytes(32)) -> bytes:
+    """Derive 32 bytes as RFC 5869 says, by hand: one block is all that 32 bytes take."""
+    info = b"aiohttp-session-mongostorage 1 " + purpose + b"\0" + bound
+    pseudo_random_key = hmac.digest(salt, material, "sha256")
+    return hmac.digest(pseudo_random_key, info + b"\x01", "sha256")
+
+
+ROOT = hkdf(SECRET.encode(), b"root")
+BOUND = b"\x01" + IDENTIFIER + CREATED_MS.to_bytes(8, "big")
+HEADER = bytes.fromhex("01" + KNOWN_KEY_ID)
+
+
+@pytest.fixture
+def keyring() -> Keyring:
+    """Hold the known secret."""
+    return Keyring(SECRET)
+
+
+@pytest.fixture
+def keys(keyring: Keyring) -> SessionKeys:
+    """Hold the keys of the known session."""
+    return keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS)
+
+
+def test_names_in_the_document_are_derived_as_documented(
+    keyring: Keyring, keys: SessionKeys
+) -> None:
+    """HKDF and HMAC computed here by hand give the pinned id, key id, field and owner."""
+    field = hmac.digest(hkdf(TOKEN, b"field names"), b"cart", "sha256")[:12]
+    owner = hmac.digest(hkdf(ROOT, b"owner"), b"7", "sha256")[:16]
+
+    assert IDENTIFIER.hex() == KNOWN_IDENTIFIER
+    assert keyring.first.key_id.hex() == hkdf(ROOT, b"key id")[:4].hex() == KNOWN_KEY_ID
+    assert keys.field("cart") == urlsafe_b64encode(field).decode() == KNOWN_FIELD
+    assert keyring.owner_hash("7").hex() == owner.hex() == KNOWN_OWNER
+
+
+def test_known_sealed_value_is_what_the_documented_steps_give_and_opens(keys: SessionKeys) -> None:
+    """Version, key id, nonce, AES-256-GCM; header and field name as associated data."""
+    cipher = AESGCM(hkdf(TOKEN, b"values", BOUND, salt=ROOT))
+    plain = b"\x00" + (4).to_bytes(4, "big") + b"cart" + b"[1, 2]"
+
+    by_hand = HEADER + NONCE + cipher.encrypt(NONCE, plain, HEADER + KNOWN_FIELD.encode())
+
+    assert by_hand.hex() == KNOWN_SEALED
+    assert keys.open(KNOWN_FIELD, by_hand) == ("cart", "[1, 2]")
+
+
+def test_what_is_sealed_today_opens_by_the_documented_steps(keys: SessionKeys) -> None:
+    """The other way round: our seal, opened by hand; bytes are told from text."""
+    cipher = AESGCM(hkdf(TOKEN, b"values", BOUND, salt=ROOT))
+
+    for encoded, kind in (("[1, 2]", 0), (b"[1, 2]", 1)):
+        sealed = keys.seal(KNOWN_FIELD, "cart", encoded)
+        plain = cipher.decrypt(sealed[5:17], sealed[17:], HEADER + KNOWN_FIELD.encode())
+
+        assert sealed[:5] == HEADER
+        assert plain == bytes([kind, 0, 0, 0, 4]) + b"cart[1, 2]"
+        assert keys.open(KNOWN_FIELD, sealed) == ("cart", encoded)
+
+
+def test_known_label_is_what_the_documented_steps_give_and_opens(keyring: Keyring) -> None:
+    """A label's key comes from the secret, the document id and the creation, not the token."""
+    cipher = AESGCM(hkdf(ROOT, b"label", BOUND))
+    text = "Firefox – Linux"
+
+    by_hand = HEADER + NONCE + cipher.encrypt(NONCE, text.encode(), HEADER + b"label")
+
+    assert by_hand.hex() == KNOWN_LABEL
+    assert keyring.open_label(by_hand, IDENTIFIER, CREATED_MS) == text
+
+
+def test_sealing_twice_never_gives_the_same_bytes(keys: SessionKeys) -> None:
+    """The nonce is random: equal values do not look equal."""
+    sealed = {keys.seal(KNOWN_FIELD, "cart", "[]") for _ in range(1000)}
+    nonces = {value[5:17] for value in sealed}
+
+    assert len(nonces) == 1000
+
+
+def test_value_moved_to_another_field_does_not_open(keys: SessionKeys) -> None:
+    """The field name is authenticated."""
+    with pytest.raises(Unreadable, match="changed or moved"):
+        keys.open(keys.field("role"), bytes.fromhex(KNOWN_SEALED))
+
+
+def test_value_moved_to_another_session_does_not_open(keyring: Keyring) -> None:
+    """Neither under the other's token nor under the other's document id."""
+    sealed = bytes.fromhex(KNOWN_SEALED)
+
+    for token, identifier in (
+        (OTHER_TOKEN, document_id(OTHER_TOKEN)),
+        (OTHER_TOKEN, IDENTIFIER),
+        (TOKEN, document_id(OTHER_TOKEN)),
+    ):
+        keys = keyring.session_keys(token, identifier, CREATED_MS)
+        with pytest.raises(Unreadable, match="changed or moved"):
+            keys.open(KNOWN_FIELD, sealed)
+
+
+@pytest.mark.parametrize("moved_ms", [-86_400_000, -1, 1, 86_400_000])
+def test_value_moved_to_another_creation_date_does_not_open(
+    keyring: Keyring, moved_ms: int
+) -> None:
+    """Who could move `created_at` could put off the absolute timeout."""
+    keys = keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS + moved_ms)
+
+    with pytest.raises(Unreadable, match="changed or moved"):
+        keys.open(KNOWN_FIELD, bytes.fromhex(KNOWN_SEALED))
+    with pytest.raises(Unreadable, match="changed or moved"):
+        keyring.open_label(bytes.fromhex(KNOWN_LABEL), IDENTIFIER, CREATED_MS + moved_ms)
+
+
+def test_flipped_bit_anywhere_does_not_open(keyring: Keyring, keys: SessionKeys) -> None:
+    """Every single bit of the version, the key id, the nonce, the text and the tag."""
+    sealed, label = bytes.fromhex(KNOWN_SEALED), bytes.fromhex(KNOWN_LABEL)
+
+    for bit in range(len(sealed) * 8):
+        with pytest.raises(Unreadable):
+            keys.open(KNOWN_FIELD, flipped(sealed, bit))
+    for bit in range(len(label) * 8):
+        with pytest.raises(Unreadable):
+            keyring.open_label(flipped(label, bit), IDENTIFIER, CREATED_MS)
+
+
+def test_value_of_another_length_does_not_open(keyring: Keyring, keys: SessionKeys) -> None:
+    """Cut short at every place, and with a byte too many."""
+    sealed, label = bytes.fromhex(KNOWN_SEALED), bytes.fromhex(KNOWN_LABEL)
+
+    for length in range(len(sealed)):
+        with pytest.raises(Unreadable):
+            keys.open(KNOWN_FIELD, sealed[:length])
+    for length in range(len(label)):
+        with pytest.raises(Unreadable):
+            keyring.open_label(label[:length], IDENTIFIER, CREATED_MS)
+    with pytest.raises(Unreadable):
+        keys.open(KNOWN_FIELD, sealed + b"\0")
+
+
+def test_nothing_opens_without_the_cookie_even_with_the_secret(keyring: Keyring) -> None:
+    """Database and secret together: every key that can be derived from them fails."""
+    sealed = bytes.fromhex(KNOWN_SEALED)
+
+    for instead_of_the_token in (b"", bytes(32), IDENTIFIER, keyring.first.root, SECRET.encode()):
+        keys = keyring.session_keys(instead_of_the_token, IDENTIFIER, CREATED_MS)
+        with pytest.raises(Unreadable, match="changed or moved"):
+            keys.open(KNOWN_FIELD, sealed)
+
+
+def test_nothing_opens_without_the_secret_even_with_the_cookie() -> None:
+    """Cookie and database together: another secret has another key id, and another key."""
+    other = Keyring(generate_secret()).session_keys(TOKEN, IDENTIFIER, CREATED_MS)
+
+    with pytest.raises(Unreadable, match="a secret that is not configured"):
+        other.open(KNOWN_FIELD, bytes.fromhex(KNOWN_SEALED))
+
+
+def test_unknown_version_is_named(keyring: Keyring, keys: SessionKeys) -> None:
+    """A document of a later release is told from a damaged one."""
+    with pytest.raises(Unreadable, match="unknown version"):
+        keys.open(KNOWN_FIELD, b"\x02" + bytes.fromhex(KNOWN_SEALED)[1:])
+    with pytest.raises(Unreadable, match="unknown version"):
+        keyring.open_label(b"\x02" + bytes.fromhex(KNOWN_LABEL)[1:], IDENTIFIER, CREATED_MS)
+
+
+def test_label_is_no_value_and_a_value_is_no_label(keyring: Keyring, keys: SessionKeys) -> None:
+    """What only the server wrote cannot pass for what the visitor stored, nor the other way."""
+    with pytest.raises(Unreadable):
+        keys.open("label", bytes.fromhex(KNOWN_LABEL))
+    with pytest.raises(Unreadable):
+        keyring.open_label(bytes.fromhex(KNOWN_SEALED), IDENTIFIER, CREATED_MS)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "$set", "a\0b", "ключ", "🍪", "\udcff", "n" * 10_000])
+def test_any_name_is_hidden_in_sixteen_characters(keys: SessionKeys, name: str) -> None:
+    """Dots, dollars, NUL, emoji, lone surrogates: MongoDB sees none of it, and it comes back."""
+    field = keys.field(name)
+
+    assert len(field) == 16
+    assert field.replace("-", "").replace("_", "").isalnum()
+    assert keys.open(field, keys.seal(field, name, "1")) == (name, "1")
+
+
+def test_field_name_survives_rotation_and_differs_between_sessions(keyring: Keyring) -> None:
+    """It hangs on the token alone: another secret would leave two fields for one value."""
+    rotated = Keyring([generate_secret(), SECRET])
+
+    assert rotated.session_keys(TOKEN, IDENTIFIER, CREATED_MS).field("cart") == KNOWN_FIELD
+    other = keyring.session_keys(OTHER_TOKEN, document_id(OTHER_TOKEN), CREATED_MS)
+    assert other.field("cart") != KNOWN_FIELD
+
+
+def flipped(sealed: bytes, bit: int) -> bytes:
+    """Flip one bit."""
+    changed = bytearray(sealed)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)

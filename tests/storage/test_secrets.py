@@ -1,0 +1,110 @@
+"""Which secrets are taken: strong ones, each once, and no message ever shows one."""
+
+from __future__ import annotations
+
+import secrets as random_source
+
+import pytest
+
+from storage import generate_secret
+from storage.sealing import Keyring
+
+STRONG = "9f3c1e7ab04d5826c7e1f09b3a5d4c8281b6f7e0d9c3a4251670f8e9d2b5c4a3"
+
+
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [
+        pytest.param("", "has 0 bytes, fewer than 32", id="empty"),
+        pytest.param("correct horse battery staple", "fewer than 32", id="28 characters"),
+        pytest.param(bytes(range(31)), "has 31 bytes, fewer than 32", id="31 bytes"),
+        pytest.param("a" * 64, "distinct characters", id="one letter"),
+        pytest.param("0123456" * 9 + "0", "distinct characters", id="seven letters"),
+        pytest.param("abcdefgh" * 4, "short block repeated", id="a block four times"),
+        pytest.param("abcdefghi" * 4 + "ab", "short block repeated", id="cut within a block"),
+        pytest.param("change-me-please" * 2, "short block repeated", id="a phrase twice"),
+        pytest.param(STRONG * 2, "short block repeated", id="a strong one twice"),
+    ],
+)
+def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: str) -> None:
+    """The message says what is wrong and how to get a good one, and never shows it."""
+    with pytest.raises(ValueError, match=problem) as refusal:
+        Keyring(secret)
+
+    message = str(refusal.value)
+    assert message.startswith("secrets: number 1 ")
+    assert message.endswith("use generate_secret()")
+    assert not secret or str(secret) not in message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(STRONG, id="64 hexadecimal digits"),
+        pytest.param(STRONG[:32], id="32 hexadecimal digits"),
+        pytest.param(bytes(range(32)), id="32 bytes"),
+        pytest.param("ключ-ключ, ещё 32 байта", id="32 bytes of UTF-8 in fewer characters"),
+        pytest.param("k" * 25 + "eybdsjz", id="eight letters"),
+    ],
+)
+def test_strong_secret_is_taken(secret: str | bytes) -> None:
+    """Hexadecimal digits, raw bytes and text of any script, from 32 bytes on."""
+    assert len(Keyring(secret).keys) == 1
+
+
+def test_random_hexadecimal_secrets_always_pass() -> None:
+    """A thousand draws of `openssl rand -hex 32`, and of ours."""
+    for _ in range(1000):
+        Keyring([random_source.token_hex(32), generate_secret()])
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        pytest.param([STRONG, STRONG], id="twice as text"),
+        pytest.param([STRONG, STRONG.encode()], id="as text and as bytes"),
+        pytest.param([STRONG, generate_secret(), STRONG], id="with another between"),
+    ],
+)
+def test_secret_listed_twice_is_refused(secrets: list[str | bytes]) -> None:
+    """A rotation that lists one secret twice would not rotate."""
+    with pytest.raises(ValueError, match=r"^secrets: one is listed twice") as refusal:
+        Keyring(secrets)
+
+    assert STRONG not in str(refusal.value)
+
+
+def test_weak_secret_anywhere_in_the_list_is_named_by_its_number() -> None:
+    """An old weak secret would still open sessions that anybody can forge."""
+    with pytest.raises(ValueError, match=r"^secrets: number 2 has 5 bytes"):
+        Keyring([STRONG, "short"])
+
+
+def test_first_secret_seals_and_all_of_them_open() -> None:
+    """The order decides what seals, not what opens."""
+    old, new = generate_secret(), generate_secret()
+    token, identifier = bytes(32), bytes(32)
+    before = Keyring([old]).session_keys(token, identifier, 0)
+    sealed = before.seal(before.field("a"), "a", "1")
+
+    for secrets in ([old, new], [new, old]):
+        keyring = Keyring(secrets)
+        keys = keyring.session_keys(token, identifier, 0)
+        assert keys.open(keys.field("a"), sealed) == ("a", "1")
+        assert keys.seal("f", "a", "1")[1:5] == Keyring(secrets[0]).first.key_id
+
+
+def test_owner_is_looked_up_under_every_secret_and_stored_under_the_first() -> None:
+    """During a rotation an owner's sessions are found, whichever secret wrote them."""
+    old, new = generate_secret(), generate_secret()
+
+    both = Keyring([new, old])
+
+    assert both.owner_hashes("7") == [Keyring(new).owner_hash("7"), Keyring(old).owner_hash("7")]
+    assert both.owner_hash("7") == Keyring(new).owner_hash("7")
+    assert both.owner_hash("7") != both.owner_hash("8")
+
+
+def test_text_and_its_utf_8_bytes_are_the_same_secret() -> None:
+    """Whether a secret came from the environment or from a file does not end the sessions."""
+    assert Keyring(STRONG).first == Keyring(STRONG.encode()).first
