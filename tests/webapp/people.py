@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, ClientSession, CookieJar
 
-from tests.webapp.conftest import Client
+from tests.webapp.conftest import BROWSER, Client
+
+Browser = Client | ClientSession
 
 ADA = {
     "username": "Ada",
@@ -19,21 +23,25 @@ GRACE = {
     "email": "grace@example.org",
     "password": "velvet anchor seven moths",
 }
+IPHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like"
+    " Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
+)
 NEW_PASSWORD = "copper window and slow tea"
 
 
-async def sign_up(client: Client, **changes: Any) -> ClientResponse:
+async def sign_up(client: Browser, **changes: Any) -> ClientResponse:
     """Send Ada's sign-up, with changes, to the API."""
     return await client.post("/api/auth/signup", json=ADA | changes)
 
 
-async def sign_in(client: Client, **changes: Any) -> ClientResponse:
+async def sign_in(client: Browser, **changes: Any) -> ClientResponse:
     """Send Ada's sign-in, with changes, to the API."""
     body = {"email": ADA["email"], "password": ADA["password"]} | changes
     return await client.post("/api/auth/login", json=body)
 
 
-async def arrive(client: Client, who: dict[str, str] = ADA) -> None:
+async def arrive(client: Browser, who: dict[str, str] = ADA) -> None:
     """Sign somebody up and in."""
     assert (await sign_up(client, **who)).status == 201
     assert (await sign_in(client, email=who["email"], password=who["password"])).status == 200
@@ -42,3 +50,14 @@ async def arrive(client: Client, who: dict[str, str] = ADA) -> None:
 async def text_of(response: ClientResponse) -> str:
     """Return a page's text as a browser shows it: entities resolved."""
     return html.unescape(await response.text())
+
+
+@asynccontextmanager
+async def another_device(client: Client, user_agent: str = IPHONE) -> AsyncIterator[ClientSession]:
+    """Lend a second browser, with cookies of its own, on the server that `client` uses."""
+    async with ClientSession(
+        client.make_url("/"),
+        cookie_jar=CookieJar(unsafe=True),
+        headers=BROWSER | {"User-Agent": user_agent},
+    ) as device:
+        yield device

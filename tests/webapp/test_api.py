@@ -1,0 +1,347 @@
+"""The JSON API, from sign-up to the deleted account."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from tests.webapp.conftest import Client, MakeApp
+from tests.webapp.people import ADA, GRACE, another_device, arrive, sign_in, sign_up
+from webapp.accounts import ACCOUNTS
+from webapp.keys import DATABASE, STORAGE
+from webapp.passwords import Passwords
+
+PROFILE = {"username", "email", "created_at"}
+
+
+async def problem(response: ClientResponse) -> dict[str, Any]:
+    """Return an answer's problem, having checked that it is one (RFC 9457)."""
+    assert response.content_type == "application/problem+json"
+    told: dict[str, Any] = await response.json(content_type=None)
+    assert told["status"] == response.status
+    assert told["detail"]
+    return told
+
+
+def lifetime(response: ClientResponse) -> str:
+    """Return the Max-Age of the session cookie that came, "" for none."""
+    return response.cookies["session"]["max-age"]
+
+
+async def test_sign_up_answers_201_with_the_profile_and_signs_nobody_in(client: Client) -> None:
+    """Signing up makes an account and no session."""
+    response = await sign_up(client)
+
+    assert response.status == 201
+    assert await response.json() == {
+        "username": "Ada",
+        "email": "ada@example.org",
+        "created_at": (await response.json())["created_at"],
+    }
+    assert "Set-Cookie" not in response.headers
+    assert (await client.get("/api/profile")).status == 401
+
+
+async def test_sign_in_answers_the_profile_and_opens_a_session(client: Client) -> None:
+    """After signing in the profile is there, and holds the whitelisted fields only."""
+    await sign_up(client)
+
+    signed_in = await sign_in(client)
+    profile = await client.get("/api/profile")
+
+    assert (signed_in.status, profile.status) == (200, 200)
+    assert await profile.json() == await signed_in.json()
+    assert set(await profile.json()) == PROFILE
+    moment = datetime.fromisoformat((await profile.json())["created_at"])
+    assert datetime.now(UTC) - moment < timedelta(minutes=5)
+
+
+async def test_of_two_racing_sign_ups_one_is_told_409(client: Client) -> None:
+    """Two requests at once for one account: one 201, one 409 that names the field."""
+    answers = await asyncio.gather(sign_up(client), sign_up(client, username="Another"))
+
+    assert sorted(answer.status for answer in answers) == [201, 409]
+    (refused,) = (answer for answer in answers if answer.status == 409)
+    assert [error["field"] for error in (await problem(refused))["errors"]] == ["email"]
+    assert await client.app[DATABASE]["users"].count_documents({}) == 1
+
+
+async def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(client: Client) -> None:
+    """Status, body and headers tell nobody whether the account exists."""
+    await sign_up(client)
+
+    wrong = await sign_in(client, password="wrong password")
+    unknown = await sign_in(client, email="nobody@example.org")
+
+    assert wrong.status == unknown.status == 401
+    assert await wrong.read() == await unknown.read()
+    for headers in (told := [dict(wrong.headers), dict(unknown.headers)]):
+        for varying in ("Date", "X-Request-ID"):
+            del headers[varying]
+    assert told[0] == told[1]
+    assert wrong.headers["WWW-Authenticate"].startswith("Session")
+
+
+@pytest.mark.parametrize(
+    ("remember", "max_age"),
+    [
+        pytest.param(True, str(30 * 24 * 3600), id="remembered for the absolute timeout"),
+        pytest.param(False, "", id="until the browser closes"),
+    ],
+)
+async def test_remember_me_decides_how_long_the_cookie_lives(
+    client: Client, *, remember: bool, max_age: str
+) -> None:
+    """Remembered sessions carry Max-Age, others end with the browser."""
+    await sign_up(client)
+
+    response = await sign_in(client, remember=remember)
+
+    assert lifetime(response) == max_age
+
+
+async def test_signing_in_takes_a_new_session_and_ends_the_old_one(client: Client) -> None:
+    """Nothing of a former user's session survives the next sign-in: no fixation, no mixing."""
+    await sign_up(client, **GRACE)
+    await arrive(client)
+    old = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+
+    await sign_in(client, email=GRACE["email"], password=GRACE["password"])
+
+    new = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    assert old != new
+    assert (await (await client.get("/api/profile")).json())["username"] == "Grace"
+    client.session.cookie_jar.clear()
+    stale = await client.get("/api/profile", headers={"Cookie": f"session={old}"})
+    assert stale.status == 401
+    assert await client.app[STORAGE].count() == 1
+
+
+async def test_signing_out_ends_the_session_at_the_server(client: Client) -> None:
+    """After a logout the very cookie opens nothing, and the browser is told to clear up."""
+    await arrive(client)
+    cookie = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+
+    response = await client.post("/api/auth/logout")
+
+    assert response.status == 204
+    assert response.headers["Clear-Site-Data"] == '"cache", "storage"'
+    assert response.cookies["session"].value == ""
+    stale = await client.get("/api/profile", headers={"Cookie": f"session={cookie}"})
+    assert (await problem(stale))["detail"] == "Your session has ended, please sign in again."
+
+
+async def test_signing_out_twice_is_fine(client: Client) -> None:
+    """Whoever has no session is signed out already."""
+    assert (await client.post("/api/auth/logout")).status == 204
+
+
+async def test_sessions_are_listed_with_words_and_times(client: Client) -> None:
+    """Two devices see each other; each knows which one it is."""
+    await arrive(client)
+    async with another_device(client) as phone:
+        await sign_in(phone)
+        answer = await (await phone.get("/api/sessions")).json()
+
+    here, there = answer["sessions"]
+    assert (here["label"], here["current"]) == ("Safari on iPhone", True)
+    assert there["current"] is False
+    assert set(here) == {
+        "handle",
+        "label",
+        "created_at",
+        "last_seen_at",
+        "expires_at",
+        "current",
+    }
+    for name in ("created_at", "last_seen_at", "expires_at"):
+        assert datetime.fromisoformat(here[name]).tzinfo is not None
+
+
+async def test_one_device_signs_another_out(client: Client) -> None:
+    """The other device's session is over at once, and its handle unknown the second time."""
+    await arrive(client)
+    async with another_device(client) as phone:
+        await sign_in(phone)
+        (handle,) = await _others(client)
+
+        assert (await client.delete(f"/api/sessions/{handle}")).status == 204
+
+        assert (await phone.get("/api/profile")).status == 401
+    assert (await client.delete(f"/api/sessions/{handle}")).status == 404
+    assert (await client.get("/api/profile")).status == 200
+
+
+async def test_ending_ones_own_session_by_its_handle_is_a_logout(client: Client) -> None:
+    """The current handle ends this session and deletes the cookie."""
+    await arrive(client)
+    listed = await (await client.get("/api/sessions")).json()
+
+    response = await client.delete(f"/api/sessions/{listed['sessions'][0]['handle']}")
+
+    assert response.status == 204
+    assert response.cookies["session"].value == ""
+    assert (await client.get("/api/profile")).status == 401
+
+
+async def test_nobody_ends_somebody_elses_session(client: Client) -> None:
+    """A stranger's handle is like one that does not exist."""
+    await arrive(client, GRACE)
+    async with another_device(client) as stranger:
+        await arrive(stranger)
+        grace = (await (await client.get("/api/sessions")).json())["sessions"][0]["handle"]
+
+        response = await stranger.delete(f"/api/sessions/{grace}")
+
+        assert response.status == 404
+    assert (await client.get("/api/profile")).status == 200
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        pytest.param("x", id="a letter"),
+        pytest.param("0" * 64, id="an unknown one"),
+        pytest.param("%00", id="NUL"),
+        pytest.param("%F0%9F%A6%8A", id="emoji"),
+        pytest.param("%ff", id="no UTF-8"),
+        pytest.param("a" * 4000, id="very long"),
+        pytest.param("$ne", id="an operator"),
+    ],
+)
+async def test_text_that_is_no_handle_is_not_found(client: Client, handle: str) -> None:
+    """Whatever stands for a handle, the answer is 404."""
+    await arrive(client)
+
+    response = await client.delete(f"/api/sessions/{handle}")
+
+    assert response.status == 404
+    await problem(response)
+
+
+async def test_all_other_devices_are_signed_out_at_once(client: Client) -> None:
+    """This session stays, the others end."""
+    await arrive(client)
+    async with another_device(client) as phone, another_device(client) as tablet:
+        await sign_in(phone)
+        await sign_in(tablet)
+
+        assert (await client.delete("/api/sessions")).status == 204
+
+        assert (await phone.get("/api/profile")).status == 401
+        assert (await tablet.get("/api/profile")).status == 401
+    assert (await client.get("/api/profile")).status == 200
+
+
+async def test_deleting_the_account_wants_the_password_and_ends_everything(client: Client) -> None:
+    """With the password the account, its sessions and its name are gone."""
+    await arrive(client)
+    async with another_device(client) as phone:
+        await sign_in(phone)
+        refused = await client.delete("/api/profile", json={"current_password": "wrong"})
+        assert refused.status == 403
+        assert (await problem(refused))["errors"][0]["field"] == "current_password"
+
+        deleted = await client.delete("/api/profile", json={"current_password": ADA["password"]})
+
+        assert deleted.status == 204
+        assert (await phone.get("/api/profile")).status == 401
+    assert (await client.get("/api/profile")).status == 401
+    assert await client.app[STORAGE].count() == 0
+    assert (await sign_in(client)).status == 401
+    assert (await sign_up(client)).status == 201
+
+
+async def test_a_disabled_account_opens_nothing(client: Client) -> None:
+    """Its sessions are over at the next request and its login is like a wrong password."""
+    await arrive(client)
+    accounts = client.app[ACCOUNTS]
+    account = await accounts.find(ADA["email"])
+    assert account is not None
+
+    await accounts.set_disabled(account, disabled=True)
+
+    assert (await client.get("/api/profile")).status == 401
+    disabled = await sign_in(client)
+    wrong = await sign_in(client, password="wrong password")
+    assert await disabled.read() == await wrong.read()
+
+
+async def test_guessing_is_throttled_and_says_for_how_long(client: Client) -> None:
+    """The sixth guess is 429 with an honest Retry-After; so is the right password meanwhile."""
+    await sign_up(client)
+    for _ in range(5):
+        assert (await sign_in(client, password="wrong password")).status == 401
+
+    guess = await sign_in(client, password="wrong password")
+    right = await sign_in(client)
+
+    assert guess.status == right.status == 429
+    assert 1 <= int(guess.headers["Retry-After"]) <= 1
+    assert (await problem(guess))["detail"] == "Too many attempts, try again in 1 second."
+
+
+async def test_forged_forwarded_addresses_do_not_help_a_flood(make_app: MakeApp) -> None:
+    """What stands left of the trusted hop is ignored, so every guess is the same address."""
+    client = await make_app(TRUSTED_PROXY_HOPS="1")
+    await sign_up(client, **GRACE)
+    statuses = [
+        (
+            await client.post(
+                "/api/auth/login",
+                json={"email": GRACE["email"], "password": "wrong password"},
+                headers={
+                    "X-Forwarded-For": f"10.0.0.{n}, 203.0.113.7",
+                    "X-Forwarded-Proto": "http",
+                },
+            )
+        ).status
+        for n in range(8)
+    ]
+
+    assert statuses == [401] * 5 + [429] * 3
+
+
+async def test_a_full_password_pool_is_503_and_costs_no_attempt(client: Client) -> None:
+    """A try that nobody looked at is taken back: the visitor is not locked out for it."""
+    await sign_up(client)
+    accounts = client.app[ACCOUNTS]
+    roomy, accounts._passwords = accounts._passwords, Passwords(most_at_once=1)
+    accounts._passwords._room.acquire()
+
+    answers = [await sign_in(client) for _ in range(8)]
+
+    assert {answer.status for answer in answers} == {503}
+    assert answers[0].headers["Retry-After"] == "2"
+    accounts._passwords.close()
+    accounts._passwords = roomy
+    assert (await sign_in(client)).status == 200
+
+
+async def test_every_answer_may_be_seen_by_its_asker_only(client: Client) -> None:
+    """Personal answers are `no-store`, refusals too."""
+    await arrive(client)
+
+    for path in ("/api/profile", "/api/sessions", "/profile", "/", "/api/nothing"):
+        assert (await client.get(path)).headers["Cache-Control"] == "no-store"
+
+
+async def test_a_visitor_who_stores_nothing_costs_nothing(client: Client) -> None:
+    """Looking around sets no cookie and writes no session."""
+    before = client.app[STORAGE].counters["commands"]
+
+    for path in ("/", "/login", "/signup", "/profile", "/api/profile", "/api/openapi.json"):
+        response = await client.get(path, allow_redirects=False)
+        assert "Set-Cookie" not in response.headers
+
+    assert await client.app[DATABASE]["sessions"].count_documents({}) == 0
+    assert client.app[STORAGE].counters["commands"] == before
+
+
+async def _others(client: Client) -> list[str]:
+    listed = await (await client.get("/api/sessions")).json()
+    return [session["handle"] for session in listed["sessions"] if not session["current"]]

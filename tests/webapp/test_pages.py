@@ -1,0 +1,488 @@
+"""The pages as their visitors go through them, without a browser's help."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import ClientResponse
+
+from tests.webapp.conftest import Client, MakeApp
+from tests.webapp.people import (
+    ADA,
+    GRACE,
+    IPHONE,
+    NEW_PASSWORD,
+    Browser,
+    another_device,
+    arrive,
+    sign_in,
+    sign_up,
+    text_of,
+)
+from tests.webapp.test_destinations import HOSTILE
+from webapp.devdb import Mongod, find_mongod
+from webapp.keys import STORAGE
+
+# What Python can hold and a form cannot send is tried on the function alone.
+SENDABLE = [case for case in HOSTILE if case.id not in {"missing", "a list", "lone surrogate"}]
+SIGN_IN = {"email": ADA["email"], "password": ADA["password"]}
+
+
+def led_to(response: ClientResponse) -> str:
+    """Return where a 303 leads."""
+    assert response.status == 303
+    return response.headers["Location"]
+
+
+async def test_the_whole_way_through_the_pages(client: Client) -> None:
+    """Sign up, sign in, see the profile, sign out: each step says how it ended."""
+    signed_up = await client.post("/signup", data=ADA)
+    assert signed_up.url.path == "/login"
+    assert "Your account is ready. Please sign in." in await text_of(signed_up)
+
+    signed_in = await client.post("/login", data=SIGN_IN)
+    assert signed_in.url.path == "/profile"
+    assert ADA["email"] in await text_of(signed_in)
+    assert "Member since" in await text_of(signed_in)
+
+    signed_out = await client.post("/logout")
+    assert signed_out.url.path == "/"
+    assert "You are signed out." in await text_of(signed_out)
+    assert signed_out.history[0].headers["Clear-Site-Data"] == '"cache", "storage"'
+
+
+async def test_sign_up_leads_to_the_sign_in_page_without_a_session(client: Client) -> None:
+    """303 to /login and no cookie: signing up does not sign in."""
+    response = await client.post("/signup", data=ADA, allow_redirects=False)
+
+    assert urlsplit(led_to(response)).path == "/login"
+    assert "Set-Cookie" not in response.headers
+
+
+async def test_a_refused_sign_up_keeps_what_was_typed_but_no_password(client: Client) -> None:
+    """422; every faulty field has its sentence; the password is typed again."""
+    response = await client.post(
+        "/signup", data={"username": "A & B", "email": "nowhere", "password": "2short"}
+    )
+
+    page = await response.text()
+    assert response.status == 422
+    assert 'value="A &amp; B"' in page
+    assert 'value="nowhere"' in page
+    assert "2short" not in page
+    assert "Use an address such as ada@example.org." in page
+    assert "This is too short; use at least 15 characters." in page
+    assert "<title>Error: " in page
+
+
+@pytest.mark.parametrize("field", ["username", "email", "password"])
+async def test_an_errors_sentence_is_tied_to_its_input(client: Client, field: str) -> None:
+    """`aria-describedby` names the sentence and `aria-invalid` marks the field."""
+    page = await (await client.post("/signup", data=ADA | {field: ""})).text()
+
+    (input_,) = re.findall(rf'<input id="{field}"[^>]*>', page)
+    assert 'aria-invalid="true"' in input_
+    (described,) = re.findall(r'aria-describedby="([^"]*)"', input_)
+    assert f"{field}-error" in described.split()
+    assert f'id="{field}-error"' in page
+
+
+async def test_a_taken_address_is_409_on_the_page(client: Client) -> None:
+    """The page says which field is taken."""
+    await sign_up(client)
+
+    response = await client.post("/signup", data=ADA | {"username": "Somebody"})
+
+    assert response.status == 409
+    assert "There is an account with this email address already." in await text_of(response)
+
+
+async def test_a_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Client) -> None:
+    """The pages differ in nothing but the address that was typed."""
+    await sign_up(client)
+
+    wrong = await client.post("/login", data=SIGN_IN | {"password": "wrong", "remember": "yes"})
+    unknown = await client.post(
+        "/login", data={"email": "eve@example.org", "password": "wrong", "remember": "yes"}
+    )
+
+    assert wrong.status == unknown.status == 401
+    page = await wrong.text()
+    assert "The email address or the password is not right." in page
+    assert f'value="{ADA["email"]}"' in page
+    assert " checked>" in page
+    assert page == (await unknown.text()).replace("eve@", "ada@")
+
+
+async def test_too_many_sign_ins_are_told_how_long_to_wait(client: Client) -> None:
+    """429 with Retry-After and a sentence, and the form is still there."""
+    await sign_up(client)
+    for _ in range(5):
+        await client.post("/login", data=SIGN_IN | {"password": "wrong"})
+
+    response = await client.post("/login", data=SIGN_IN)
+
+    assert response.status == 429
+    assert response.headers["Retry-After"] == "1"
+    assert "Too many attempts, try again in 1 second." in await text_of(response)
+    assert f'value="{ADA["email"]}"' in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("ticked", "max_age"),
+    [
+        pytest.param({"remember": "yes"}, str(30 * 24 * 3600), id="ticked"),
+        pytest.param({}, "", id="not ticked"),
+    ],
+)
+async def test_the_box_decides_how_long_the_cookie_lives(
+    client: Client, ticked: dict[str, str], max_age: str
+) -> None:
+    """The "remember me" box is a checkbox that is sent when it is ticked."""
+    await sign_up(client)
+
+    response = await client.post("/login", data=SIGN_IN | ticked, allow_redirects=False)
+
+    assert response.cookies["session"]["max-age"] == max_age
+
+
+async def test_a_visitor_is_led_to_sign_in_and_back(client: Client) -> None:
+    """`next` goes through the query and the hidden field to where the visitor wanted to be."""
+    await sign_up(client)
+
+    asked = await client.get("/profile/sessions")
+    assert "Please sign in to see this page." in await text_of(asked)
+    (next_,) = re.findall(r'name="next" value="([^"]*)"', await asked.text())
+    response = await client.post("/login", data=SIGN_IN | {"next": next_})
+
+    assert response.url.path == "/profile/sessions"
+
+
+@pytest.mark.parametrize("hostile", SENDABLE)
+async def test_a_hostile_next_stays_on_this_site(client: Client, hostile: str) -> None:
+    """Neither the form nor the redirect ever names another place."""
+    await sign_up(client)
+
+    form = await client.get("/login", params={"next": hostile})
+    response = await client.post("/login", data=SIGN_IN | {"next": hostile}, allow_redirects=False)
+
+    assert 'name="next" value="/profile"' in await form.text()
+    assert led_to(response) == "/profile"
+
+
+async def test_who_is_signed_in_needs_no_sign_in_page(client: Client) -> None:
+    """The form leads on to where the visitor was going."""
+    await arrive(client)
+
+    response = await client.get("/login?next=/profile/sessions", allow_redirects=False)
+
+    assert led_to(response) == "/profile/sessions"
+
+
+async def test_a_dead_cookie_is_led_to_sign_in_and_told_why(client: Client) -> None:
+    """A session that ended elsewhere: 303 to /login with the sentence."""
+    await arrive(client)
+    await client.app[STORAGE].clear()
+
+    response = await client.get("/profile", allow_redirects=False)
+    followed = await client.get("/profile")
+
+    assert urlsplit(led_to(response)).path == "/login"
+    assert "Your session has ended, please sign in again." in await text_of(followed)
+
+
+async def test_an_expired_session_is_told_so(client: Client) -> None:
+    """After the idle timeout the page says that the session ended."""
+    await arrive(client)
+    storage = client.app[STORAGE]
+    real = storage.clock
+    storage.clock = lambda: real() + 15 * 86400
+
+    followed = await client.get("/profile/password")
+
+    assert "Your session has ended, please sign in again." in await text_of(followed)
+    assert 'name="next" value="/profile/password"' in await followed.text()
+
+
+async def test_changing_the_password_signs_out_every_other_device(client: Client) -> None:
+    """This device stays with a new cookie, the phone is told, the old password is dead."""
+    await arrive(client)
+    before = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    async with another_device(client) as phone:
+        await sign_in(phone)
+
+        response = await client.post(
+            "/profile/password",
+            data={"current_password": ADA["password"], "new_password": NEW_PASSWORD},
+        )
+
+        assert response.url.path == "/profile"
+        page = await text_of(response)
+        assert "Your password is changed. All other devices are signed out." in page
+        told = await phone.get("/profile")
+        assert "Your session has ended, please sign in again." in await text_of(told)
+    after = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    assert before != after
+    assert (await sign_in(client)).status == 401
+    assert (await sign_in(client, password=NEW_PASSWORD)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "sentence"),
+    [
+        pytest.param(
+            {"current_password": "wrong"}, 403, "This is not your current password.", id="wrong"
+        ),
+        pytest.param({"new_password": "short"}, 422, "too short", id="too short"),
+        pytest.param(
+            {"new_password": ADA["password"]},
+            422,
+            "Use another password than the current one.",
+            id="the same again",
+        ),
+        pytest.param({"new_password": ""}, 422, "Please fill in this field.", id="empty"),
+    ],
+)
+async def test_a_refused_password_change_says_why_and_changes_nothing(
+    client: Client, changes: dict[str, str], status: int, sentence: str
+) -> None:
+    """The form comes back with the sentence, the old password stays, other devices stay."""
+    await arrive(client)
+    form = {"current_password": ADA["password"], "new_password": NEW_PASSWORD}
+    async with another_device(client) as phone:
+        await sign_in(phone)
+
+        response = await client.post("/profile/password", data=form | changes)
+
+        assert response.status == status
+        assert sentence in await text_of(response)
+        assert NEW_PASSWORD not in await response.text()
+        assert (await phone.get("/api/profile")).status == 200
+    assert (await sign_in(client)).status == 200
+
+
+async def test_guessing_the_current_password_is_throttled(client: Client) -> None:
+    """Whoever finds an open browser gets five guesses, as at the sign-in."""
+    await arrive(client)
+
+    statuses = [
+        (await client.post("/profile/delete", data={"current_password": f"guess {n}"})).status
+        for n in range(7)
+    ]
+
+    assert statuses == [403] * 5 + [429] * 2
+
+
+async def test_a_session_opened_with_the_old_password_meanwhile_is_over(client: Client) -> None:
+    """A sign-in under way while the password changes does not slip past the signing out."""
+    await arrive(client)
+    async with another_device(client) as attacker:
+        await sign_in(attacker)
+        storage = client.app[STORAGE]
+        revoke_owner = storage.revoke_owner
+        storage.revoke_owner = _nothing_yet  # type: ignore[assignment, method-assign]
+        await client.post(
+            "/profile/password",
+            data={"current_password": ADA["password"], "new_password": NEW_PASSWORD},
+        )
+        storage.revoke_owner = revoke_owner  # type: ignore[method-assign]
+
+        assert (await attacker.get("/api/profile")).status == 401
+    assert (await client.get("/api/profile")).status == 200
+
+
+async def test_deleting_the_account_ends_everything(client: Client) -> None:
+    """The page asks for the password, deletes, and says so on the start page."""
+    await arrive(client)
+
+    refused = await client.post("/profile/delete", data={"current_password": "wrong"})
+    deleted = await client.post("/profile/delete", data={"current_password": ADA["password"]})
+
+    assert refused.status == 403
+    assert deleted.url.path == "/"
+    assert "Your account and all its sessions are deleted." in await text_of(deleted)
+    assert await client.app[STORAGE].count() == 0
+    assert (await sign_in(client)).status == 401
+
+
+async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> None:
+    """Both devices are shown in words; the one signed out is named once, and is told."""
+    await arrive(client)
+    async with another_device(client, IPHONE) as phone:
+        await sign_in(phone)
+        page = await (await client.get("/profile/sessions")).text()
+        assert "Safari on iPhone" in page
+        assert page.count("this device</span>") == 1
+        handles = re.findall(r'name="handle" value="([^"]*)"', page)
+        assert handles[0] == await _current_handle(phone)
+
+        response = await client.post("/profile/sessions", data={"handle": handles[0]})
+
+        assert "Safari on iPhone was signed out." in await text_of(response)
+        told = await phone.get("/profile")
+        assert "Your session has ended, please sign in again." in await text_of(told)
+    again = await client.get("/profile/sessions")
+    assert "was signed out" not in await text_of(again)
+    once_more = await client.post("/profile/sessions", data={"handle": handles[0]})
+    assert "That device was signed out already." in await text_of(once_more)
+
+
+async def test_signing_out_this_device_leads_home(client: Client) -> None:
+    """The current device's button is a logout."""
+    await arrive(client)
+
+    response = await client.post(
+        "/profile/sessions", data={"handle": await _current_handle(client)}
+    )
+
+    assert response.url.path == "/"
+    assert "You are signed out." in await text_of(response)
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (0, "No other device was signed in."),
+        (1, "1 other device was signed out."),
+        (2, "2 other devices were signed out."),
+    ],
+)
+async def test_a_form_without_a_handle_signs_all_others_out(
+    client: Client, others: int, sentence: str
+) -> None:
+    """The sentence counts them, and this device stays."""
+    await arrive(client)
+    for _ in range(others):
+        async with another_device(client) as phone:
+            await sign_in(phone)
+
+    response = await client.post("/profile/sessions", data={})
+
+    assert sentence in await text_of(response)
+    assert await client.app[STORAGE].count() == 1
+
+
+async def test_nobody_signs_somebody_elses_device_out(client: Client) -> None:
+    """A stranger's handle changes nothing."""
+    await arrive(client, GRACE)
+    async with another_device(client) as stranger:
+        await arrive(stranger)
+
+        response = await stranger.post(
+            "/profile/sessions", data={"handle": await _current_handle(client)}
+        )
+
+        assert "That device was signed out already." in await text_of(response)
+    assert (await client.get("/api/profile")).status == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param('<script>alert("x")</script>', id="script"),
+        pytest.param("\"'><img src=x onerror=x>", id="attribute"),
+        pytest.param("{{ 7 * 7 }}{% raw %}", id="template"),
+        pytest.param("👩🏽‍🚀 עדה ada", id="emoji and right-to-left"),
+    ],
+)
+async def test_a_name_full_of_markup_is_shown_as_text(client: Client, name: str) -> None:
+    """User names are text on every page that shows them, and isolated from its direction."""
+    await arrive(client, ADA | {"username": name})
+
+    for path in ("/", "/profile", "/profile/delete"):
+        page = await (await client.get(path)).text()
+        assert f"<bdi>{name}</bdi>" in html.unescape(page)
+        assert "<script" not in page
+        assert "<img src=x" not in page
+
+
+async def test_a_label_full_of_markup_is_shown_as_text(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of another origin than our own words are text too, direction marks included."""
+    label = '<b onclick="x">\u202eSafari</b> 🦊'
+    monkeypatch.setattr("webapp.app.describe", lambda _: label)
+    client = await make_app()
+    await arrive(client)
+
+    page = await (await client.get("/profile/sessions")).text()
+
+    assert "<bdi>&lt;b onclick=&#34;x&#34;&gt;\u202eSafari&lt;/b&gt; 🦊</bdi>" in page
+
+
+async def test_a_notice_in_an_address_says_only_our_own_sentences(client: Client) -> None:
+    """A link cannot make this site say what somebody else wrote."""
+    page = await (await client.get("/login?notice=Send+your+password+to+eve")).text()
+
+    assert "eve" not in page
+    assert 'role="status"' not in page
+
+
+async def test_the_start_page_knows_who_is_signed_in(client: Client) -> None:
+    """Strangers are invited, members are greeted."""
+    assert "Create an account" in await (await client.get("/")).text()
+
+    await arrive(client)
+
+    assert "Welcome back" in await (await client.get("/")).text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/signup", "/login", "/profile", "/profile/password", "/profile/sessions", "/nothing"],
+)
+async def test_a_page_weighs_under_thirty_kilobytes_in_all(client: Client, path: str) -> None:
+    """The page with its stylesheet and icon, uncompressed; all of it from this site."""
+    await arrive(client)
+    page = await (await client.get(path)).text()
+
+    links = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page))
+    weight = len(page.encode()) + sum(
+        [len(await (await client.get(link)).read()) for link in links]
+    )
+
+    assert len(links) == 2
+    assert weight < 30_000
+    assert "//" not in " ".join(re.findall(r'(?:href|src|action)="([^"]*)"', page))
+    assert " style=" not in page
+    assert "<script" not in page
+
+
+async def test_the_start_page_is_served_while_mongodb_is_away(
+    make_app: MakeApp, mongo_uri: str, tmp_path: Path
+) -> None:
+    """`/` and static files answer 200; what needs the session says 503 with Retry-After."""
+    with Mongod(find_mongod(os.environ), tmp_path) as own:
+        assert own.uri != mongo_uri
+        client = await make_app(MONGO_URI=f"{own.uri}/?serverSelectionTimeoutMS=300")
+        await arrive(client)
+
+    home, profile, refused, login = await asyncio.gather(
+        client.get("/"), client.get("/profile"), client.get("/api/profile"), sign_in(client)
+    )
+    sign_up_form = await client.get("/signup")
+    (stylesheet,) = re.findall(r'href="(/static/style[^"]+)"', await home.text())
+
+    assert (home.status, sign_up_form.status) == (200, 200)
+    assert (await client.get(stylesheet)).status == 200
+    assert (profile.status, refused.status, login.status) == (503, 503, 503)
+    assert profile.content_type == "text/html"
+    assert refused.content_type == login.content_type == "application/problem+json"
+    for answer in (profile, refused, login):
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "Set-Cookie" not in answer.headers
+
+
+async def _current_handle(client: Browser) -> str:
+    listed = await (await client.get("/api/sessions")).json()
+    return next(s["handle"] for s in listed["sessions"] if s["current"])
+
+
+async def _nothing_yet(*_: object, **__: object) -> int:
+    return 0
