@@ -13,7 +13,7 @@ PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq -
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run test test-faults lint format types bench venv node lock clean
+.PHONY: help run test test-faults lint format types bench bench-micro bench-scale venv node lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,12 @@ types: venv  ## check the types of both packages
 
 bench: $(VENV)/.bench-is-installed node-bench  ## measure against the rivals (QUICK=1: a short run) and write docs/benchmarks.*
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+bench-micro: venv  ## measure the CPU time of one load and one save, without any server
+	$(PY) -W ignore -m benchmarks.micro
+
+bench-scale: $(VENV)/.bench-is-installed  ## measure a request as the collection grows to 10^6 sessions (ARGS='--largest 7': 10^7)
+	$(PY) -m benchmarks.scale $(ARGS)
 
 venv: $(VENV)/.is-installed  ## make or refresh the virtual environment
 

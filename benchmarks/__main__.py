@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.chart import svg
 from benchmarks.disk import bytes_per_session
+from benchmarks.load import require_wrk
 from benchmarks.machine import describe
 from benchmarks.peers import PEERS, choose
 from benchmarks.report import markdown
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     """Run what the command line asks for, and write the table and the chart."""
     given = _arguments()
+    require_wrk()
     plan = _plan(given)
     peers = choose(given.only)
     # A quick run proves the tool; what it measures must not replace the real figures.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: boo
         failures=seen["refused"] + seen["broken"] + seen["late"],
         cpu_us=cpu / max(seen["requests"], 1) * 1e6,
     )
+
+
+def require_wrk() -> None:
+    """End with a sentence when the load generator is missing, before anything is started."""
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
 
 
 def cpu_seconds(pid: int) -> float:

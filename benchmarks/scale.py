@@ -19,7 +19,7 @@ from pymongo.collection import Collection
 
 from benchmarks.chores import owner_seconds, sweep_seconds
 from benchmarks.filler import Document, grow, stand_in
-from benchmarks.load import cpu_seconds, measure
+from benchmarks.load import cpu_seconds, measure, require_wrk
 from benchmarks.peers import OURS, PEERS
 from benchmarks.rounds import STANDARD_CONNECTIONS
 from benchmarks.servers import Databases, Running, databases, running
@@ -50,6 +50,7 @@ class Cost:
 def main() -> None:
     """Grow, measure, print; then time the chores on the largest collection."""
     given = _arguments()
+    require_wrk()
     [peer] = [peer for peer in PEERS if peer.name == OURS]
     with (
         tempfile.TemporaryDirectory(prefix="scale-", dir=given.directory) as name,
