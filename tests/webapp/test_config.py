@@ -113,7 +113,7 @@ REFUSED = [
     ("MONGO_URI", None, "is not set", "missing"),
     ("MONGO_URI", "", "is not set", "empty"),
     ("MONGO_URI", "postgres://db", "does not start with", "another scheme"),
-    ("MONGO_URI", "mongodb://", "not a valid address", "no host"),
+    ("MONGO_URI", "mongodb:///shop", "not a valid address", "no host"),
     ("MONGO_URI", "mongodb://db:port/", "not a valid address", "port is no number"),
     ("MONGO_URI", f"mongodb://app:{PASSWORD}:x@db/?tls=true", "not a valid address", "unescaped :"),
     ("MONGO_URI", f"mongodb://app:x/{PASSWORD}@db/?tls=true", "", "unescaped /"),
