@@ -95,6 +95,11 @@ def duration(name: str, value: object) -> timedelta | None:
     return span
 
 
+def whole(seconds: float) -> float:
+    """Return whole seconds as an ``int``, fractions as they are."""
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
 def to_datetime(instant_ms: int) -> datetime:
     """Convert to an aware UTC ``datetime``."""
     return _EPOCH + instant_ms * _MILLISECOND

@@ -18,7 +18,7 @@ from storage import indexes, owners
 from storage.cookies import SessionCookie
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
-from storage.lifetime import checked_lifetime, duration
+from storage.lifetime import checked_lifetime, duration, whole
 from storage.owners import SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
@@ -26,6 +26,7 @@ from storage.session import MongoSession, read_json
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
+from storage.trips import TripBounds
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ COUNTERS = (
     "loads", "hits", "misses", "expired", "unreadable",
     "inserts", "updates", "touches", "deletes", "commands", "unavailable",
 )  # fmt: skip
+_DEFAULT_TRIPS = TripBounds()
 
 
 class MongoStorage(AbstractStorage):
@@ -58,6 +60,7 @@ class MongoStorage(AbstractStorage):
         samesite: str | None = "Lax",
         encoder: Callable[[Any], Any] = json.dumps,
         decoder: Callable[[Any], Any] = json.loads,
+        trips: TripBounds = _DEFAULT_TRIPS,
     ) -> None:
         """Check every argument; nothing is sent to MongoDB yet.
 
@@ -76,10 +79,13 @@ class MongoStorage(AbstractStorage):
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
         encoder, decoder: from a value to text or bytes, and back.
+        trips: how much this process asks of MongoDB at once.
 
         Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
         """
         check_collection(collection)
+        if not isinstance(trips, TripBounds):
+            raise TypeError(f"trips: {type(trips).__name__} is not accepted; use a TripBounds")
         settings = Settings(
             owner_key=owner_key,
             describe=describe,
@@ -103,7 +109,7 @@ class MongoStorage(AbstractStorage):
             cookie_name=cookie_name,
             domain=domain,
             # The library's annotation says int; fractions are accepted here.
-            max_age=None if idle is None else idle.total_seconds(),  # type: ignore[arg-type]
+            max_age=None if idle is None else whole(idle.total_seconds()),  # type: ignore[arg-type]
             path=path,
             secure=secure,
             httponly=httponly,
@@ -114,7 +120,14 @@ class MongoStorage(AbstractStorage):
         self.clock: Callable[[], float] = time.time
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._driver = Driver(collection, operation_timeout, self._counters)
-        self._store = Store(self._driver, keyring, lifetime, settings, self._counters)
+        self._store = Store(
+            self._driver,
+            keyring=keyring,
+            lifetime=lifetime,
+            settings=settings,
+            counters=self._counters,
+            trips=trips,
+        )
         self._saving = Saving(self._store, cookie)
         # Which session this request came with: new_session() is not told.
         self._came_with = web.RequestKey("came_with", MongoSession)
@@ -234,8 +247,9 @@ class MongoStorage(AbstractStorage):
         Never closes the client, which belongs to the app. May be called twice.
         """
         self._serving.closed = True
-        if self.index_work is not None:
+        if self.index_work is not None and not self.index_work.done():
             self.index_work.cancel()
+            await asyncio.wait({self.index_work})
         await self._store.drained()
 
     @property

@@ -12,7 +12,7 @@ from aiohttp_session import Session
 
 from storage.document import Stored
 from storage.errors import SessionNotSerializable, Unreadable
-from storage.lifetime import LONGEST
+from storage.lifetime import LONGEST, whole
 from storage.sealing import SessionKeys
 from storage.tokens import to_cookie, to_handle
 
@@ -170,7 +170,7 @@ def checked_max_age(value: object) -> float | None:
         raise TypeError(f"session.max_age: {type(value).__name__} is not accepted; {accepted}")
     if not (math.isfinite(value) and 0.001 <= value <= LONGEST.total_seconds()):
         raise ValueError(f"session.max_age: {value!r} is out of range; {accepted}")
-    return int(value) if value == int(value) else value
+    return whole(value)
 
 
 def read_json(encoded: Encoded) -> Any:

@@ -19,7 +19,7 @@ from storage.sealing import Keyring, SessionKeys, key_id_of
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
-from storage.trips import Bounds, Trips
+from storage.trips import TripBounds, Trips
 from storage.writes import Delete, Insert, Update, Write, carry_writes
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,12 @@ class Store:
     def __init__(
         self,
         driver: Driver,
+        *,
         keyring: Keyring,
         lifetime: Lifetime,
         settings: Settings,
         counters: dict[str, int],
+        trips: TripBounds,
     ) -> None:
         """Bring together what reading and writing sessions takes."""
         self.driver = driver
@@ -55,10 +57,10 @@ class Store:
         self.lifetime = lifetime
         self.settings = settings
         self.counters = counters
-        self._finds: Trips[bytes, Document | None] = Trips(partial(carry_finds, driver), Bounds())
+        self._finds: Trips[bytes, Document | None] = Trips(partial(carry_finds, driver), trips)
         # A write that was handed over is finished even if the visitor has gone.
         self._writes: Trips[Write, bool] = Trips(
-            partial(carry_writes, driver), Bounds(), keep_cancelled=True
+            partial(carry_writes, driver), trips, keep_cancelled=True
         )
 
     @property
@@ -78,7 +80,8 @@ class Store:
         self.counters["loads"] += 1
         try:
             document = await self._finds.submit(identifier, self.driver.deadline())
-            if document is None:
+            # Without values: parallel requests have emptied it together, which is a logout too.
+            if document is None or document.get("values") == {}:
                 self.counters["misses"] += 1
                 return None
             stored = parse(document)

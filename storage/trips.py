@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
 from storage.errors import StorageUnavailable
@@ -25,12 +25,30 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much a process asks of MongoDB at once; the defaults were measured (docs/design.md)."""
+class TripBounds:
+    """How much one process asks of MongoDB at once; loads and saves are counted apart.
+
+    in_flight: commands under way at a time. One is best beside the server; a distant one may want
+        more, so that its answers do not wait for each other.
+    batch: the most loads, or saves, that one command carries.
+    queue: how many may wait; beyond it the answer is ``StorageUnavailable`` at once, since whoever
+        joined would wait longer than a visitor does.
+
+    The defaults were measured with ``make bench``.
+    """
 
     in_flight: int = 1
     batch: int = 64
     queue: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse what is no whole number above zero."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"TripBounds.{field.name}: {value!r} is not accepted; use a whole number from 1"
+                )
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +70,7 @@ class Trips(Generic[Item, Result]):
     """
 
     def __init__(
-        self, carry: Carry[Item, Result], bounds: Bounds, *, keep_cancelled: bool = False
+        self, carry: Carry[Item, Result], bounds: TripBounds, *, keep_cancelled: bool = False
     ) -> None:
         """Prepare; needs no running event loop."""
         self._carry = carry

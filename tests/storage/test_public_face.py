@@ -26,6 +26,7 @@ from storage import (
     renew_session,
     setup,
 )
+from storage.trips import TripBounds
 
 ROOT = Path(__file__).parents[2]
 PINNED = [
@@ -56,6 +57,7 @@ DEFAULTS = {
     "samesite": "Lax",
     "encoder": json.dumps,
     "decoder": json.loads,
+    "trips": TripBounds(),
 }
 
 
