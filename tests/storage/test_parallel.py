@@ -1,0 +1,168 @@
+"""Parallel requests of one session lose nothing, in one process and in two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from storage import MongoStorage
+from storage.session import MongoSession
+from tests.storage.conftest import (
+    CommandLog,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    on_a_real_server,
+)
+from tests.storage.overlap import Change, at_once, during
+
+MANY = 200
+FEW = 20
+
+
+@pytest.fixture(params=["one storage", "two storages on one collection"])
+async def twins(
+    request: pytest.FixtureRequest,
+    site: Site,
+    visitor: Visitor,
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+) -> tuple[Visitor, Visitor]:
+    """Open two browsers with one session, at one process of the site or at two."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[0], log=[0]))
+    other = site if request.param == "one storage" else await open_site(make_storage())
+    return visitor, await other.visitor(visitor.cookie)
+
+
+def _set(name: str, value: Any) -> Change:
+    def change(session: MongoSession) -> None:
+        session[name] = value
+
+    return change
+
+
+@on_a_real_server
+async def test_hundreds_of_parallel_changes_of_one_session_all_survive(
+    twins: tuple[Visitor, Visitor],
+) -> None:
+    """All have loaded the session before the first saves it; every value is there afterwards."""
+    responses = await at_once(
+        *((twins[number % 2], _set(f"key {number}", number)) for number in range(MANY))
+    )
+
+    assert {response.status for response in responses} == {200}
+    expected = {f"key {number}": number for number in range(MANY)}
+    assert await twins[0].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
+
+
+@on_a_real_server
+async def test_parallel_requests_that_remove_and_add_lose_nothing(
+    twins: tuple[Visitor, Visitor],
+) -> None:
+    """A removal by one and an addition by another do not undo each other."""
+    before = {f"old {number}": number for number in range(FEW)}
+    await twins[0].do(lambda session: session.update(before))
+
+    def remove(name: str) -> Change:
+        return lambda session: session.pop(name)
+
+    removals = ((twins[0], remove(name)) for name in before)
+    additions = ((twins[1], _set(f"new {n}", n)) for n in range(FEW))
+    await at_once(*removals, *additions)
+
+    expected = {f"new {number}": number for number in range(FEW)}
+    assert await twins[1].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
+
+
+async def test_parallel_nested_changes_of_different_values_both_survive(
+    twins: tuple[Visitor, Visitor],
+) -> None:
+    """Nobody calls changed(); both appends are kept."""
+    await at_once(
+        (twins[0], lambda session: session["cart"].append(1)),
+        (twins[1], lambda session: session["log"].append(2)),
+    )
+
+    assert await twins[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0, 2]}
+
+
+async def test_later_save_of_the_same_value_wins(twins: tuple[Visitor, Visitor]) -> None:
+    """Who saves last is right, whoever loaded last."""
+
+    async def meanwhile() -> None:
+        await twins[1].do(_set("name", "Bob"))
+
+    await during(twins[0], meanwhile, _set("name", "Cleo"))
+
+    assert await twins[1].session() == {"name": "Cleo", "cart": [0], "log": [0]}
+
+
+async def test_changes_of_one_request_are_saved_as_one(twins: tuple[Visitor, Visitor]) -> None:
+    """Of a pair that many requests write at once, no mixture is ever stored or read."""
+
+    def pair(number: int) -> Change:
+        return lambda session: session.update(left=number, right=number)
+
+    seen: list[tuple[Any, Any]] = []
+
+    def look(session: MongoSession) -> None:
+        seen.append((session["left"], session["right"]))
+
+    await twins[0].do(pair(-1))
+    writers = ((twins[number % 2], pair(number)) for number in range(FEW))
+    await at_once(*writers, *((twins[number % 2], look) for number in range(10)))
+    await twins[0].do(look)
+
+    assert len(seen) == 11
+    assert all(left == right for left, right in seen)
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        pytest.param(lambda session: session.update(name="Ada", other=1), id="assigned anew"),
+        pytest.param(lambda session: (session.changed(), session.update(other=1)), id="changed()"),
+    ],
+)
+async def test_value_that_did_not_change_is_not_written_over_a_neighbours_newer_one(
+    repeat: Change, twins: tuple[Visitor, Visitor]
+) -> None:
+    """A request that repeats what it loaded writes nothing of it."""
+
+    async def meanwhile() -> None:
+        await twins[1].do(_set("name", "Bob"))
+
+    await during(twins[0], meanwhile, repeat)
+
+    assert (await twins[0].session()) == {"name": "Bob", "cart": [0], "log": [0], "other": 1}
+
+
+@on_a_real_server
+async def test_parallel_requests_share_their_commands(
+    site: Site, visitor: Visitor, log: CommandLog, storage: MongoStorage
+) -> None:
+    """A hundred changes of one session take a handful of reads and writes, not two hundred."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    log.commands.clear()
+
+    await at_once(*((visitor, _set(f"key {number}", number)) for number in range(100)))
+
+    assert len(log.commands) < 50
+    assert storage.counters["updates"] == 100
+
+
+async def test_requests_that_emptied_a_session_together_leave_no_session(
+    twins: tuple[Visitor, Visitor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each removes what the other leaves: that is a logout as well, and nothing to warn of."""
+    await twins[0].do(lambda session: session.pop("log"))
+
+    await at_once(
+        (twins[0], lambda session: session.pop("name")),
+        (twins[1], lambda session: session.pop("cart")),
+    )
+
+    assert await twins[0].session() == {}
+    assert caplog.records == []
