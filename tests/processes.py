@@ -1,0 +1,129 @@
+"""Real processes for tests: started, listened to, ended, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_SECONDS = 30.0
+LISTENING = "listening on"
+
+
+class Process:
+    """A command whose output is collected; `wait_for` returns once a text appears in it."""
+
+    def __init__(
+        self, *command: str, environ: Mapping[str, str], cwd: Path = ROOT, stdin: str | None = None
+    ) -> None:
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            command,
+            env={**inherited(), **environ},
+            cwd=cwd,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if self._process.stdin:
+            self._process.stdin.write(stdin or "")
+            self._process.stdin.close()
+
+    @property
+    def output(self) -> str:
+        """Everything written so far, standard error included."""
+        with self._news:
+            return "".join(self._lines)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def wait_for(self, text: str) -> str:
+        """Return the output once `text` is in it; fails when the process ends or stays silent."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._news:
+            while text not in "".join(self._lines):
+                ended = self._process.poll() is not None and not self._reader.is_alive()
+                left = deadline - time.monotonic()
+                if ended or left <= 0:
+                    raise AssertionError(f"{text!r} did not appear in:\n{''.join(self._lines)}")
+                self._news.wait(min(left, 0.1))
+        return self.output
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a process that has ended already is left alone."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
+        """Return the exit code."""
+        code = self._process.wait(seconds)
+        self._reader.join(seconds)
+        if self._process.stdout:
+            self._process.stdout.close()
+        return code
+
+    def end(self) -> int:
+        """Ask it to end and return the exit code; kill it when it will not."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            return self.wait()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+
+
+@contextmanager
+def webapp(
+    *arguments: str, environ: Mapping[str, str], cwd: Path = ROOT, stdin: str | None = None
+) -> Iterator[Process]:
+    """Run `python -m webapp` with these arguments, and end it afterwards."""
+    command = (sys.executable, "-m", "webapp", *arguments)
+    process = Process(*command, environ=environ, cwd=cwd, stdin=stdin)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def run_webapp(
+    *arguments: str, environ: Mapping[str, str], cwd: Path = ROOT, stdin: str | None = None
+) -> tuple[int, str]:
+    """Run `python -m webapp` to its end; return its exit code and output."""
+    with webapp(*arguments, environ=environ, cwd=cwd, stdin=stdin) as process:
+        return process.wait(), process.output
+
+
+def inherited() -> dict[str, str]:
+    """Return what every child gets: where programs are, and how coverage follows it."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME") or "COVERAGE" in k}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
