@@ -1,0 +1,1 @@
+"""Stored sessions of every release; each later release must open them."""
