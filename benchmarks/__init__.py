@@ -9,10 +9,12 @@ Machines differ and are shared, so only the ratios of one run count, never its a
 - `peers`      the table of peers: how each is started and what it needs
 - `servers`    mongod, redis-server and the peers' processes: started, waited for, ended
 - `load`       one run of wrk against one peer, with the CPU time that the peer spent on it
+- `visitors`   sign-in, and the proof that a peer does what it is measured for
 - `rounds`     the alternation of peers, and the medians
 - `disk`       the bytes that one stored session takes
+- `results`    what was measured, as data
 - `machine`    what ran where, in which version
 - `report`, `chart`   the table and the picture
-- `scale`      the cost of a request as the collection grows
-- `micro`      load and save without any server
+- `scale`      the cost of a request as the collection grows (`filler`), and of `chores`
+- `micro`      load and save without any server, over `stub`
 """

@@ -8,7 +8,8 @@ from math import floor, log10
 
 from benchmarks.peers import OURS, Peer
 from benchmarks.report import KINDS, ratio
-from benchmarks.rounds import STANDARD_CONNECTIONS, Results
+from benchmarks.results import Results
+from benchmarks.rounds import STANDARD_CONNECTIONS
 from benchmarks.workload import Kind, Load
 
 WIDTH, LABELS, MARGIN = 760, 250, 70

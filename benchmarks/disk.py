@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pymongo import MongoClient
 from redis import Redis
 
+from benchmarks.results import Stored
 from benchmarks.servers import Databases, Running
 from benchmarks.visitors import sign_in
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What one session takes where the peer keeps it."""
-
-    where: str
-    session_bytes: int
-    index_bytes: int = 0
-
-    @property
-    def total(self) -> int:
-        """Session and index entries together."""
-        return self.session_bytes + self.index_bytes
 
 
 def bytes_per_session(peers: Sequence[Running], where: Databases) -> dict[str, Stored]:
@@ -38,7 +24,7 @@ def bytes_per_session(peers: Sequence[Running], where: Databases) -> dict[str, S
             found["redis"] = _in_redis(where.redis)
         elif peer.peer.name == "cookie":
             [cookie] = asyncio.run(sign_in(peer.url, 1))
-            found["cookie"] = Stored("browser", len(cookie))
+            found["cookie"] = Stored("browser", "1", len(cookie))
     return found
 
 
@@ -48,11 +34,11 @@ def _in_mongodb(uri: str, database: str) -> Stored:
         stats = client[database].command("collStats", "sessions")
     # Uncompressed documents, since sealed bytes hardly compress, and indexes as they lie on disk.
     count = stats["count"]
-    return Stored("MongoDB", stats["size"] // count, stats["totalIndexSize"] // count)
+    return Stored("MongoDB", f"{count:,}", stats["size"] // count, stats["totalIndexSize"] // count)
 
 
 def _in_redis(url: str) -> Stored:
     with Redis.from_url(url) as client:
         key: Any = client.randomkey()
         used: Any = client.memory_usage(key)
-    return Stored("Redis (memory)", int(used))
+    return Stored("Redis (memory)", "1", int(used))

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.results import Measured
 from benchmarks.servers import Running
 from benchmarks.workload import Load
 
@@ -16,23 +16,6 @@ SCRIPT = Path(__file__).parent / "visitors.lua"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Slow peers with many connections make everyone wait; that shows in p99, not as a failure.
 PATIENCE_SECONDS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What one run saw; times in the unit of their name."""
-
-    requests: int
-    seconds: float
-    p50_ms: float
-    p99_ms: float
-    failures: int
-    cpu_us: float  # CPU time of the peer's process per request
-
-    @property
-    def rate(self) -> float:
-        """Requests per second."""
-        return self.requests / self.seconds
 
 
 def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: bool) -> Measured:
@@ -47,6 +30,7 @@ def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: boo
         p99_ms=seen["p99_us"] / 1e3,
         failures=seen["refused"] + seen["broken"] + seen["late"],
         cpu_us=cpu / max(seen["requests"], 1) * 1e6,
+        memory_mb=resident_mb(peer.pid),
     )
 
 
@@ -62,6 +46,12 @@ def cpu_seconds(pid: int) -> float:
     # The second field is the program's name and may hold blanks: count from behind it.
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process, in megabytes (2^20 bytes)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _wrk(url: str, connections: int, lines: Path, seconds: float, *, once: bool) -> dict[str, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.disk import Stored
 from benchmarks.peers import OURS, Peer
-from benchmarks.rounds import STANDARD_CONNECTIONS, Plan, Results
+from benchmarks.results import Results, Stored
+from benchmarks.rounds import STANDARD_CONNECTIONS, Plan
 from benchmarks.workload import Kind, Load
 
 KINDS: tuple[Kind, ...] = ("read", "write")
@@ -65,18 +65,32 @@ def _loads(peers: Sequence[Peer], results: Results) -> Iterable[str]:
         rows = []
         for peer in peers:
             if seen := results.get((peer.name, load)):
-                times = (f"{seen.p50_ms:.2f}", f"{seen.p99_ms:.2f}", f"{seen.cpu_us:.0f}")
+                times = (
+                    f"{seen.p50_ms:.2f}",
+                    f"{seen.p99_ms:.2f}",
+                    f"{seen.cpu_us:.0f}",
+                    f"{seen.memory_mb:.0f}",
+                )
                 rows.append([peer.title, f"{seen.rate:,.0f}", *times, str(seen.failures)])
-        yield _table(["", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "failures"], rows)
+        yield _table(
+            ["", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "memory MB", "failures"], rows
+        )
 
 
 def _stored(peers: Sequence[Peer], stored: Mapping[str, Stored]) -> str:
     rows = [
-        [peer.title, one.where, str(one.session_bytes), str(one.index_bytes), str(one.total)]
+        [
+            peer.title,
+            one.where,
+            str(one.session_bytes),
+            str(one.index_bytes),
+            str(one.total),
+            one.count,
+        ]
         for peer in peers
         if (one := stored.get(peer.name))
     ]
-    return _table(["", "kept in", "session", "indexes", "together"], rows)
+    return _table(["", "kept in", "session", "indexes", "together", "of so many"], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

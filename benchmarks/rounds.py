@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from benchmarks.load import Measured, measure
+from benchmarks.load import measure
+from benchmarks.results import Measured, Results, middle
 from benchmarks.servers import Running
 from benchmarks.visitors import check, sign_in
 from benchmarks.workload import VISITORS, Kind, Load, request_lines
-
-Results = dict[tuple[str, Load], Measured]
 
 STANDARD_CONNECTIONS = 64  # where logins and logouts are measured, and what the ratios are about
 
@@ -54,18 +52,6 @@ def run(peers: Sequence[Running], plan: Plan, directory: Path) -> Results:
                 measured.setdefault((peer.peer.name, load), []).append(seen)
                 _show(f"round {number}/{plan.rounds}", peer, load, seen)
     return {key: middle(several) for key, several in measured.items()}
-
-
-def middle(several: Sequence[Measured]) -> Measured:
-    """Return the median of each figure; failures are added up, since one is one too many."""
-    return Measured(
-        requests=round(median(one.requests for one in several)),
-        seconds=median(one.requests for one in several) / median(one.rate for one in several),
-        p50_ms=median(one.p50_ms for one in several),
-        p99_ms=median(one.p99_ms for one in several),
-        failures=sum(one.failures for one in several),
-        cpu_us=median(one.cpu_us for one in several),
-    )
 
 
 class _Lines:

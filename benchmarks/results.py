@@ -1,0 +1,59 @@
+"""What was measured, as data: filled by `load` and `disk`, read by `report` and `chart`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.workload import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run against one peer saw; times in the unit of their name."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+    cpu_us: float  # CPU time of the peer's process per request
+    memory_mb: float  # resident memory of the peer's process afterwards
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What one session takes where the peer keeps it."""
+
+    where: str
+    count: str  # of how many sessions this is the mean
+    session_bytes: int
+    index_bytes: int = 0
+
+    @property
+    def total(self) -> int:
+        """Session and index entries together."""
+        return self.session_bytes + self.index_bytes
+
+
+Results = dict[tuple[str, Load], Measured]  # by the peer's name
+
+
+def middle(several: Sequence[Measured]) -> Measured:
+    """Return the median of each figure; failures are added up, memory is the last."""
+    requests = median(one.requests for one in several)
+    return Measured(
+        requests=round(requests),
+        seconds=requests / median(one.rate for one in several),
+        p50_ms=median(one.p50_ms for one in several),
+        p99_ms=median(one.p99_ms for one in several),
+        failures=sum(one.failures for one in several),
+        cpu_us=median(one.cpu_us for one in several),
+        memory_mb=several[-1].memory_mb,
+    )

@@ -1,0 +1,97 @@
+"""The parts of the benchmarks that turn measurements into a page and a picture."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.chart import svg
+from benchmarks.peers import PEERS, Peer
+from benchmarks.report import markdown, ratio
+from benchmarks.results import Measured, Results, Stored, middle
+from benchmarks.rounds import FULL
+from benchmarks.workload import ANSWER_BYTES, Load, encode, request_lines, user
+
+READ = Load("read", 64)
+
+
+def measured(requests: int = 1000, *, failures: int = 0) -> Measured:
+    """Build what a run of one second saw."""
+    return Measured(
+        requests=requests,
+        seconds=1.0,
+        p50_ms=1.0,
+        p99_ms=2.0,
+        failures=failures,
+        cpu_us=50.0,
+        memory_mb=40.0,
+    )
+
+
+@pytest.fixture
+def results() -> Results:
+    """Give ours 1 500 requests per second, Redis 1 000, and measure nobody else."""
+    return {("pymongo", READ): measured(1500), ("redis", READ): measured(1000)}
+
+
+def test_ratio_says_how_many_times_the_rivals_requests_ours_answers(results: Results) -> None:
+    """1 500 against 1 000 requests per second is 1.5."""
+    assert ratio(results, "redis", READ) == 1.5
+
+
+def test_ratio_of_a_rival_that_did_not_run_is_a_gap_and_no_number(results: Results) -> None:
+    """A rival that was left out has no ratio."""
+    assert ratio(results, "cookie", READ) is None
+
+
+def test_median_of_the_rounds_is_reported_and_no_failure_is_lost() -> None:
+    """One slow round does not count, one failed request does."""
+    together = middle([measured(100), measured(1000), measured(1100, failures=1)])
+
+    assert together.rate == 1000
+    assert together.failures == 1
+
+
+def test_page_shows_every_peer_and_leaves_gaps_where_nothing_was_measured(
+    results: Results,
+) -> None:
+    """The page names ratios, a gap for a missing rival, bytes and versions."""
+    stored = {"pymongo": Stored("MongoDB", "200", 300, 100)}
+
+    page = markdown(PEERS, results, stored, {"mongod": "6.0.5"}, FULL)
+
+    assert "| RedisStorage | 1.50 | – |" in page
+    assert "| EncryptedCookieStorage | – | – |" in page
+    assert "| MongoStorage on PyMongo Async | MongoDB | 300 | 100 | 400 | 200 |" in page
+    assert "| mongod | 6.0.5 |" in page
+
+
+def test_chart_is_well_formed_and_draws_a_bar_for_each_ratio(results: Results) -> None:
+    """One rival with one ratio is one bar beside the two squares of the legend."""
+    root = ET.fromstring(svg(PEERS, results))  # noqa: S314 - we wrote it ourselves
+
+    bars = root.findall("{http://www.w3.org/2000/svg}rect")
+    texts = [text.text for text in root.findall("{http://www.w3.org/2000/svg}text")]
+    assert len(bars) == 3
+    assert "1.50×" in texts
+    assert "RedisStorage" in texts
+
+
+@pytest.mark.parametrize("number", [0, 199, 9999])
+def test_every_visitors_answer_has_sixty_bytes(number: int) -> None:
+    """Peers are compared on answers of one length, whoever asks."""
+    assert len(encode(user(number)).encode()) == ANSWER_BYTES
+
+
+def test_login_comes_without_a_cookie_and_other_requests_with_theirs() -> None:
+    """A login is a stranger's; everything else carries the visitor's cookie."""
+    assert request_lines("write", ["session=a"]) == ["POST /write session=a"]
+    assert request_lines("login", ["session=a"])[1] == "POST /login?number=1"
+
+
+def test_peer_whose_program_is_not_installed_says_so() -> None:
+    """A missing peer is named with the reason, never faked."""
+    peer = Peer("x", "X", ("no-such-program",), programs=("no-such-program",))
+
+    assert peer.missing() == "no-such-program is not installed"
