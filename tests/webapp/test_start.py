@@ -1,0 +1,237 @@
+"""What a start that cannot come about says: one line per problem, soon, and never a secret."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+from tests.processes import LISTENING, ROOT, free_port, run_webapp, webapp
+from tests.webapp.test_config import REFUSED, SECRET
+from webapp.devdb import Mongod
+
+PASSWORD = "the-password-of-a-user"
+TIGHT_SECONDS = 2.0
+MONGODB_SECONDS = 15.0
+
+
+def refused(environ: dict[str, str], *arguments: str, within: float = MONGODB_SECONDS) -> list[str]:
+    """Run to the end; assert code 78 in time without a traceback or a secret; return the lines."""
+    begun = time.monotonic()
+    code, output = run_webapp(*arguments, environ=environ | {"LOG_LEVEL": "DEBUG"})
+    took = time.monotonic() - begun
+
+    assert code == 78, output
+    assert took < within
+    assert "Traceback" not in output
+    assert environ.get("SESSION_SECRET", SECRET) not in output
+    assert PASSWORD not in output
+    return output.splitlines()
+
+
+WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}
+
+
+def test_everything_wrong_at_once_is_told_at_once() -> None:
+    """One line per variable, code 78, in under two seconds, no secret even at DEBUG."""
+    wrong = WRONG_AT_ONCE | {
+        "SESSION_SECRET": f"{SECRET},{SECRET}",
+        "MONGO_URI": f"mongodb://app:{PASSWORD}@db/?tls=perhaps",
+        "METRICS_TOKEN": PASSWORD[:15],
+    }
+    del wrong["LOG_LEVEL"]  # set to DEBUG by `refused`
+
+    lines = refused(wrong, within=TIGHT_SECONDS)
+
+    assert {line.partition(":")[0] for line in lines} == set(wrong)
+
+
+def test_without_a_database_it_does_not_start() -> None:
+    """There is no silent fallback to memory."""
+    lines = refused({"SESSION_SECRET": SECRET, "APP_ENV": "development"}, within=TIGHT_SECONDS)
+
+    assert len(lines) == 1
+    assert lines[0].startswith("MONGO_URI: is not set")
+    assert "--dev" in lines[0]
+
+
+def test_mongodb_away(environ: dict[str, str]) -> None:
+    """Nobody listens there: told within 15 seconds."""
+    uri = f"mongodb://app:{PASSWORD}@127.0.0.1:{free_port()}"
+
+    lines = refused(environ | {"MONGO_URI": uri})
+
+    assert lines[-1].startswith("MONGO_URI: MongoDB does not answer; check that it runs")
+
+
+def test_mongodb_silent(environ: dict[str, str]) -> None:
+    """Somebody listens there and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lines = refused(environ | {"MONGO_URI": f"mongodb://127.0.0.1:{silent.getsockname()[1]}"})
+
+    assert lines[-1].startswith("MONGO_URI: MongoDB does not answer")
+
+
+def test_a_host_name_that_does_not_exist(environ: dict[str, str]) -> None:
+    """A mongodb+srv name without records is an address to mend."""
+    lines = refused(environ | {"MONGO_URI": "mongodb+srv://nowhere.invalid/shop"})
+
+    assert lines[-1].startswith("MONGO_URI: ")
+
+
+def test_tls_towards_a_server_without_it(environ: dict[str, str], mongo_uri: str) -> None:
+    """The sentence names TLS and the options to look at."""
+    lines = refused(environ | {"MONGO_URI": f"{mongo_uri}/?tls=true"})
+
+    assert lines[-1].startswith("MONGO_URI: ")
+    assert "tls=" in lines[-1]
+
+
+def test_no_tls_towards_a_server_with_it(
+    environ: dict[str, str], mongod: Mongod, tmp_path: Path
+) -> None:
+    """The server hangs up; the sentence says what that means."""
+    arguments = ("--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(certificate(tmp_path)))
+    with TlsMongod(mongod._binary, tmp_path / "tls", arguments=arguments) as server:
+        plain = refused(environ | {"MONGO_URI": server.uri})
+        untrusted = refused(environ | {"MONGO_URI": f"{server.uri}/?tls=true"})
+
+    assert "tls=true" in plain[-1]
+    assert "its certificate is not trusted" in untrusted[-1]
+
+
+class TlsMongod(Mongod):
+    """A mongod that speaks TLS only: it answers once it greets with TLS."""
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        while process.poll() is None:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port)) as plain:
+                    context.wrap_socket(plain).close()
+                    return
+            except ConnectionError:
+                continue
+        raise AssertionError("mongod ended")
+
+
+def certificate(folder: Path) -> Path:
+    """Make a certificate that nobody trusts, key and all in one file."""
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_text(key.read_text() + cert.read_text())
+    return both
+
+
+@pytest.fixture(scope="module")
+def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a mongod with users: a writer of `shop`, a reader of it, a writer of another."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with Mongod(mongod._binary, folder, arguments=["--auth"]) as server:
+        with MongoClient[dict[str, object]](server.uri) as client:
+            client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+        root = server.uri.replace("//", f"//root:{PASSWORD}@")
+        with MongoClient[dict[str, object]](root) as client:
+            for user, role, database in (
+                ("writer", "readWrite", "shop"),
+                ("reader", "read", "shop"),
+                ("stranger", "readWrite", "elsewhere"),
+            ):
+                roles = [{"role": role, "db": database}]
+                client.admin.command("createUser", user, pwd=PASSWORD, roles=roles)
+        yield server
+
+
+def uri_of(guarded: Mongod, user: str, password: str = PASSWORD) -> dict[str, str]:
+    """Return the address that this user would set."""
+    uri = guarded.uri.replace("//", f"//{user}:{password}@")
+    return {"MONGO_URI": f"{uri}/shop?authSource=admin", "MONGO_DATABASE": "shop"}
+
+
+def test_a_wrong_password(environ: dict[str, str], guarded: Mongod) -> None:
+    """The sentence speaks of user and password, and shows neither."""
+    lines = refused(environ | uri_of(guarded, "writer", "wrong-" + PASSWORD))
+
+    assert lines[-1].startswith("MONGO_URI: MongoDB refuses the user name or the password")
+
+
+def test_no_rights_on_the_database(environ: dict[str, str], guarded: Mongod) -> None:
+    """A user of another database may not make indexes here."""
+    lines = refused(environ | uri_of(guarded, "stranger"))
+
+    assert "indexes" in lines[-1] or "may not write" in lines[-1]
+    assert "an administrator run" in lines[-1]
+
+
+def test_a_user_who_may_only_read(environ: dict[str, str], guarded: Mongod) -> None:
+    """Found at start, not at the first sign-in, also when the indexes are there already."""
+    without_indexes = refused(environ | uri_of(guarded, "reader"))
+    assert run_webapp("check", environ=environ | uri_of(guarded, "writer"))[0] == 0
+    with_indexes = refused(environ | uri_of(guarded, "reader"))
+
+    assert "an administrator run" in without_indexes[-1]
+    assert "may not write" in with_indexes[-1]
+    assert "db.grantRolesToUser" in with_indexes[-1]
+
+
+def test_an_index_in_the_way(environ: dict[str, str], guarded: Mongod) -> None:
+    """An index that sessions cannot use is named with the command that mends it."""
+    root = guarded.uri.replace("//", f"//root:{PASSWORD}@")
+    with MongoClient[dict[str, object]](root) as client:
+        client.drop_database("shop")
+        client["shop"]["sessions"].create_index("expires_at", unique=True)
+
+    lines = refused(environ | uri_of(guarded, "writer"))
+    with MongoClient[dict[str, object]](root) as client:
+        client.drop_database("shop")
+
+    assert lines[-1].startswith("MongoDB: ")
+    assert "dropIndexes" in lines[-1]
+
+
+def test_check_passes_and_opens_no_port(environ: dict[str, str]) -> None:
+    """The release phase: exit 0, and nothing was served."""
+    code, output = run_webapp("check", environ=environ)
+
+    assert code == 0
+    assert LISTENING not in output
+
+
+def test_a_failed_start_opens_no_port(environ: dict[str, str]) -> None:
+    """Nobody is let in before the hooks have passed."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = free_port()
+        uri = f"mongodb://127.0.0.1:{silent.getsockname()[1]}"
+        with webapp(environ=environ | {"MONGO_URI": uri, "PORT": str(port)}) as process:
+            silent.accept()[0].close()  # it waits for MongoDB now
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            process.end()
+
+
+def test_warnings_are_logged_and_do_not_stop_the_start(environ: dict[str, str]) -> None:
+    """A likely typing error is told by name, without its value."""
+    code, output = run_webapp("check", environ=environ | {"MONGODB_URI": "mongodb://private"})
+
+    assert code == 0
+    assert "was MONGO_URI meant" in output
+    assert "private" not in output
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """Only `__main__` reads os.environ; everything else is given a mapping."""
+    readers = [
+        path.name for path in (ROOT / "webapp").glob("*.py") if "os.environ" in path.read_text()
+    ]
+
+    assert readers == ["__main__.py"]
