@@ -45,7 +45,7 @@ async def renew(
             return Renewed(new, {}, [])
         return await _adopt(store, old, new, removed, draft)
     except StorageUnavailable:
-        store.abandon(new)
+        store.abandon(new.stored.identifier)
         raise
 
 

@@ -60,37 +60,39 @@ class Saving:
             session.carry_only({*session.assigned, str(settings.owner_key)})
         changes = changes_of(session, settings.encoder, settings.decoder)
         if snapshot is None or session.invalidated:
-            await self._to_the_end(self._begin(visit, self._draft(visit, changes, owner)))
+            draft = self._draft(visit, changes, owner, describe=True)
+            await self._to_the_end(self._begin(visit, draft))
         elif session.renewal_wanted or owner != snapshot.owner:
-            await self._to_the_end(self._renew(visit, snapshot, self._draft(visit, changes, owner)))
+            draft = self._draft(visit, changes, owner, describe=True)
+            await self._to_the_end(self._renew(visit, snapshot, draft))
         else:
-            touch = self._touch_is_due(snapshot, visit.now_ms)
-            if changes or touch or session.max_age_changed:
-                draft = self._draft(visit, changes, owner)
-                await self._update(visit, snapshot, draft, touch=touch)
+            settle = session.max_age_changed
+            move_dates = settle or self._touch_is_due(snapshot, visit.now_ms)
+            if changes or move_dates:
+                draft = self._draft(visit, changes, owner, describe=move_dates)
+                await self._update(visit, snapshot, draft, move_dates=move_dates, settle=settle)
 
-    def _draft(self, visit: Visit, changes: Changes, owner: str | None) -> Draft:
+    def _draft(self, visit: Visit, changes: Changes, owner: str | None, *, describe: bool) -> Draft:
         return Draft(
             values=visit.session.live,
             changes=changes,
             max_age=visit.session.own_max_age,
             persistent=visit.session.persistent,
             owner=owner,
-            label=None,
+            label=self._label(visit.request) if describe else None,
             now_ms=visit.now_ms,
             deadline=self._store.driver.deadline(),
         )
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
         """Store a new session, then end the one whose place it takes."""
-        draft = draft._replace(label=self._label(visit.request))
         encoded = _all_encoded(visit.session, draft)
         new = await self._store.insert(draft, encoded, created_ms=visit.now_ms)
         if visit.superseded is not None:
             try:
                 await self._store.delete(visit.superseded, draft.deadline)
             except StorageUnavailable:
-                self._store.abandon(new)
+                self._store.abandon(new.stored.identifier)
                 raise
         self._signed(visit, new)
 
@@ -100,7 +102,7 @@ class Saving:
         renewed = await renew(
             self._store,
             old,
-            draft._replace(label=self._label(visit.request)),
+            draft,
             _all_encoded(visit.session, draft),
             created_ms=visit.now_ms if owner_changed else old.stored.dates.created_ms,
             adopt=not (owner_changed and old.owner is not None and draft.owner is not None),
@@ -113,13 +115,13 @@ class Saving:
         visit.session.take_over(renewed.adopted, renewed.dropped)
         self._signed(visit, renewed.snapshot)
 
-    async def _update(self, visit: Visit, old: Snapshot, draft: Draft, *, touch: bool) -> None:
+    async def _update(
+        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
+    ) -> None:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
-        settle = visit.session.max_age_changed
-        if touch or settle:
-            draft = draft._replace(label=self._label(visit.request))
+        if move_dates:
             self._remember_touch(old, draft.now_ms)
-        work = self._write(visit, old, draft, move_dates=touch or settle, settle=settle)
+        work = self._write(visit, old, draft, move_dates=move_dates, settle=settle)
         try:
             await (self._to_the_end(work) if needs_reseal(self._store, old) else work)
         except StorageUnavailable:

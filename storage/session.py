@@ -111,6 +111,7 @@ class MongoSession(Session):
         super().invalidate()
         self.assigned.clear()
         self.invalidated = True
+        self._forget_max_age()
 
     def renew(self) -> None:
         """Ask for a new token; see ``renew_session``."""
@@ -143,7 +144,12 @@ class MongoSession(Session):
 
     def carry_only(self, names: set[str]) -> None:
         """Drop every value but these: another owner gets nothing of what was loaded."""
+        if not self.max_age_changed:
+            self._forget_max_age()
         self._mapping = {name: value for name, value in self._mapping.items() if name in names}
+
+    def _forget_max_age(self) -> None:
+        self.own_max_age, self.persistent = None, self._storage_max_age is not None
 
     def take_over(self, written: Mapping[str, Value], removed: Iterable[str]) -> None:
         """Adopt what parallel requests have saved."""

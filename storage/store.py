@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from storage.document import Change, Document, Stored, build, parse
 from storage.driver import Driver
-from storage.errors import SessionTooLarge, Unreadable
+from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
 from storage.sealing import Keyring, SessionKeys, key_id_of
@@ -114,7 +114,12 @@ class Store:
             label=self._sealed_label(draft.label, identifier, created_ms),
             values={value.field: value.sealed for value in values.values()},
         )
-        await self._writes.submit(Insert(build(stored)), draft.deadline)
+        try:
+            await self._writes.submit(Insert(build(stored)), draft.deadline)
+        except StorageUnavailable:
+            # It may have arrived all the same, and would be in its owner's list until it expires.
+            self.abandon(identifier)
+            raise
         self.counters["inserts"] += 1
         return Snapshot(token, keys, stored, values, draft.owner)
 
@@ -134,7 +139,7 @@ class Store:
             dates=self.moved(draft, created_ms) if move_dates else None,
             persistent=draft.persistent if settle_max_age else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),
-            key_id=self._oldest_key_id(values) if written else None,
+            key_id=self._oldest_key_id(stored, values) if written else None,
         )
         if not await self.apply(stored.identifier, change, draft):
             return None
@@ -153,10 +158,9 @@ class Store:
         await self._writes.submit(Delete(identifier), deadline)
         self.counters["deletes"] += 1
 
-    def abandon(self, snapshot: Snapshot) -> None:
+    def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as well as that can be done by now."""
-        deadline = self.driver.deadline()
-        _ = self.driver.start(self.delete(snapshot.stored.identifier, deadline))
+        _ = self.driver.start(self.delete(identifier, self.driver.deadline()))
 
     def moved(self, draft: Draft, created_ms: int) -> Dates:
         """Return the dates of a session that is used now."""
@@ -180,10 +184,14 @@ class Store:
     def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
         return None if label is None else self.keyring.seal_label(label, identifier, created_ms)
 
-    def _oldest_key_id(self, values: Mapping[str, Value]) -> bytes | None:
+    def _oldest_key_id(self, stored: Stored, values: Mapping[str, Value]) -> bytes | None:
         if len(self.keyring.keys) == 1:
             return None  # it cannot have changed
-        return self.keyring.oldest({key_id_of(value.sealed) for value in values.values()})
+        # With the stored one: when a re-seal had to wait, a neighbour's value that this request
+        # has not seen still needs the older secret. Only a re-seal moves it forward.
+        return self.keyring.oldest(
+            {stored.key_id, *(key_id_of(value.sealed) for value in values.values())}
+        )
 
     def _check_size(self, values: Mapping[str, Value], written: Mapping[str, Encoded]) -> None:
         total = sum(len(value.sealed) for value in values.values())
