@@ -56,12 +56,14 @@ async def json_fields(request: web.Request) -> dict[str, object]:
 async def _text(request: web.Request, media_type: str, wanted: str) -> str:
     if request.content_type != media_type:
         raise WrongMediaType(wanted)
-    body = await request.read()
     try:
+        body = await request.read()
         # Whatever charset is claimed: WHATWG forms and RFC 8259 JSON are UTF-8.
         return body.decode("utf-8")
     except UnicodeDecodeError:
         raise UnreadableBody("The body is not UTF-8 text.") from None
+    except web.RequestPayloadError:
+        raise UnreadableBody("The body is not encoded as its headers say.") from None
 
 
 def _once(kind: str, pairs: list[tuple[str, Any]]) -> dict[str, object]:

@@ -1,0 +1,338 @@
+"""Bodies that are not the expected form or JSON: 4xx with a sentence, and nothing written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import AsyncIterator
+from io import BytesIO
+from urllib.parse import quote_plus
+
+import pytest
+from aiohttp import ClientResponse, FormData
+
+from tests.webapp.conftest import Client
+from tests.webapp.people import ADA, NEW_PASSWORD, arrive
+from webapp.keys import DATABASE
+
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+SECRET = "orchid-lamp-that-must-not-come-back"
+
+
+async def refused(client: Client, response: ClientResponse, status: int) -> str:
+    """Check that a body was refused, echoing no secret and writing nothing; return the answer."""
+    text = await response.text()
+    assert response.status == status, text
+    assert SECRET not in text
+    assert "Traceback" not in text
+    assert await client.app[DATABASE]["users"].count_documents({}) == 0
+    return text
+
+
+BROKEN_JSON = [
+    pytest.param(b"", 400, id="nothing"),
+    pytest.param(b"{", 400, id="cut short"),
+    pytest.param(b'{"username": "\xff"}', 400, id="invalid UTF-8"),
+    pytest.param('{"a": 1}'.encode("utf-16"), 400, id="UTF-16"),
+    pytest.param(b"\xef\xbb\xbf{}", 400, id="byte order mark"),
+    pytest.param(b"[]", 400, id="an array"),
+    pytest.param(b'"text"', 400, id="text"),
+    pytest.param(b"null", 400, id="null"),
+    pytest.param(b"[" * 20_000, 400, id="nested deeply"),
+    pytest.param(b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 400, id="objects nested deeply"),
+    pytest.param(b'{"password": NaN}', 400, id="NaN"),
+    pytest.param(b'{"password": -Infinity}', 400, id="minus infinity"),
+    pytest.param(b'{"password": ' + b"9" * 5_000 + b"}", 400, id="a huge number"),
+    pytest.param(b'{"email": "a@b.c", "email": "d@e.f"}', 400, id="a field twice"),
+    pytest.param(b'{"x": {"a": 1, "a": 2}}', 400, id="a field twice further in"),
+    pytest.param(b"{} {}", 400, id="two objects"),
+    pytest.param(b"a=b", 400, id="a form"),
+    pytest.param(b'{"password": "' + b"x" * 2_000_000 + b'"}', 413, id="two megabytes"),
+]
+
+
+@pytest.mark.parametrize("path", ["/api/auth/signup", "/api/auth/login"])
+@pytest.mark.parametrize(("body", "status"), BROKEN_JSON)
+async def test_what_is_no_json_object_is_refused(
+    client: Client, path: str, body: bytes, status: int
+) -> None:
+    """The body as a whole is at fault: 400 or 413."""
+    await refused(client, await client.post(path, data=BytesIO(body), headers=JSON), status)
+
+
+WRONG_VALUES = [
+    pytest.param(None, id="null"),
+    pytest.param(7, id="a number"),
+    pytest.param(True, id="true"),
+    pytest.param([SECRET], id="an array"),
+    pytest.param({"$ne": SECRET}, id="a query operator"),
+    pytest.param({}, id="an object"),
+    pytest.param("", id="empty"),
+    pytest.param("a\0b" + SECRET, id="NUL"),
+    pytest.param("\ud83d" + SECRET, id="half an emoji"),
+    pytest.param(SECRET * 100, id="too long"),
+]
+
+
+@pytest.mark.parametrize("field", ["username", "email", "password"])
+@pytest.mark.parametrize("value", WRONG_VALUES)
+async def test_a_wrong_value_in_a_sign_up_names_its_field(
+    client: Client, field: str, value: object
+) -> None:
+    """422; the problem names the field at fault and no other."""
+    response = await client.post("/api/auth/signup", json=ADA | {field: value})
+
+    told = json.loads(await refused(client, response, 422))
+    assert [error["field"] for error in told["errors"]] == [field]
+
+
+@pytest.mark.parametrize("field", ["email", "password", "remember"])
+@pytest.mark.parametrize("value", WRONG_VALUES)
+async def test_a_wrong_value_in_a_sign_in_names_its_field(
+    client: Client, field: str, value: object
+) -> None:
+    """The same holds for signing in, where `remember` must be true or false."""
+    if (field, value) == ("remember", True):
+        value = "true"
+    body = {"email": ADA["email"], "password": ADA["password"], field: value}
+
+    response = await client.post("/api/auth/login", json=body)
+
+    told = json.loads(await refused(client, response, 422))
+    assert [error["field"] for error in told["errors"]] == [field]
+
+
+@pytest.mark.parametrize("field", ["username", "email", "password"])
+async def test_a_missing_field_is_named(client: Client, field: str) -> None:
+    """What is not there is asked for by name."""
+    body = {name: value for name, value in ADA.items() if name != field}
+
+    response = await client.post("/api/auth/signup", json=body)
+
+    told = json.loads(await refused(client, response, 422))
+    assert told["errors"] == [{"field": field, "detail": "Please fill in this field."}]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param("admin", "admin", id="a wish"),
+        pytest.param("_id", "_id", id="MongoDB's own"),
+        pytest.param("\u202e<b>", "\\u202e<b>", id="direction and markup"),
+        pytest.param("\ud800", "\\ud800", id="lone surrogate"),
+        pytest.param("x" * 5_000, "x" * 40, id="very long"),
+    ],
+)
+async def test_an_unknown_field_is_refused_by_name(client: Client, name: str, shown: str) -> None:
+    """JSON bodies hold known fields only; the name comes back cut and harmless."""
+    response = await client.post("/api/auth/signup", json=ADA | {name: SECRET})
+
+    told = json.loads(await refused(client, response, 422))
+    assert told["errors"] == [{"field": shown, "detail": "This field is not known here."}]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        pytest.param("text/plain", id="text"),
+        pytest.param("application/x-www-form-urlencoded", id="a form"),
+        pytest.param("multipart/form-data; boundary=x", id="multipart"),
+        pytest.param("application/jsonp", id="nearly JSON"),
+        pytest.param("application/problem+json", id="a kind of JSON"),
+        pytest.param("", id="none"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/api/auth/signup"), ("POST", "/api/auth/login"), ("DELETE", "/api/profile")],
+)
+async def test_the_api_takes_json_only(
+    client: Client, method: str, path: str, content_type: str
+) -> None:
+    """415: no other content type, which also keeps plain cross-site forms out."""
+    if method == "DELETE":
+        await arrive(client)
+
+    response = await client.request(
+        method, path, data=json.dumps(ADA).encode(), headers={"Content-Type": content_type}
+    )
+
+    assert response.status == 415
+    assert response.content_type == "application/problem+json"
+
+
+async def test_a_charset_is_no_other_content_type(client: Client) -> None:
+    """`application/json; charset=utf-8` is JSON."""
+    response = await client.post(
+        "/api/auth/signup",
+        data=json.dumps(ADA).encode(),
+        headers={"Content-Type": "application/json; charset=utf-8"},
+    )
+
+    assert response.status == 201
+
+
+async def test_a_charset_that_nobody_knows_changes_nothing(client: Client) -> None:
+    """The claimed charset is not looked at: JSON is UTF-8."""
+    response = await client.post(
+        "/api/auth/signup",
+        data=json.dumps(ADA).encode(),
+        headers={"Content-Type": "application/json; charset=klingon"},
+    )
+
+    assert response.status == 201
+
+
+BROKEN_FORMS = [
+    pytest.param(b"username=%FF&email=a@b.c&password=x", 400, id="no UTF-8 behind percent signs"),
+    pytest.param(b"username=\xff", 400, id="no UTF-8"),
+    pytest.param(b"email=a@b.c&email=d@e.f", 400, id="a field twice"),
+    pytest.param(b"&".join(b"f%d=x" % n for n in range(40)), 400, id="forty fields"),
+    pytest.param(b"password=" + b"x" * 2_000_000, 413, id="two megabytes"),
+    pytest.param(b"", 422, id="nothing"),
+    pytest.param(b"&&==&;", 422, id="only signs"),
+    pytest.param(b"username", 422, id="a name without a value"),
+    pytest.param(b"username=a%00b&email=a%00b&password=x", 422, id="NUL"),
+    pytest.param(b"username[]=a&username[$ne]=b", 422, id="another framework's arrays"),
+]
+
+
+@pytest.mark.parametrize("path", ["/signup", "/login"])
+@pytest.mark.parametrize(("body", "status"), BROKEN_FORMS)
+async def test_what_is_no_proper_form_is_refused_with_a_page(
+    client: Client, path: str, body: bytes, status: int
+) -> None:
+    """The answer is always a page, never a traceback."""
+    response = await client.post(path, data=BytesIO(body), headers=FORM)
+
+    await refused(client, response, status)
+    assert response.content_type == "text/html"
+
+
+@pytest.mark.parametrize("field", ["username", "email", "password"])
+async def test_a_form_field_that_is_too_long_is_named_on_the_page(
+    client: Client, field: str
+) -> None:
+    """422, with the sentence at the field."""
+    response = await client.post("/signup", data=ADA | {field: "x" * 3_000})
+
+    page = await refused(client, response, 422)
+    assert f'id="{field}-error"' in page
+
+
+@pytest.mark.parametrize("path", ["/signup", "/login"])
+async def test_pages_take_plain_forms_only(client: Client, path: str) -> None:
+    """Uploads and JSON are 415: no temporary files, no second way in."""
+    upload = FormData()
+    upload.add_field("password", b"\x00" * 100, filename="x.bin")
+
+    for response in (
+        await client.post(path, data=upload),
+        await client.post(path, json=ADA),
+        await client.post(path, data=b"x", headers={"Content-Type": "text/plain"}),
+    ):
+        await refused(client, response, 415)
+        assert response.content_type == "text/html"
+
+
+async def test_forms_ignore_what_they_do_not_know(client: Client) -> None:
+    """A browser extension's extra field is no reason to refuse a person."""
+    response = await client.post(
+        "/signup", data=ADA | {"disabled": "1", "_id": "x"}, allow_redirects=False
+    )
+
+    assert response.status == 303
+    (user,) = await client.app[DATABASE]["users"].find({}).to_list(None)
+    assert "disabled" not in user
+
+
+@pytest.mark.parametrize(
+    "password", ["tab\tin the\nmiddle of it", "🦊 und 🐢 und 🦉 und", "%+&=; %00 %41 <'\">"]
+)
+async def test_anything_else_in_a_password_is_kept_as_it_is(client: Client, password: str) -> None:
+    """What a form and JSON make of a password is the same, whatever is in it."""
+    body = "&".join(
+        f"{name}={quote_plus(value)}" for name, value in (ADA | {"password": password}).items()
+    )
+
+    response = await client.post("/signup", data=body, headers=FORM, allow_redirects=False)
+
+    assert response.status == 303
+    signed_in = await client.post(
+        "/api/auth/login", json={"email": ADA["email"], "password": password}
+    )
+    assert signed_in.status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(gzip.compress(b'{"password": "' + b"x" * 30_000_000), id="a gzip bomb"),
+        pytest.param(b"this is not gzip", id="no gzip at all"),
+    ],
+)
+async def test_a_compressed_body_is_refused_when_it_is_too_much_or_broken(
+    client: Client, body: bytes
+) -> None:
+    """Compression neither gets past the limit nor breaks the server."""
+    response = await client.post(
+        "/api/auth/login", data=body, headers=JSON | {"Content-Encoding": "gzip"}
+    )
+
+    assert response.status in {400, 413}
+
+
+async def test_a_body_without_a_length_is_cut_off_at_the_limit(client: Client) -> None:
+    """Chunks without end are refused as soon as they are too many."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(300):
+            yield b"x" * 10_000
+
+    response = await client.post("/api/auth/login", data=endless(), headers=JSON)
+
+    assert response.status == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/profile/password", {"current_password": "a\0", "new_password": NEW_PASSWORD}),
+        ("/profile/delete", {"current_password": ""}),
+        ("/profile/sessions", {"handle": "x" * 3_000}),
+        ("/profile/sessions", {"handle": "\0"}),
+    ],
+)
+async def test_hostile_fields_of_the_signed_in_change_nothing(
+    client: Client, path: str, fields: dict[str, str]
+) -> None:
+    """Whatever is sent, the account and the session stay."""
+    await arrive(client)
+
+    response = await client.post(path, data=fields)
+
+    assert response.status < 500
+    assert (await client.get("/api/profile")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/login", "GET,HEAD,POST"),
+        ("GET", "/logout", "POST"),
+        ("DELETE", "/", "GET,HEAD"),
+        ("GET", "/api/auth/login", "POST"),
+        ("PATCH", "/api/profile", "DELETE,GET,HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_which_are_right(
+    client: Client, method: str, path: str, allowed: str
+) -> None:
+    """405 in the reader's look, with `Allow`."""
+    response = await client.request(method, path)
+
+    assert response.status == 405
+    assert response.headers["Allow"] == allowed
+    expected = "application/problem+json" if path.startswith("/api/") else "text/html"
+    assert response.content_type == expected
