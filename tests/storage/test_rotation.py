@@ -1,0 +1,281 @@
+"""A secret is rotated in three steps, `[old, new]`, `[new, old]`, `[new]`, and nobody notices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storage import generate_secret
+from storage.sealing import Keyring
+from tests.storage.conftest import (
+    Clock,
+    CommandLog,
+    MakeStorage,
+    OpenSite,
+    on_a_real_server,
+    set_cookie_of,
+)
+from tests.storage.direct import load, values, visit
+
+OLD, NEW = generate_secret(), generate_secret()
+OLD_ID, NEW_ID = Keyring(OLD).first.key_id, Keyring(NEW).first.key_id
+
+
+async def key_ids(collection: Any) -> set[bytes]:
+    """Return the id of every secret that something in the collection needs."""
+    needed: set[bytes] = set()
+    for document in await collection.find().to_list(None):
+        sealed = [*document["values"].values(), document.get("label", b"\x01" + NEW_ID)]
+        needed |= {bytes(document["key_id"]), *(bytes(value[1:5]) for value in sealed)}
+    return needed
+
+
+async def test_visitor_keeps_cookie_and_values_through_the_three_steps(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """Processes restart one after another; nobody is signed out and no token changes."""
+    first = await (await open_site(make_storage(secrets=OLD))).visitor()
+    await first.do(lambda session: session.update(user_id=7, visits=1))
+    cookie = first.cookie
+
+    for secrets, step in (([OLD, NEW], 2), ([NEW, OLD], 3), ([NEW], 4)):
+        site = await open_site(make_storage(secrets=secrets))
+        visitor = await site.visitor(cookie)
+        response = await visitor.do(lambda session: session.update(visits=session["visits"] + 1))
+
+        assert set_cookie_of(response) == []
+        assert await visitor.session() == {"user_id": 7, "visits": step}
+    assert await key_ids(collection) == {NEW_ID}
+
+
+async def test_save_seals_everything_anew_under_the_first_secret(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Also the values that did not change, the owner's hash and the label."""
+    described = {"describe": lambda _request: "Firefox"}
+    cookie = await visit(make_storage(secrets=OLD, **described), None, lambda s: s.update(FULL))
+    rotating = make_storage(secrets=[NEW, OLD], **described)
+
+    await visit(rotating, cookie, lambda session: session.update(a="changed"))
+
+    assert await key_ids(collection) == {NEW_ID}
+    (document,) = await collection.find().to_list(None)
+    assert document["owner"] == Keyring(NEW).owner_hash("7")
+    finished = make_storage(secrets=[NEW])
+    assert await values(finished, cookie) == {**FULL, "a": "changed"}
+    assert [info.label async for info in finished.sessions(7)] == ["Firefox"]
+
+
+async def test_touch_seals_everything_anew(
+    make_storage: MakeStorage, collection: Any, clock: Clock
+) -> None:
+    """Visitors who only read are carried over as well, at their next touch."""
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(FULL))
+    rotating = make_storage(secrets=[NEW, OLD])
+    clock.advance(3600)
+
+    await visit(rotating, cookie, dict)
+
+    assert await key_ids(collection) == {NEW_ID}
+    assert await values(make_storage(secrets=NEW), cookie) == FULL
+
+
+@on_a_real_server
+async def test_resealing_costs_one_update_of_its_own_and_nothing_between_touches(
+    make_storage: MakeStorage, clock: Clock, log: CommandLog
+) -> None:
+    """One find, one update that re-seals, one that saves; a read within the interval: one find."""
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(FULL))
+    rotating = make_storage(secrets=[NEW, OLD])
+
+    log.commands.clear()
+    await visit(rotating, cookie, dict)
+    assert log.names == ["find"]
+
+    log.commands.clear()
+    await visit(rotating, cookie, lambda session: session.update(a="changed"))
+    assert log.names == ["find", "update", "update"]
+
+    log.commands.clear()
+    await visit(rotating, cookie, lambda session: session.update(a="changed again"))
+    assert log.names == ["find", "update"]
+
+
+async def test_renewal_seals_everything_under_the_first_secret(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """A login during the rotation leaves nothing of the old secret behind."""
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(a=1, b=2))
+    rotating = make_storage(secrets=[NEW, OLD])
+
+    renewed = await visit(rotating, cookie, lambda session: session.update(user_id=7))
+
+    assert await key_ids(collection) == {NEW_ID}
+    assert await values(make_storage(secrets=NEW), renewed) == {"a": 1, "b": 2, "user_id": 7}
+
+
+async def test_resealing_never_overwrites_a_neighbours_newer_value(
+    make_storage: MakeStorage,
+) -> None:
+    """A request that loaded the old value re-seals nothing once a neighbour has written."""
+    before, rotating = make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])
+    cookie = await visit(before, None, lambda session: session.update(a=1, b=1))
+    slow = await load(rotating, cookie)
+
+    await visit(before, cookie, lambda session: session.update(b="the neighbour's"))
+    slow.session["a"] = "ours"
+    await slow.save()
+
+    assert await values(rotating, cookie) == {"a": "ours", "b": "the neighbour's"}
+
+
+async def test_resealing_never_brings_back_what_a_neighbour_removed(
+    make_storage: MakeStorage,
+) -> None:
+    """The same for a value that is gone, and for one that is new."""
+    before, rotating = make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])
+    cookie = await visit(before, None, lambda session: session.update(a=1, b=1))
+    slow = await load(rotating, cookie)
+
+    await visit(before, cookie, lambda session: (session.pop("b"), session.update(c=1)))
+    slow.session["a"] = "ours"
+    await slow.save()
+
+    assert await values(rotating, cookie) == {"a": "ours", "c": 1}
+
+
+async def test_session_whose_resealing_had_to_wait_still_counts_as_retired(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """`key_id` never claims too much: whoever drops the old secret trusts the count of zero."""
+    before, rotating = make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])
+    cookie = await visit(before, None, lambda session: session.update(a=1))
+    slow = await load(rotating, cookie)
+
+    await visit(before, cookie, lambda session: session.update(b="sealed under the old secret"))
+    slow.session["a"] = "sealed under the new secret"
+    await slow.save()
+
+    assert OLD_ID in await key_ids(collection)
+    assert await rotating.count(retired=True) == 1
+    await visit(rotating, cookie, lambda session: session.update(c=1))
+    assert await rotating.count(retired=True) == 0
+    assert await key_ids(collection) == {NEW_ID}
+
+
+async def test_resealing_does_not_bring_back_a_session_that_was_logged_out(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Neither a save nor a touch under the new secret revives what is gone."""
+    rotating = make_storage(secrets=[NEW, OLD])
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(FULL))
+    slow = await load(rotating, cookie)
+
+    await visit(rotating, cookie, lambda session: session.clear())
+    slow.session["a"] = "late"
+    await slow.save()
+
+    assert await collection.count_documents({}) == 0
+
+
+async def test_processes_of_both_steps_share_a_session(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """While processes restart, either order opens what the other sealed; nothing is lost."""
+    sides = [make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])]
+    cookie = await visit(sides[0], None, lambda session: session.update(user_id=7))
+
+    for number in range(8):
+        side = sides[number % 2]
+        await visit(side, cookie, lambda s, n=number: s.update({str(n): n}))  # type: ignore[misc]
+
+    expected = {"user_id": 7, **{str(number): number for number in range(8)}}
+    assert await values(sides[0], cookie) == await values(sides[1], cookie) == expected
+    (document,) = await collection.find().to_list(None)
+    assert len(document["values"]) == 9
+
+
+async def test_count_of_retired_sessions_falls_to_zero_as_visitors_return(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """The operator sees when the old secret can go."""
+    before = make_storage(secrets=OLD)
+    cookies = [await visit(before, None, lambda session: session.update(a=1)) for _ in range(3)]
+    rotating = make_storage(secrets=[NEW, OLD])
+    await visit(rotating, None, lambda session: session.update(a="born under the new secret"))
+    clock.advance(3600)
+
+    seen = [await rotating.count(retired=True)]
+    for cookie in cookies:
+        await visit(rotating, cookie, dict)
+        seen.append(await rotating.count(retired=True))
+
+    assert seen == [3, 2, 1, 0]
+    assert await rotating.count() == 4
+    assert await before.count(retired=True) == 4  # to whom the new secret is no first one
+
+
+async def test_expired_sessions_do_not_hold_a_rotation_up(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """Only live sessions count as retired."""
+    await visit(make_storage(secrets=OLD, max_age=60), None, lambda session: session.update(a=1))
+    clock.advance(60)
+
+    assert await make_storage(secrets=[NEW, OLD], max_age=60).count(retired=True) == 0
+
+
+async def test_owner_is_found_under_every_secret(make_storage: MakeStorage) -> None:
+    """Listing, revoking one and revoking all work in the middle of a rotation."""
+    cookies = [
+        await visit(make_storage(secrets=secrets), None, lambda session: session.update(user_id=7))
+        for secrets in (OLD, NEW, OLD)
+    ]
+    rotating = make_storage(secrets=[NEW, OLD])
+
+    listed = [info.handle async for info in rotating.sessions(7)]
+    revoked = await rotating.revoke(listed[0], owner=7)
+    others = await rotating.revoke_owner(7)
+
+    assert len(listed) == 3
+    assert revoked
+    assert others == 2
+    assert [await values(rotating, cookie) for cookie in cookies] == [{}, {}, {}]
+
+
+async def test_dropped_secret_makes_its_sessions_no_session(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """No error page, no cookie, and its owner's list does not show it."""
+    first = await (await open_site(make_storage(secrets=OLD))).visitor()
+    await first.do(lambda session: session.update(user_id=7))
+    finished = make_storage(secrets=NEW)
+    visitor = await (await open_site(finished)).visitor(first.cookie)
+
+    response = await visitor.do(dict)
+
+    assert response.status == 200
+    assert await response.json() == {}
+    assert set_cookie_of(response) == []
+    assert [info async for info in finished.sessions(7)] == []
+
+
+async def test_five_secrets_open_and_the_first_one_seals(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Several rotations may overlap."""
+    secrets = [generate_secret() for _ in range(5)]
+    cookies = [
+        await visit(make_storage(secrets=secret), None, lambda session: session.update(a=1))
+        for secret in secrets
+    ]
+    storage = make_storage(secrets=secrets)
+
+    for cookie in cookies:
+        await visit(storage, cookie, lambda session: session.update(a=2))
+
+    assert [await values(storage, cookie) for cookie in cookies] == [{"a": 2}] * 5
+    documents = await collection.find().to_list(None)
+    assert {bytes(d["key_id"]) for d in documents} == {Keyring(secrets[0]).first.key_id}
+
+
+FULL = {"user_id": 7, "a": 1, "nested": {"b": [1, 2]}}
