@@ -59,10 +59,10 @@ class Saving:
         if snapshot is not None and snapshot.owner not in (None, owner) and owner is not None:
             session.carry_only({*session.assigned, str(settings.owner_key)})
         changes = changes_of(session, settings.encoder, settings.decoder)
-        if snapshot is None or session.invalidated:
+        if snapshot is None:
             draft = self._draft(visit, changes, owner, describe=True)
             await self._to_the_end(self._begin(visit, draft))
-        elif session.renewal_wanted or owner != snapshot.owner:
+        elif session.renewal_wanted or session.invalidated or owner != snapshot.owner:
             draft = self._draft(visit, changes, owner, describe=True)
             await self._to_the_end(self._renew(visit, snapshot, draft))
         else:
@@ -97,15 +97,16 @@ class Saving:
         self._signed(visit, new)
 
     async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
-        """Move a session to a new token: on demand, or because it is somebody else's now."""
-        owner_changed = draft.owner != old.owner
+        """Move a session to a new token: on demand, begun anew, or somebody else's now."""
+        begun_anew = visit.session.invalidated or draft.owner != old.owner
+        other_owner = old.owner is not None and draft.owner not in (None, old.owner)
         renewed = await renew(
             self._store,
             old,
             draft,
             _all_encoded(visit.session, draft),
-            created_ms=visit.now_ms if owner_changed else old.stored.dates.created_ms,
-            adopt=not (owner_changed and old.owner is not None and draft.owner is not None),
+            created_ms=visit.now_ms if begun_anew else old.stored.dates.created_ms,
+            adopt=not (visit.session.invalidated or other_owner),
             # A login from nobody's session: a double click must not sign the user out again.
             may_be_gone=old.owner is None and draft.owner is not None,
         )

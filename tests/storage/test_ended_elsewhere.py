@@ -1,0 +1,197 @@
+"""A session that ended while a request was under way stays ended, and no cookie says otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from storage import MongoStorage
+from storage.session import MongoSession
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, Visitor, set_cookie_of
+from tests.storage.overlap import during
+
+TWO_HOURS = 2 * 3600
+TWO_WEEKS = 14 * 24 * 3600
+
+
+@dataclass
+class Elsewhere:
+    """Another process of the site, where the same visitor has been signed in as well."""
+
+    storage: MongoStorage
+    visitor: Visitor
+    handle: str
+    clock: Clock
+    collection: Any
+
+    async def documents(self) -> list[dict[str, Any]]:
+        """Return everything that is stored."""
+        found = await self.collection.find({}).to_list(None)
+        return sorted(found, key=lambda document: document["_id"])
+
+
+@pytest.fixture
+async def elsewhere(
+    visitor: Visitor,
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    clock: Clock,
+    collection: Any,
+) -> Elsewhere:
+    """Sign the visitor in, and open a second process that knows the session."""
+    await visitor.do(lambda session: session.update(user_id=7, cart=[1], name="Ada"))
+    storage = make_storage()
+    site = await open_site(storage)
+    twin = await site.visitor(visitor.cookie)
+    handle = await (await twin.do(storage.handle)).json()
+    return Elsewhere(storage, twin, handle, clock, collection)
+
+
+async def _log_out(there: Elsewhere) -> None:
+    await there.visitor.do(lambda session: session.invalidate())
+
+
+async def _revoke(there: Elsewhere) -> None:
+    assert await there.storage.revoke(there.handle)
+
+
+async def _revoke_owner(there: Elsewhere) -> None:
+    assert await there.storage.revoke_owner(7) == 1
+
+
+async def _expire(there: Elsewhere) -> None:
+    there.clock.advance(TWO_WEEKS)
+
+
+async def _renew(there: Elsewhere) -> None:
+    await there.visitor.do(lambda session: session.renew())
+
+
+async def _clear(there: Elsewhere) -> None:
+    assert await there.storage.clear() == 1
+
+
+async def _sign_in_as_somebody_else(there: Elsewhere) -> None:
+    await there.visitor.do(lambda session: session.update(user_id=8))
+
+
+ENDINGS = [
+    pytest.param(_log_out, id="logout"),
+    pytest.param(_revoke, id="revoke"),
+    pytest.param(_revoke_owner, id="revoke_owner"),
+    pytest.param(_expire, id="expiry"),
+    pytest.param(_renew, id="renewal"),
+    pytest.param(_clear, id="clear"),
+    pytest.param(_sign_in_as_somebody_else, id="another login"),
+]
+
+
+def _set_max_age(session: MongoSession) -> None:
+    session.max_age = 60
+
+
+def _start_anew(session: MongoSession) -> None:
+    session.invalidate()
+    session.update(user_id=7, name="Ada")
+
+
+SAVES = [
+    pytest.param(lambda session: session.update(name="Bob"), id="changed value"),
+    pytest.param(lambda session: session["cart"].append(2), id="nested change"),
+    pytest.param(lambda session: session.pop("name"), id="removed value"),
+    pytest.param(_set_max_age, id="other max_age"),
+    pytest.param(lambda session: session.renew(), id="renewal"),
+    pytest.param(lambda session: session.update(user_id=9), id="other owner"),
+    pytest.param(lambda session: session.pop("user_id"), id="owner removed"),
+    pytest.param(_start_anew, id="invalidated and written"),
+]
+
+
+async def _save_after(
+    ending: Callable[[Elsewhere], Awaitable[None]],
+    change: Callable[[MongoSession], Any],
+    there: Elsewhere,
+    visitor: Visitor,
+) -> list[str]:
+    """Save after the end; returns the Set-Cookie lines, and checks that nothing was written."""
+    left: list[dict[str, Any]] = []
+
+    async def meanwhile() -> None:
+        await ending(there)
+        left.extend(await there.documents())
+
+    response = await during(visitor, meanwhile, change)
+
+    assert response.status == 200
+    assert await there.documents() == left
+    return set_cookie_of(response)
+
+
+@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("change", SAVES)
+async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_no_cookie(
+    ending: Callable[[Elsewhere], Awaitable[None]],
+    change: Callable[[MongoSession], Any],
+    elsewhere: Elsewhere,
+    visitor: Visitor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The answer goes out without a cookie, and one line of the log tells why."""
+    caplog.set_level(logging.INFO, "storage")
+
+    cookies = await _save_after(ending, change, elsewhere, visitor)
+
+    assert cookies == []
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", f"session {elsewhere.handle[:8]} ended during a request; its save wrote nothing")
+    ]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_due_touch_never_revives_a_session_that_ended_elsewhere(
+    ending: Callable[[Elsewhere], Awaitable[None]],
+    elsewhere: Elsewhere,
+    visitor: Visitor,
+) -> None:
+    """A request that only looks, however long it takes, leaves the ended session ended."""
+
+    def look_for_long(session: MongoSession) -> None:
+        elsewhere.clock.advance(TWO_HOURS)
+        assert session["name"] == "Ada"
+
+    cookies = await _save_after(ending, look_for_long, elsewhere, visitor)
+
+    assert cookies == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_logout_of_a_session_that_ended_elsewhere_still_deletes_the_cookie(
+    ending: Callable[[Elsewhere], Awaitable[None]],
+    elsewhere: Elsewhere,
+    visitor: Visitor,
+) -> None:
+    """Who asks to be signed out is told so by the cookie, whatever happened meanwhile."""
+
+    async def meanwhile() -> None:
+        await ending(elsewhere)
+
+    response = await during(visitor, meanwhile, lambda session: session.invalidate())
+
+    assert [line.startswith('session=""; Max-Age=0;') for line in set_cookie_of(response)] == [True]
+
+
+async def test_session_that_ended_before_the_request_is_no_session(
+    elsewhere: Elsewhere, visitor: Visitor
+) -> None:
+    """The next request after the end finds an empty, new session."""
+    await _revoke(elsewhere)
+
+    response = await visitor.do(lambda session: [session.new, len(session)])
+
+    assert await response.json() == [True, 0]
+    assert set_cookie_of(response) == []
