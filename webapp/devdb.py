@@ -83,8 +83,9 @@ class Mongod:
     ) -> None:
         """Remember where and how; nothing is started and nothing is written yet."""
         self._binary = binary
-        self._data = directory / "data"
-        self._log = directory / "mongod.log"
+        # Absolute: whoever looks at the process list sees which folder it serves.
+        self._data = directory.absolute() / "data"
+        self._log = directory.absolute() / "mongod.log"
         self._wanted_port = port
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
