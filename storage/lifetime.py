@@ -52,10 +52,22 @@ class Lifetime:
         created_ms, last_seen_ms, expires_ms, max_age = dates
         return now_ms >= expires_ms or now_ms >= self.end(created_ms, last_seen_ms, max_age)
 
-    def touch_is_due(self, last_seen_ms: int, max_age: float | None, now_ms: int) -> bool:
-        """Tell whether the last touch lies a touch interval back (or 1/20 of the idle timeout)."""
-        longest = self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT
-        return now_ms - last_seen_ms >= min(self.touch_ms, longest)
+    def touch_is_due(self, dates: Dates, touched_ms: int | None, now_ms: int) -> bool:
+        """Tell whether to write that a session is in use, and to send its cookie again.
+
+        ``touched_ms`` is when a parallel request last did so, as far as this process knows.
+        """
+        created_ms, last_seen_ms, expires_ms, max_age = dates
+        interval_ms = min(self.touch_ms, self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT)
+        if touched_ms is not None and abs(now_ms - touched_ms) < interval_ms:
+            return False
+        # In both directions: after a clock that ran ahead was put back, the cookie would end before
+        # the last use comes round again.
+        if abs(now_ms - last_seen_ms) >= interval_ms:
+            return True
+        # A timeout was raised since: under the longer touch interval that goes with it, the
+        # session would reach its stored end while in use.
+        return expires_ms < self.end(created_ms, last_seen_ms, max_age)
 
     def cookie_seconds(self, created_ms: int, now_ms: int, max_age: float | None) -> int:
         """Return the cookie's Max-Age: the idle timeout, never beyond the absolute one."""

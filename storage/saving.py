@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from storage.cookies import SessionCookie
-from storage.errors import StorageUnavailable
+from storage.errors import SessionTooLarge, StorageUnavailable
 from storage.renewal import renew
 from storage.rotation import needs_reseal, reseal
 from storage.session import Changes, Encoded, MongoSession, Snapshot, changes_of
@@ -125,7 +125,7 @@ class Saving:
         work = self._write(visit, old, draft, move_dates=move_dates, settle=settle)
         try:
             await (self._to_the_end(work) if needs_reseal(self._store, old) else work)
-        except StorageUnavailable:
+        except (StorageUnavailable, SessionTooLarge):
             self._touched.pop(old.stored.identifier, None)
             if draft.changes or settle:
                 raise
@@ -170,9 +170,8 @@ class Saving:
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))
 
     def _touch_is_due(self, old: Snapshot, now_ms: int) -> bool:
-        dates = old.stored.dates
-        last_ms = max(dates.last_seen_ms, self._touched.get(old.stored.identifier, 0))
-        return self._store.lifetime.touch_is_due(last_ms, dates.max_age, now_ms)
+        touched_ms = self._touched.get(old.stored.identifier)
+        return self._store.lifetime.touch_is_due(old.stored.dates, touched_ms, now_ms)
 
     def _remember_touch(self, old: Snapshot, now_ms: int) -> None:
         self._touched[old.stored.identifier] = now_ms

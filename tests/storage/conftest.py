@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http.cookies import Morsel, SimpleCookie
 from typing import Any, Protocol
 
 import mongomock
@@ -275,6 +276,13 @@ async def visitor(site: Site) -> Visitor:
 def set_cookie_of(response: ClientResponse) -> list[str]:
     """Return the Set-Cookie lines of an answer as they came over the wire."""
     return list(response.headers.getall("Set-Cookie", []))
+
+
+def cookie_of(response: ClientResponse) -> Morsel[str]:
+    """Return the one cookie that an answer sets, with its attributes."""
+    (line,) = set_cookie_of(response)
+    (morsel,) = SimpleCookie(line).values()
+    return morsel
 
 
 # Over the drivers that talk to a real server only: it decides what mongomock merely imitates.

@@ -28,6 +28,11 @@ def lifetime(
     return checked_lifetime(max_age, absolute_timeout, touch_interval)
 
 
+def touched_at(instant_ms: int, clocks: Lifetime, own: float | None = None) -> Dates:
+    """Return the dates of a session that was created and last touched then."""
+    return Dates(instant_ms, instant_ms, clocks.end(instant_ms, instant_ms, own), own)
+
+
 def test_session_ends_when_its_idle_timeout_has_passed() -> None:
     """One millisecond before it is alive, at the instant it is over."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=None)
@@ -100,9 +105,42 @@ def test_touch_is_due_after_the_touch_interval(
 ) -> None:
     """One write per touch interval, which is capped by the session's own max_age / 20."""
     clocks = lifetime(max_age, None, touch_interval)
+    dates = touched_at(0, clocks, own)
 
-    assert not clocks.touch_is_due(0, own, due_ms - 1)
-    assert clocks.touch_is_due(0, own, due_ms)
+    assert not clocks.touch_is_due(dates, None, due_ms - 1)
+    assert clocks.touch_is_due(dates, None, due_ms)
+
+
+def test_parallel_touch_is_not_repeated() -> None:
+    """What another request of this process has just done need not be done again."""
+    clocks = lifetime()
+    dates = touched_at(0, clocks)
+
+    assert not clocks.touch_is_due(dates, MINUTE_MS, MINUTE_MS + 1)
+    assert not clocks.touch_is_due(dates, MINUTE_MS, 2 * MINUTE_MS - 1)
+    assert clocks.touch_is_due(dates, MINUTE_MS, 2 * MINUTE_MS)
+
+
+def test_touch_is_due_once_when_the_clock_was_put_back() -> None:
+    """The cookie would otherwise end before the last use comes round again."""
+    clocks = lifetime()
+    dates = touched_at(DAY_MS, clocks)
+
+    assert not clocks.touch_is_due(dates, None, DAY_MS - MINUTE_MS + 1)
+    assert clocks.touch_is_due(dates, None, DAY_MS - MINUTE_MS)
+    assert not clocks.touch_is_due(dates, 0, MINUTE_MS - 1)
+    assert clocks.touch_is_due(dates, 0, MINUTE_MS)
+
+
+def test_touch_is_due_when_a_timeout_was_raised() -> None:
+    """Or the session would reach its stored end before the longer touch interval has passed."""
+    short, long = lifetime(max_age=600), lifetime(max_age=14 * 86400)
+    dates = touched_at(0, short)
+
+    assert not short.touch_is_due(dates, None, 1000)
+    assert long.touch_is_due(dates, None, 1000)
+    assert not long.touch_is_due(touched_at(0, long), None, 1000)
+    assert not short.touch_is_due(touched_at(0, long), None, 1000)
 
 
 def test_cookie_lives_as_long_as_the_idle_timeout() -> None:
