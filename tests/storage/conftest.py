@@ -16,11 +16,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp_session import get_session
 from mongomock_motor import AsyncMongoMockClient
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, monitoring
+from pymongo import AsyncMongoClient
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from storage import MongoStorage, generate_secret, setup
 from storage.session import MongoSession
+from tests.storage.command_log import CommandLog
 
 SECRET = generate_secret()
 # Far ahead: neither the server's TTL monitor nor mongomock's takes these sessions for expired.
@@ -39,29 +40,6 @@ def _mended_mongomock(monkeypatch: pytest.MonkeyPatch) -> None:
         add_update(self, *args, **options)
 
     monkeypatch.setattr(bulk, "add_update", without_sort)
-
-
-class CommandLog(monitoring.CommandListener):
-    """Every command that a driver sent, but for connecting and closing."""
-
-    def __init__(self) -> None:
-        self.commands: list[tuple[str, dict[str, Any]]] = []
-
-    @property
-    def names(self) -> list[str]:
-        """Name the commands in the order in which they were sent."""
-        return [name for name, _command in self.commands]
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        """Note a command."""
-        if event.command_name not in {"endSessions", "hello", "killCursors"}:
-            self.commands.append((event.command_name, dict(event.command)))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Ignore it: it was noted when it started."""
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Ignore it: it was noted when it started."""
 
 
 class Clock:
@@ -271,6 +249,20 @@ async def site(open_site: OpenSite, storage: MongoStorage) -> Site:
 async def visitor(site: Site) -> Visitor:
     """Open a browser without cookies."""
     return await site.visitor()
+
+
+@pytest.fixture(params=["one storage", "two storages on one collection"])
+async def twins(
+    request: pytest.FixtureRequest,
+    site: Site,
+    visitor: Visitor,
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+) -> tuple[Visitor, Visitor]:
+    """Open two browsers with one session, at one process of a site or at two of them."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[0], log=[0]))
+    other = site if request.param == "one storage" else await open_site(make_storage())
+    return visitor, await other.visitor(visitor.cookie)
 
 
 def set_cookie_of(response: ClientResponse) -> list[str]:

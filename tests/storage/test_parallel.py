@@ -10,8 +10,6 @@ from storage import MongoStorage
 from storage.session import MongoSession
 from tests.storage.conftest import (
     CommandLog,
-    MakeStorage,
-    OpenSite,
     Site,
     Visitor,
     on_a_real_server,
@@ -20,20 +18,6 @@ from tests.storage.overlap import Change, at_once, during
 
 MANY = 200
 FEW = 20
-
-
-@pytest.fixture(params=["one storage", "two storages on one collection"])
-async def twins(
-    request: pytest.FixtureRequest,
-    site: Site,
-    visitor: Visitor,
-    open_site: OpenSite,
-    make_storage: MakeStorage,
-) -> tuple[Visitor, Visitor]:
-    """Open two browsers with one session, at one process of the site or at two."""
-    await visitor.do(lambda session: session.update(name="Ada", cart=[0], log=[0]))
-    other = site if request.param == "one storage" else await open_site(make_storage())
-    return visitor, await other.visitor(visitor.cookie)
 
 
 def _set(name: str, value: Any) -> Change:
