@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
 
 from storage.errors import Unreadable
-from storage.lifetime import Dates, Lifetime, from_datetime, to_datetime
+from storage.lifetime import LONGEST, Dates, Lifetime, from_datetime, to_datetime
 from storage.sealing import KEY_ID_BYTES, OWNER_BYTES
 
 Document = Mapping[str, Any]
 ID_BYTES = 32
+_LONGEST_SECONDS = LONGEST.total_seconds()
+# With any timeout added it still fits a datetime.
+_LATEST_MS = from_datetime(datetime(9000, 1, 1, tzinfo=UTC))
 
 
 class Stored(NamedTuple):
@@ -136,8 +139,8 @@ def live(lifetime: Lifetime, now_ms: int) -> dict[str, Any]:
 
 def _dates(document: Document) -> Dates:
     max_age = document.get("max_age")
-    if max_age is not None and not (_is_number(max_age) and max_age > 0):
-        raise Unreadable("its field 'max_age' is neither null nor a number of seconds above zero")
+    if max_age is not None and not (_is_number(max_age) and 0 < max_age <= _LONGEST_SECONDS):
+        raise Unreadable("its field 'max_age' is neither null nor an accepted number of seconds")
     return Dates(
         created_ms=_instant(document, "created_at"),
         last_seen_ms=_instant(document, "last_seen_at"),
@@ -153,7 +156,11 @@ def _is_number(value: object) -> bool:
 def _instant(document: Document, field: str) -> int:
     value = document.get(field)
     if isinstance(value, DatetimeMS):
-        return int(value)
-    if isinstance(value, datetime):
-        return from_datetime(value)
-    raise Unreadable(f"its field '{field}' is not a date")
+        instant_ms = int(value)
+    elif isinstance(value, datetime):
+        instant_ms = from_datetime(value)
+    else:
+        raise Unreadable(f"its field '{field}' is not a date")
+    if not 0 <= instant_ms <= _LATEST_MS:
+        raise Unreadable(f"its field '{field}' is not a date of this age")
+    return instant_ms
