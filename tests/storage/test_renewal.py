@@ -1,0 +1,176 @@
+"""Renewal: the same session under a new token, and exactly one of it, whoever else is at work."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from storage import MongoStorage, renew_session
+from tests.storage.conftest import Clock, Site, Visitor, set_cookie_of
+from tests.storage.overlap import at_once, during
+
+Twins = tuple[Visitor, Visitor]
+
+
+async def renew(request: web.Request) -> web.Response:
+    """Renew as an app does."""
+    session = await renew_session(request)
+    return web.json_response(dict(session))
+
+
+async def test_renewed_session_keeps_its_values_under_a_new_token(
+    visitor: Visitor, site: Site, collection: Any
+) -> None:
+    """The old token is dead, the new one works, and one session is stored."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[1]))
+    old_token = visitor.cookie
+
+    response = await visitor.visit(renew)
+
+    thief = await site.visitor(old_token)
+    assert await response.json() == {"name": "Ada", "cart": [1]}
+    assert visitor.cookie not in {old_token, None}
+    assert await visitor.session() == {"name": "Ada", "cart": [1]}
+    assert await thief.session() == {}
+    assert await collection.count_documents({}) == 1
+
+
+async def test_renewal_saves_the_changes_of_its_request(visitor: Visitor) -> None:
+    """New, nested and removed values go along with the new token."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[1], step=1))
+
+    async def handler(request: web.Request) -> web.Response:
+        session = await renew_session(request)
+        session["cart"].append(2)
+        session["colour"] = "red"
+        del session["step"]
+        return web.Response()
+
+    await visitor.visit(handler)
+
+    assert await visitor.session() == {"name": "Ada", "cart": [1, 2], "colour": "red"}
+
+
+async def test_renewal_keeps_the_creation_date(
+    visitor: Visitor, collection: Any, clock: Clock
+) -> None:
+    """The absolute lifetime goes on: renewing does not extend it."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    created_at = (await collection.find_one({}))["created_at"]
+
+    clock.advance(600)
+    await visitor.visit(renew)
+
+    stored = await collection.find_one({})
+    assert stored["created_at"] == created_at
+    assert (stored["last_seen_at"] - created_at).total_seconds() == 600
+
+
+@pytest.mark.parametrize("times", [2, 20], ids=["two", "twenty"])
+async def test_parallel_renewals_leave_exactly_one_session(
+    times: int, twins: Twins, site: Site, collection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One answer carries the new token; the others carry no cookie at all."""
+    caplog.set_level(logging.INFO, "storage")
+
+    responses = await at_once(*((twins[number % 2], renew) for number in range(times)))
+
+    cookies = [line for response in responses for line in set_cookie_of(response)]
+    assert [response.status for response in responses] == [200] * times
+    assert len(cookies) == 1
+    assert await collection.count_documents({}) == 1
+    assert len(caplog.records) == times - 1
+    token = cookies[0].removeprefix("session=").split(";")[0]
+    assert (await (await site.visitor(token)).session())["name"] == "Ada"
+
+
+async def test_values_that_neighbours_wrote_since_the_load_move_along(twins: Twins) -> None:
+    """Changed, nested, new and removed values of a parallel request are in the renewed session."""
+
+    async def meanwhile() -> None:
+        def change(session: Any) -> None:
+            session["name"] = "Bob"
+            session["cart"].append(1)
+            session["colour"] = "red"
+            del session["log"]
+
+        await twins[1].do(change)
+
+    await during(twins[0], meanwhile, lambda session: session.renew())
+
+    assert await twins[0].session() == {"name": "Bob", "cart": [0, 1], "colour": "red"}
+
+
+async def test_own_changes_go_before_those_of_neighbours_in_a_renewal(twins: Twins) -> None:
+    """Of the same value the later save wins, here too."""
+
+    async def meanwhile() -> None:
+        await twins[1].do(lambda session: session.update(name="Bob", log=[9], cart=[9]))
+
+    def change(session: Any) -> None:
+        session.renew()
+        session["name"] = "Cleo"
+        session["cart"].append(1)
+        del session["log"]
+
+    await during(twins[0], meanwhile, change)
+
+    assert await twins[0].session() == {"name": "Cleo", "cart": [0, 1]}
+
+
+async def test_max_age_that_a_neighbour_chose_since_the_load_moves_along(
+    twins: Twins, collection: Any
+) -> None:
+    """A "remember me" is not undone by a renewal beside it, and the cookie says so."""
+
+    async def meanwhile() -> None:
+        await twins[1].do(lambda session: setattr(session, "max_age", 100))
+
+    response = await during(twins[0], meanwhile, lambda session: session.renew())
+
+    stored = await collection.find_one({})
+    assert stored["max_age"] == 100
+    assert (stored["expires_at"] - stored["last_seen_at"]).total_seconds() == 100
+    assert ["Max-Age=100;" in line for line in set_cookie_of(response)] == [True]
+
+
+async def test_renewal_while_neighbours_write_loses_no_acknowledged_value(
+    twins: Twins, storage: MongoStorage, site: Site
+) -> None:
+    """Each write either moved along or said in the log that it came too late."""
+    written = storage.counters["updates"]
+
+    def put(number: int) -> Any:
+        return lambda session: session.update({f"key {number}": number})
+
+    writers = [(twins[0], put(number)) for number in range(10)]
+    responses = await at_once(*writers[:5], (twins[0], renew), *writers[5:])
+
+    token = set_cookie_of(responses[5])[0].removeprefix("session=").split(";")[0]
+    values = await (await site.visitor(token)).session()
+    kept = [name for name in values if name.startswith("key ")]
+    assert len(kept) == storage.counters["updates"] - written
+
+
+async def test_renewing_an_empty_session_stores_nothing(visitor: Visitor, collection: Any) -> None:
+    """Without values there is nothing to protect."""
+    response = await visitor.visit(renew)
+
+    assert set_cookie_of(response) == []
+    assert await collection.count_documents({}) == 0
+
+
+async def test_every_renewal_in_a_row_gives_another_token(visitor: Visitor) -> None:
+    """No token comes back."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    tokens = {visitor.cookie}
+
+    for _ in range(5):
+        await visitor.visit(renew)
+        tokens.add(visitor.cookie)
+
+    assert len(tokens) == 6
+    assert await visitor.session() == {"name": "Ada"}
