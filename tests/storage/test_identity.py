@@ -1,0 +1,228 @@
+"""Which token a session gets, and when it is over: new_session, invalidate, emptied, unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import get_session, new_session
+
+from storage import generate_secret
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.overlap import Change
+
+UNKNOWN = generate_secret()  # 43 characters of base64url, as a token is written
+
+
+@pytest.mark.parametrize("loaded_first", [True, False], ids=["loaded first", "not loaded"])
+async def test_new_session_supersedes_the_stored_one(
+    loaded_first: bool,  # noqa: FBT001 - a case
+    visitor: Visitor,
+    site: Site,
+    collection: Any,
+    clock: Clock,
+) -> None:
+    """The old document goes when the new one is saved; nothing carries over, not even its age."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    old = await site.visitor(visitor.cookie)
+    created_at = (await collection.find_one({}))["created_at"]
+    clock.advance(60)
+
+    async def handler(request: web.Request) -> web.Response:
+        if loaded_first:
+            await get_session(request)
+        (await new_session(request))["name"] = "Bob"
+        return web.Response()
+
+    await visitor.visit(handler)
+
+    assert visitor.cookie != old.cookie
+    assert await visitor.session() == {"name": "Bob"}
+    assert await old.session() == {}
+    (stored,) = await collection.find({}).to_list(None)
+    assert (stored["created_at"] - created_at).total_seconds() == 60
+
+
+async def test_new_session_without_a_value_changes_nothing(
+    visitor: Visitor, collection: Any
+) -> None:
+    """As with every storage of aiohttp-session: the old one stays until the new one is stored."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def handler(request: web.Request) -> web.Response:
+        await new_session(request)
+        return web.Response()
+
+    response = await visitor.visit(handler)
+
+    assert set_cookie_of(response) == []
+    assert await visitor.session() == {"name": "Ada"}
+
+
+async def test_invalidated_session_that_is_written_again_gets_a_new_token(
+    visitor: Visitor, site: Site, collection: Any, clock: Clock
+) -> None:
+    """Nothing of before is left, the old token is dead, and the lifetime starts anew."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[1]))
+    old = await site.visitor(visitor.cookie)
+    created_at = (await collection.find_one({}))["created_at"]
+    clock.advance(60)
+
+    def begin_anew(session: Any) -> None:
+        session.invalidate()
+        session["name"] = "Ada"
+
+    await visitor.do(begin_anew)
+
+    assert visitor.cookie != old.cookie
+    assert await visitor.session() == {"name": "Ada"}
+    assert await old.session() == {}
+    (stored,) = await collection.find({}).to_list(None)
+    assert (stored["created_at"] - created_at).total_seconds() == 60
+
+
+def _delete_each(session: Any) -> None:
+    for name in list(session):
+        del session[name]
+
+
+def _pop_each(session: Any) -> None:
+    while session:
+        session.popitem()
+
+
+def _write_and_empty(session: Any) -> None:
+    session["late"] = 1
+    session.clear()
+
+
+def _renew_and_invalidate(session: Any) -> None:
+    session.renew()
+    session.invalidate()
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        pytest.param(lambda session: session.invalidate(), id="invalidate"),
+        pytest.param(lambda session: session.clear(), id="clear"),
+        pytest.param(_delete_each, id="del of each value"),
+        pytest.param(_pop_each, id="popitem"),
+        pytest.param(_write_and_empty, id="written, then cleared"),
+        pytest.param(_renew_and_invalidate, id="renewed, then invalidated"),
+    ],
+)
+async def test_session_that_was_emptied_in_any_way_is_logged_out(
+    empty: Change, visitor: Visitor, site: Site, collection: Any
+) -> None:
+    """The document is gone, the token is dead, and the browser is told to drop the cookie."""
+    await visitor.do(lambda session: session.update(name="Ada", user_id=7))
+    thief = await site.visitor(visitor.cookie)
+
+    response = await visitor.do(empty)
+
+    assert [line.startswith('session=""; Max-Age=0;') for line in set_cookie_of(response)] == [True]
+    assert visitor.cookie is None
+    assert await thief.session() == {}
+    assert await collection.count_documents({}) == 0
+
+
+@pytest.mark.parametrize(
+    "touch_it",
+    [
+        pytest.param(lambda session: session.invalidate(), id="invalidated"),
+        pytest.param(lambda session: session.changed(), id="changed()"),
+        pytest.param(_write_and_empty, id="written, then cleared"),
+        pytest.param(lambda session: setattr(session, "max_age", 60), id="max_age set"),
+        pytest.param(lambda session: session.renew(), id="renewed"),
+    ],
+)
+async def test_empty_new_session_writes_nothing(
+    touch_it: Change, visitor: Visitor, collection: Any
+) -> None:
+    """Without values there is no session, whatever was done to it, and no cookie to delete."""
+    response = await visitor.do(touch_it)
+
+    assert set_cookie_of(response) == []
+    assert await collection.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("fault", ["unknown", "expired", "unreadable"])
+async def test_token_that_opens_no_session_is_never_adopted(
+    fault: str, make_storage: MakeStorage, open_site: OpenSite, site: Site, clock: Clock
+) -> None:
+    """A look at it sends no cookie; the next save is under a token that the server drew."""
+    stranger = await (await open_site(make_storage(secrets=generate_secret()))).visitor(UNKNOWN)
+    if fault == "unreadable":
+        stranger.cookie = None
+        await stranger.do(lambda session: session.update(name="sealed under another secret"))
+    visitor = await site.visitor(stranger.cookie)
+    if fault == "expired":
+        visitor.cookie = None
+        await visitor.do(lambda session: session.update(name="Ada"))
+        clock.advance(14 * 24 * 3600)
+        # The browser has dropped the cookie by its own clock; a thief has not.
+    token = visitor.cookie
+
+    look = await visitor.do(lambda session: [session.new, dict(session)])
+    write = await visitor.do(lambda session: session.update(name="Bob"))
+
+    assert await look.json() == [True, {}]
+    assert set_cookie_of(look) == []
+    assert len(set_cookie_of(write)) == 1
+    assert visitor.cookie not in {token, None}
+    assert await (await site.visitor(token)).session() == {}
+
+
+async def test_identity_that_an_app_sets_never_becomes_the_token(
+    visitor: Visitor, site: Site
+) -> None:
+    """set_new_identity() exists in aiohttp-session; the token is drawn all the same."""
+
+    def choose(session: Any) -> None:
+        session.set_new_identity(UNKNOWN)
+        session["name"] = "Ada"
+
+    await visitor.do(choose)
+
+    assert len(visitor.cookie or "") == 43
+    assert visitor.cookie != UNKNOWN
+    assert await (await site.visitor(UNKNOWN)).session() == {}
+    assert await visitor.session() == {"name": "Ada"}
+
+
+async def test_two_get_sessions_at_once_return_one_object(visitor: Visitor) -> None:
+    """What either of two tasks of a request changes is saved."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def handler(request: web.Request) -> web.Response:
+        one, two = await asyncio.gather(get_session(request), get_session(request))
+        one["left"], two["right"] = 1, 2
+        return web.json_response(one is two is await get_session(request))
+
+    response = await visitor.visit(handler)
+
+    assert await response.json() is True
+    assert await visitor.session() == {"name": "Ada", "left": 1, "right": 2}
+
+
+async def test_new_session_during_a_load_is_the_session_of_the_request(
+    visitor: Visitor, collection: Any
+) -> None:
+    """A load that comes back late does not put the old session in its place."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def handler(request: web.Request) -> web.Response:
+        loading = asyncio.ensure_future(get_session(request))
+        await asyncio.sleep(0)
+        fresh = await new_session(request)
+        fresh["name"] = "Bob"
+        return web.json_response(await loading is fresh)
+
+    response = await visitor.visit(handler)
+
+    assert await response.json() is True
+    assert await visitor.session() == {"name": "Bob"}
+    assert await collection.count_documents({}) == 1
