@@ -193,11 +193,6 @@ def test_it_listens_on_loopback_whatever_the_shell_exports(
             socket.create_connection(("127.0.0.2", int(dev["PORT"])))
 
 
-def test_dev_goes_with_serving_alone() -> None:
-    """A command that is not served has nothing to develop."""
-    assert run_webapp("--dev", "check", environ={})[0] == 2
-
-
 def test_mongod_is_looked_for_in_three_places(
     mongod: Mongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
