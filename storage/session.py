@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -174,7 +173,7 @@ def checked_max_age(value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"session.max_age: {type(value).__name__} is not accepted; {accepted}")
-    if not (math.isfinite(value) and 0.001 <= value <= LONGEST.total_seconds()):
+    if not 0.001 <= value <= LONGEST.total_seconds():
         raise ValueError(f"session.max_age: {value!r} is out of range; {accepted}")
     return whole(value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,7 @@ def _check_number(
     accepted = f"use a number from {least} to {most}"
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise _wrong_type(name, value, accepted)
-    if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
+    if not (isinstance(value, int | float) and least <= value <= most):
         raise ValueError(f"{name}: {value!r} is out of range; {accepted}")
 
 

@@ -1,0 +1,265 @@
+"""`session.max_age`: a session's own idle timeout, kept from request to request."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from storage.session import MongoSession
+from tests.storage.conftest import (
+    NOON,
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Visitor,
+    cookie_of,
+    set_cookie_of,
+)
+from tests.storage.direct import load, values, visit
+
+AT_NOON = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
+DAYS_90 = 90 * 86400
+
+
+def choose(max_age: Any) -> Any:
+    """Return a change that sets `session.max_age`."""
+
+    def change(session: MongoSession) -> None:
+        session.max_age = max_age
+
+    return change
+
+
+@pytest.fixture
+async def visitor(open_site: OpenSite, make_storage: MakeStorage) -> Visitor:
+    """Open a browser with a session of 20 minutes."""
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    return visitor
+
+
+async def max_age_of(visitor: Visitor) -> Any:
+    """Return what the next request sees."""
+    return await (await visitor.do(lambda session: session.max_age)).json()
+
+
+async def test_chosen_max_age_is_sent_at_once_and_kept(
+    visitor: Visitor, collection: Any, clock: Clock
+) -> None:
+    """One assignment means "remember me": cookie, server and every later request know it."""
+    response = await visitor.do(choose(DAYS_90))
+
+    assert cookie_of(response)["max-age"] == str(DAYS_90)
+    assert cookie_of(response).value == visitor.cookie
+    document = await collection.find_one({})
+    assert document["max_age"] == DAYS_90
+    assert document["expires_at"] == AT_NOON + timedelta(days=90)
+    assert await max_age_of(visitor) == DAYS_90
+    clock.advance(DAYS_90 - 1)
+    touched = await visitor.do(dict)
+    assert await touched.json() == {"a": 1}
+    assert cookie_of(touched)["max-age"] == str(DAYS_90)
+
+
+async def test_max_age_can_be_chosen_before_the_first_save(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """In the request that creates the session."""
+    visitor = await (await open_site(make_storage())).visitor()
+
+    response = await visitor.do(lambda s: (choose(60)(s), s.update(a=1)))
+
+    assert cookie_of(response)["max-age"] == "60"
+    assert await max_age_of(visitor) == 60
+
+
+async def test_max_age_alone_is_no_reason_to_store_a_session(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """An anonymous visitor who stored nothing gets no cookie."""
+    visitor = await (await open_site(make_storage())).visitor()
+
+    response = await visitor.do(choose(60))
+
+    assert set_cookie_of(response) == []
+    assert await collection.count_documents({}) == 0
+
+
+async def test_none_makes_the_cookie_end_with_the_browser_and_is_kept(
+    visitor: Visitor, collection: Any, clock: Clock
+) -> None:
+    """No Max-Age and no Expires; the idle timeout at the server is the storage's."""
+    response = await visitor.do(choose(None))
+
+    assert cookie_of(response)["max-age"] == ""
+    assert cookie_of(response)["expires"] == ""
+    assert (await collection.find_one({}))["persistent"] is False
+    assert await max_age_of(visitor) is None
+    clock.advance(1199)
+    touched = await visitor.do(dict)
+    assert cookie_of(touched)["max-age"] == ""
+    clock.advance(1200)
+    assert await visitor.session() == {}
+
+
+async def test_storage_without_max_age_makes_browser_session_cookies_of_14_days(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
+) -> None:
+    """And a session of it may still choose a max_age of its own."""
+    visitor = await (await open_site(make_storage(max_age=None))).visitor()
+
+    response = await visitor.do(lambda session: session.update(a=1))
+    assert cookie_of(response)["max-age"] == ""
+    assert await max_age_of(visitor) is None
+    assert (await collection.find_one({}))["expires_at"] == AT_NOON + timedelta(days=14)
+
+    response = await visitor.do(choose(60))
+    assert cookie_of(response)["max-age"] == "60"
+    clock.advance(60)
+    assert await visitor.session() == {}
+
+
+async def test_shorter_max_age_shortens_the_session_at_once(
+    visitor: Visitor, collection: Any, clock: Clock
+) -> None:
+    """The one change that moves the stored end back."""
+    await visitor.do(choose(DAYS_90))
+    clock.advance(1)
+
+    response = await visitor.do(choose(60))
+
+    assert cookie_of(response)["max-age"] == "60"
+    assert (await collection.find_one({}))["expires_at"] == AT_NOON + timedelta(seconds=61)
+    clock.advance(60)
+    assert await visitor.session() == {}
+
+
+async def test_same_max_age_again_writes_nothing_and_sends_no_cookie(
+    visitor: Visitor, collection: Any, clock: Clock
+) -> None:
+    """An app may assign it in every request."""
+    await visitor.do(choose(DAYS_90))
+    before = await collection.find_one({})
+    clock.advance(1)
+
+    response = await visitor.do(choose(float(DAYS_90)))
+
+    assert set_cookie_of(response) == []
+    assert await collection.find_one({}) == before
+
+
+@pytest.mark.parametrize("minutes", [0, 2], ids=["plain save", "save with a touch"])
+async def test_stale_parallel_save_does_not_undo_remember_me(
+    make_storage: MakeStorage, collection: Any, clock: Clock, minutes: int
+) -> None:
+    """Whoever loaded the session before it was chosen writes their value and nothing more."""
+    one, other = make_storage(max_age=1200), make_storage(max_age=1200)
+    cookie = await visit(one, None, lambda session: session.update(a=1))
+    clock.advance(60 * minutes)
+    stale = await load(other, cookie)
+
+    await visit(one, cookie, choose(DAYS_90))
+    clock.advance(1)
+    stale.session["a"] = 2
+    await stale.save()
+
+    document = await collection.find_one({})
+    assert document["max_age"] == DAYS_90
+    assert document["expires_at"] == AT_NOON + timedelta(minutes=minutes, days=90)
+    assert await values(one, cookie) == {"a": 2}
+
+
+async def test_cookie_that_a_stale_touch_sent_is_put_right_by_the_next_request(
+    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """A stale answer may have told the browser the shorter Max-Age: it does not stay so."""
+    one, other = make_storage(max_age=1200), make_storage(max_age=1200)
+    cookie = await visit(one, None, lambda session: session.update(a=1))
+    clock.advance(60)
+    stale = await load(other, cookie)
+    await visit(one, cookie, choose(DAYS_90))
+    clock.advance(1)
+    await stale.save()
+
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor(cookie)
+    following = await visitor.do(dict)
+
+    assert cookie_of(following)["max-age"] == str(DAYS_90)
+
+
+async def test_max_age_survives_a_renewal_and_ends_with_the_owner(
+    visitor: Visitor, clock: Clock
+) -> None:
+    """A new token is the same session; another owner is not."""
+    await visitor.do(lambda session: session.update(user_id=7))
+    await visitor.do(choose(DAYS_90))
+
+    renewed = await visitor.do(lambda session: session.renew())
+    assert cookie_of(renewed)["max-age"] == str(DAYS_90)
+    assert await max_age_of(visitor) == DAYS_90
+
+    other = await visitor.do(lambda session: session.update(user_id=8))
+    assert cookie_of(other)["max-age"] == "1200"
+
+
+async def test_cookie_of_a_long_max_age_ends_at_the_absolute_timeout(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
+) -> None:
+    """Neither the cookie nor the document reaches beyond it."""
+    storage = make_storage(max_age=1200, absolute_timeout=3600)
+    visitor = await (await open_site(storage)).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    clock.advance(600)
+
+    response = await visitor.do(choose(DAYS_90))
+
+    assert cookie_of(response)["max-age"] == "3000"
+    assert (await collection.find_one({}))["expires_at"] == AT_NOON + timedelta(hours=1)
+    clock.advance(3000)
+    assert await visitor.session() == {}
+
+
+async def test_fractions_of_seconds_are_kept(make_storage: MakeStorage, clock: Clock) -> None:
+    """At the server to the millisecond; the cookie is rounded up."""
+    storage = make_storage()
+    cookie = await visit(storage, None, lambda s: (choose(1.5)(s), s.update(a=1)))
+
+    assert (await load(storage, cookie)).session.max_age == 1.5
+    clock.advance(1.499)
+    assert await values(storage, cookie) == {"a": 1}
+    clock.advance(0.001)
+    assert await values(storage, cookie) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        pytest.param(0, ValueError, id="zero"),
+        pytest.param(-1, ValueError, id="below zero"),
+        pytest.param(0.0001, ValueError, id="under a millisecond"),
+        pytest.param(float("nan"), ValueError, id="not a number"),
+        pytest.param(float("inf"), ValueError, id="without end"),
+        pytest.param(10**12, ValueError, id="31 thousand years"),
+        pytest.param(10**400, ValueError, id="more than a float holds"),
+        pytest.param("3600", TypeError, id="text"),
+        pytest.param(True, TypeError, id="true"),
+        pytest.param(timedelta(hours=1), TypeError, id="a timedelta"),
+    ],
+)
+async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
+    make_storage: MakeStorage, collection: Any, value: Any, error: type[Exception]
+) -> None:
+    """The line at fault is in the traceback, and the session is as it was."""
+    storage = make_storage()
+    cookie = await visit(storage, None, lambda session: session.update(a=1))
+    before = await collection.find_one({})
+    visiting = await load(storage, cookie)
+
+    with pytest.raises(error, match=r"^session\.max_age: .*use seconds"):
+        visiting.session.max_age = value
+    await visiting.save()
+
+    assert visiting.session.max_age == 14 * 86400
+    assert await collection.find_one({}) == before
