@@ -1,0 +1,260 @@
+"""What a request costs: the commands that the driver sends, counted and looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import get_session, new_session
+
+from storage import generate_secret
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import (
+    Clock,
+    Handler,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    on_a_real_server,
+    set_cookie_of,
+)
+from tests.storage.overlap import at_once
+
+pytestmark = on_a_real_server
+
+TOUCH_SECONDS = 3600
+MANY = 50
+
+
+def _changing(change: Callable[[Any], Any]) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        change(await get_session(request))
+        return web.Response()
+
+    return handler
+
+
+async def _without_session(_request: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+async def _new_session(request: web.Request) -> web.StreamResponse:
+    (await new_session(request))["name"] = "Bob"
+    return web.Response()
+
+
+def _begin_anew(session: Any) -> None:
+    session.invalidate()
+    session["name"] = "Bob"
+
+
+def _ids_asked_for(name: str, command: dict[str, Any]) -> list[Any]:
+    """Return what each part of a command says of ``_id``; a missing one raises ``KeyError``."""
+    if name == "find":
+        return [command["filter"]["_id"]]
+    if name == "findAndModify":
+        return [command["query"]["_id"]]
+    if name == "insert":
+        return [document["_id"] for document in command["documents"]]
+    return [part["q"]["_id"] for part in command[f"{name}s"]]
+
+
+def _is_hot(log: CommandLog) -> bool:
+    """Tell whether every command goes by ids, which is what a sharded collection is asked for."""
+    return all(None not in _ids_asked_for(*command) for command in log.commands)
+
+
+KNOWN_VISITOR = [
+    pytest.param(_without_session, [], id="session not asked for"),
+    pytest.param(_changing(len), ["find"], id="read only"),
+    pytest.param(_changing(lambda s: s.update(name="Ada")), ["find"], id="same value assigned"),
+    pytest.param(_changing(lambda s: s.changed()), ["find"], id="changed() without a change"),
+    pytest.param(_changing(lambda s: s.update(name="Bob")), ["find", "update"], id="changed"),
+    pytest.param(_changing(lambda s: s["cart"].append(2)), ["find", "update"], id="nested"),
+    pytest.param(_changing(lambda s: s.pop("cart")), ["find", "update"], id="removed"),
+    pytest.param(
+        _changing(lambda s: setattr(s, "max_age", 60)), ["find", "update"], id="other max_age"
+    ),
+    pytest.param(
+        _changing(lambda s: s.update(user_id=7)), ["find", "insert", "findAndModify"], id="login"
+    ),
+    pytest.param(_changing(lambda s: s.renew()), ["find", "insert", "findAndModify"], id="renewal"),
+    pytest.param(_changing(_begin_anew), ["find", "insert", "findAndModify"], id="begun anew"),
+    pytest.param(_new_session, ["insert", "delete"], id="new session without a look"),
+    pytest.param(_changing(lambda s: s.invalidate()), ["find", "delete"], id="logout"),
+]
+
+
+@pytest.mark.parametrize(("handler", "expected"), KNOWN_VISITOR)
+async def test_request_of_a_known_visitor_costs(
+    handler: Handler, expected: list[str], visitor: Visitor, log: CommandLog
+) -> None:
+    """Within the touch interval; every command carries the session's ``_id``."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[1]))
+    log.commands.clear()
+
+    response = await visitor.visit(handler)
+
+    assert response.status == 200
+    assert log.names == expected
+    assert _is_hot(log)
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        pytest.param(None, id="no cookie"),
+        pytest.param("", id="empty"),
+        pytest.param("A" * 42, id="a character short"),
+        pytest.param("A" * 44, id="a character long"),
+        pytest.param("A" * 42 + "!", id="wrong alphabet"),
+        pytest.param("A" * 42 + "B", id="spare bits set"),
+        pytest.param("A" * 42 + "=", id="padded"),
+        pytest.param("../../etc/passwd", id="something else"),
+    ],
+)
+async def test_missing_or_malformed_cookie_costs_nothing(
+    cookie: str | None, site: Site, log: CommandLog
+) -> None:
+    """MongoDB is not asked, and an anonymous visitor who stores nothing gets no cookie."""
+    visitor = await site.visitor()
+    log.commands.clear()
+    headers = {} if cookie is None else {"Cookie": f"session={cookie}"}
+
+    response = await visitor.visit(_changing(len), headers=headers)
+
+    assert response.status == 200
+    assert log.names == []
+    assert set_cookie_of(response) == []
+
+
+async def test_unknown_token_costs_one_find(site: Site, log: CommandLog) -> None:
+    """It looks like a token, so MongoDB must be asked once."""
+    visitor = await site.visitor(generate_secret())
+    log.commands.clear()
+
+    await visitor.do(len)
+
+    assert log.names == ["find"]
+    assert _is_hot(log)
+
+
+async def test_first_save_of_a_new_session_costs_one_insert(
+    visitor: Visitor, log: CommandLog
+) -> None:
+    """Nothing is looked up before: the token was just drawn."""
+    log.commands.clear()
+
+    await visitor.do(lambda session: session.update(name="Ada", user_id=7))
+
+    assert log.names == ["insert"]
+    assert _is_hot(log)
+
+
+async def test_change_writes_the_changed_value_only_and_never_upserts(
+    visitor: Visitor, log: CommandLog
+) -> None:
+    """One field of `values` for one value that changed, one for one that went, nothing else."""
+    await visitor.do(lambda session: session.update(name="Ada", cart=[1], step=1, colour="red"))
+    log.commands.clear()
+
+    def change(session: Any) -> None:
+        session["cart"].append(2)
+        session["name"] = "Ada"
+        del session["step"]
+
+    await visitor.do(change)
+
+    (update,) = log.commands[1][1]["updates"]
+    assert [field.split(".")[0] for field in update["u"].pop("$set")] == ["values"]
+    assert [field.split(".")[0] for field in update["u"].pop("$unset")] == ["values"]
+    assert update["u"] == {}
+    assert not update.get("upsert")
+
+
+async def test_due_touch_costs_one_update_of_the_dates(
+    visitor: Visitor, log: CommandLog, clock: Clock
+) -> None:
+    """They only ever move forward, and no value is written."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    clock.advance(TOUCH_SECONDS)
+    log.commands.clear()
+
+    response = await visitor.do(len)
+
+    (update,) = log.commands[1][1]["updates"]
+    assert log.names == ["find", "update"]
+    assert _is_hot(log)
+    assert {operator: set(fields) for operator, fields in update["u"].items()} == {
+        "$max": {"last_seen_at", "expires_at"}
+    }
+    assert not update.get("upsert")
+    assert len(set_cookie_of(response)) == 1
+
+
+async def test_change_carries_a_due_touch_along(
+    visitor: Visitor, log: CommandLog, clock: Clock
+) -> None:
+    """One update for both."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    clock.advance(TOUCH_SECONDS)
+    log.commands.clear()
+
+    await visitor.do(lambda session: session.update(name="Bob"))
+
+    assert log.names == ["find", "update"]
+
+
+async def test_parallel_requests_share_one_touch(
+    visitor: Visitor, log: CommandLog, clock: Clock
+) -> None:
+    """However many look at a session whose touch is due: one update, one cookie."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    clock.advance(TOUCH_SECONDS)
+    log.commands.clear()
+
+    responses = await at_once(*((visitor, len) for _ in range(MANY)))
+
+    assert log.names.count("update") == 1
+    assert len(log.commands[-1][1]["updates"]) == 1
+    assert sum(len(set_cookie_of(response)) for response in responses) == 1
+    assert _is_hot(log)
+
+
+async def test_parallel_requests_of_many_visitors_share_their_commands(
+    site: Site, log: CommandLog
+) -> None:
+    """Fifty logins, changes and reads of fifty visitors: every shared command goes by ids too."""
+    visitors = [await site.visitor() for _ in range(MANY)]
+    for change in (
+        lambda session: session.update(cart=[1]),
+        lambda session: session.update(user_id=7),
+        lambda session: session["cart"].append(2),
+        len,
+        lambda session: session.invalidate(),
+    ):
+        log.commands.clear()
+        await at_once(*((visitor, change) for visitor in visitors))
+
+        shared = [name for name in log.names if name != "findAndModify"]
+        assert len(shared) < MANY
+        assert _is_hot(log)
+
+
+async def test_sealing_anew_after_a_rotation_costs_one_more_update_by_id(
+    visitor: Visitor, make_storage: MakeStorage, open_site: OpenSite, log: CommandLog
+) -> None:
+    """The save of a session that hangs on an older secret: one update for it, one for the change."""
+    old, new = generate_secret(), generate_secret()
+    before = await (await open_site(make_storage(secrets=old))).visitor()
+    await before.do(lambda session: session.update(name="Ada"))
+    after = await (await open_site(make_storage(secrets=[new, old]))).visitor(before.cookie)
+    log.commands.clear()
+
+    await after.do(lambda session: session.update(name="Bob"))
+
+    assert log.names == ["find", "update", "update"]
+    assert _is_hot(log)
