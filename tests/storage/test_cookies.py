@@ -1,0 +1,177 @@
+"""The `Set-Cookie` lines as they come over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_session import get_session
+
+from storage import MongoStorage, setup
+from storage.session import MongoSession
+from tests.storage.conftest import (
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Site,
+    cookie_of,
+    set_cookie_of,
+)
+
+
+def fill(session: MongoSession) -> None:
+    """Store something."""
+    session["a"] = 1
+
+
+def behind_https(app: web.Application, storage: MongoStorage) -> None:
+    """Set up sessions behind a middleware that says what a TLS-ending proxy says."""
+
+    @web.middleware
+    async def came_over_https(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(request.clone(scheme="https"))
+
+    app.middlewares.append(came_over_https)
+    setup(app, storage)
+
+
+@pytest.fixture
+def driver() -> str:
+    """Use the quickest driver: cookies are not MongoDB's business."""
+    return "mongomock"
+
+
+async def _fill(request: web.Request) -> web.StreamResponse:
+    (await get_session(request))["a"] = 1
+    return web.Response()
+
+
+async def _touch(request: web.Request) -> web.StreamResponse:
+    (await get_session(request)).max_age = 60
+    return web.Response()
+
+
+async def _invalidate(request: web.Request) -> web.StreamResponse:
+    (await get_session(request)).invalidate()
+    return web.Response()
+
+
+async def lines_of(site: Site) -> list[str]:
+    """Return the lines that set, touch and delete a cookie.
+
+    It is sent by hand: the browser of these tests speaks http and keeps a Secure cookie to itself.
+    """
+    client = (await site.visitor()).client
+    created = set_cookie_of(await client.get(site.path_of(_fill)))
+    headers = {"Cookie": created[0].split(";")[0]}
+    touched = set_cookie_of(await client.get(site.path_of(_touch), headers=headers))
+    deleted = set_cookie_of(await client.get(site.path_of(_invalidate), headers=headers))
+    return [*created, *touched, *deleted]
+
+
+@pytest.mark.parametrize(
+    ("options", "over_https", "attributes"),
+    [
+        pytest.param({}, False, "Path=/; HttpOnly; SameSite=Lax", id="defaults over http"),
+        pytest.param({}, True, "Path=/; HttpOnly; SameSite=Lax; Secure", id="defaults over https"),
+        pytest.param(
+            {"secure": True}, False, "Path=/; HttpOnly; SameSite=Lax; Secure", id="secure"
+        ),
+        pytest.param({"secure": False}, True, "Path=/; HttpOnly; SameSite=Lax", id="never secure"),
+        pytest.param(
+            {"cookie_name": "__Host-s"},
+            False,
+            "Path=/; HttpOnly; SameSite=Lax; Secure",
+            id="always Secure with __Host-",
+        ),
+        pytest.param(
+            {"cookie_name": "__Secure-s", "domain": "example.com", "path": "/"},
+            False,
+            "Path=/; Domain=example.com; HttpOnly; SameSite=Lax; Secure",
+            id="always Secure with __Secure-",
+        ),
+        pytest.param(
+            {"samesite": "None"},
+            False,
+            "Path=/; HttpOnly; SameSite=None; Secure",
+            id="samesite None",
+        ),
+        pytest.param(
+            {"samesite": "Strict", "httponly": False}, False, "Path=/; SameSite=Strict", id="strict"
+        ),
+        pytest.param({"samesite": None}, False, "Path=/; HttpOnly", id="no SameSite"),
+        pytest.param({"path": "/shop"}, False, "Path=/shop; HttpOnly; SameSite=Lax", id="path"),
+    ],
+)
+async def test_cookie_is_set_touched_and_deleted_with_the_same_attributes(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    options: dict[str, Any],
+    over_https: bool,  # noqa: FBT001
+    attributes: str,
+) -> None:
+    """A browser ignores a deletion whose attributes differ from those of the cookie."""
+    site = await open_site(make_storage(**options), behind_https if over_https else setup)
+
+    created, touched, deleted = await lines_of(site)
+
+    name = options.get("cookie_name", "session")
+    token = created.removeprefix(f"{name}=")[:43]
+    assert created == f"{name}={token}; Max-Age=1209600; {attributes}"
+    assert touched == f"{name}={token}; Max-Age=60; {attributes}"
+    gone = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+    assert deleted == f'{name}=""; {gone}; {attributes}'
+
+
+async def test_cookie_without_max_age_says_nothing_of_its_end(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """It ends with the browser."""
+    visitor = await (await open_site(make_storage(max_age=None))).visitor()
+
+    (line,) = set_cookie_of(await visitor.do(fill))
+
+    assert line.split("; ")[1:] == ["Path=/", "HttpOnly", "SameSite=Lax"]
+
+
+async def test_fraction_of_a_second_is_no_deletion(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """Max-Age has whole seconds (RFC 6265): it is rounded up, since 0 would delete the cookie."""
+    visitor = await (await open_site(make_storage(max_age=0.25))).visitor()
+
+    assert cookie_of(await visitor.do(fill))["max-age"] == "1"
+
+
+async def test_session_cookie_stands_beside_the_cookies_of_the_app(site: Site) -> None:
+    """Cookies set by `set_cookie` and by hand stay, and the session's comes once."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["a"] = 1
+        response = web.Response()
+        response.set_cookie("theme", "dark")
+        response.headers.add("Set-Cookie", "language=eo; Path=/")
+        response.headers.add("Set-Cookie", "session=forged; Path=/")
+        return response
+
+    lines = set_cookie_of(await (await site.visitor()).visit(handler))
+
+    assert sorted(line.split("=")[0] for line in lines) == ["language", "session", "theme"]
+    assert not any("forged" in line for line in lines)
+
+
+async def test_another_cookie_name_is_another_session(
+    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """Two storages over one collection under two names do not disturb each other."""
+    first = await (await open_site(make_storage(cookie_name="one"))).visitor()
+    await first.do(fill)
+    site = await open_site(make_storage(cookie_name="two"))
+    visitor = await site.visitor()
+
+    response = await visitor.do(dict)
+
+    assert await response.json() == {}
+    assert await first.session() == {"a": 1}
