@@ -172,10 +172,11 @@ class Store:
             raise Unreadable("its field '_id' is not the one that was asked for")
         keys = self.keyring.session_keys(token, identifier, stored.dates.created_ms)
         values = open_values(keys, stored.values, self.settings.decoder)
-        owned = values.get(self.settings.owner_key) if self.settings.owner_key else None
+        owner_key = self.settings.owner_key
+        owned = None if owner_key is None else values.get(owner_key)
         owner = None if owned is None else owner_text(owned.loaded)
         expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
-        if self.settings.owner_key is not None and stored.owner not in expected:
+        if owner_key is not None and stored.owner not in expected:
             # Somebody who may write to the collection gave the session to another owner, or took
             # it out of its owner's reach.
             raise Unreadable("its field 'owner' does not belong to its values")
