@@ -1,0 +1,173 @@
+"""What `describe` says of a device: only the server can read it, and it can break nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import bson
+import pytest
+from aiohttp import web
+
+from storage import MongoStorage
+from storage.session import MongoSession
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, set_cookie_of
+from tests.storage.direct import values, visit
+
+
+def sign_in(session: MongoSession) -> None:
+    """Make 7 the owner."""
+    session["user_id"] = 7
+
+
+async def labels(storage: MongoStorage) -> list[str]:
+    """Return the labels of the owner's sessions."""
+    return [info.label async for info in storage.sessions(7)]
+
+
+class Says:
+    """A `describe` that counts how often it is asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    def __call__(self, request: web.Request) -> Any:
+        """Return the next answer, and the last one for ever."""
+        self.asked += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+async def test_label_is_what_describe_said_of_the_request(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """It is given the request, so that it can look at User-Agent."""
+    storage = make_storage(describe=lambda request: request.headers["User-Agent"])
+    visitor = await (await open_site(storage)).visitor()
+    visitor.client.session.headers["User-Agent"] = "Browser of Ada"
+
+    await visitor.do(sign_in)
+
+    assert await labels(storage) == ["Browser of Ada"]
+
+
+async def test_label_is_asked_for_with_a_new_token_and_with_a_touch_only(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """Not with every read or save; each answer takes the place of the last."""
+    describe = Says("first", "touched", "renewed")
+    storage = make_storage(max_age=1200, describe=describe)
+    cookie = await visit(storage, None, sign_in)
+    await visit(storage, cookie, dict)
+    await visit(storage, cookie, lambda session: session.update(a=1))
+    assert (describe.asked, await labels(storage)) == (1, ["first"])
+
+    clock.advance(60)
+    await visit(storage, cookie, dict)
+    assert (describe.asked, await labels(storage)) == (2, ["touched"])
+
+    await visit(storage, cookie, lambda session: session.renew())
+    assert (describe.asked, await labels(storage)) == (3, ["renewed"])
+
+
+async def test_label_is_nowhere_to_be_read_in_the_document(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Sealed under a key of the server's secret, the document and its creation."""
+    storage = make_storage(describe=lambda _request: "Ada's telephone in Utrecht")
+
+    await visit(storage, None, sign_in)
+
+    raw = bson.encode(await collection.find_one({}))
+    assert b"Utrecht" not in raw
+    assert await labels(storage) == ["Ada's telephone in Utrecht"]
+
+
+async def test_label_of_another_session_is_not_shown(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """A database writer who moves labels around leaves them empty."""
+    storage = make_storage(describe=Says("Ada's", "Bob's"))
+    await visit(storage, None, sign_in)
+    await visit(storage, None, sign_in)
+    one, other = await collection.find().to_list(None)
+
+    for document, label in ((one, other["label"]), (other, one["label"])):
+        await collection.update_one({"_id": document["_id"]}, {"$set": {"label": label}})
+
+    assert await labels(storage) == ["", ""]
+
+
+async def test_damaged_label_is_empty_and_its_session_lives_on(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """It cannot be read, but it signs nobody out."""
+    storage = make_storage(describe=lambda _request: "Firefox")
+    cookie = await visit(storage, None, sign_in)
+
+    await collection.update_one({}, {"$set": {"label": b"\x01damaged"}})
+
+    assert await labels(storage) == [""]
+    assert await values(storage, cookie) == {"user_id": 7}
+
+
+async def test_session_without_a_label_shows_an_empty_one(make_storage: MakeStorage) -> None:
+    """No `describe`, no label: "" and not None."""
+    storage = make_storage()
+
+    await visit(storage, None, sign_in)
+
+    assert await labels(storage) == [""]
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        pytest.param("", "", id="empty"),
+        pytest.param("n" * 100_000, "n" * 200, id="a novel"),
+        pytest.param("🍪" * 201, "🍪" * 200, id="cut between characters"),
+        pytest.param("\udcff!", "?!", id="surrogates"),
+        pytest.param("a\0b\r\nc", "a\0b\r\nc", id="control characters, kept"),
+        pytest.param(None, "", id="None"),
+        pytest.param(7, "", id="a number"),
+        pytest.param(b"Firefox", "", id="bytes"),
+    ],
+)
+async def test_whatever_describe_answers_the_login_goes_on(
+    open_site: OpenSite, make_storage: MakeStorage, answer: Any, shown: str
+) -> None:
+    """Too much is cut, surrogates are replaced, what is no text is an empty label."""
+    storage = make_storage(describe=lambda _request: answer)
+    visitor = await (await open_site(storage)).visitor()
+
+    response = await visitor.do(sign_in)
+
+    assert response.status == 200
+    assert await visitor.session() == {"user_id": 7}
+    assert await labels(storage) == [shown]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), KeyError("User-Agent"), web.HTTPForbidden(), RecursionError()]
+)
+async def test_describe_that_raises_does_not_stop_the_login(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    """The bug is logged; the visitor is signed in, with an empty label."""
+
+    def describe(_request: web.Request) -> str:
+        raise error
+
+    storage = make_storage(describe=describe)
+    visitor = await (await open_site(storage)).visitor()
+
+    with caplog.at_level(logging.ERROR, logger="storage"):
+        response = await visitor.do(sign_in)
+
+    assert response.status == 200
+    assert len(set_cookie_of(response)) == 1
+    assert await labels(storage) == [""]
+    assert ["describe" in line.getMessage() for line in caplog.records] == [True]
