@@ -247,7 +247,7 @@ async def test_parallel_requests_of_many_visitors_share_their_commands(
 async def test_sealing_anew_after_a_rotation_costs_one_more_update_by_id(
     visitor: Visitor, make_storage: MakeStorage, open_site: OpenSite, log: CommandLog
 ) -> None:
-    """The save of a session that hangs on an older secret: one update for it, one for the change."""
+    """A session that hangs on an older secret: one update for that, one for the change."""
     old, new = generate_secret(), generate_secret()
     before = await (await open_site(make_storage(secrets=old))).visitor()
     await before.do(lambda session: session.update(name="Ada"))
