@@ -1,0 +1,166 @@
+"""An app and its sub-apps with one storage: one session, saved once, with one cookie."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp_session
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_session import get_session
+
+from storage import MongoStorage, setup
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import (
+    HANDLERS,
+    Clock,
+    OpenSite,
+    Visitor,
+    make_app,
+    on_a_real_server,
+    set_cookie_of,
+)
+
+SetUp = Callable[[web.Application, MongoStorage], None]
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    return response
+
+
+async def _redirect(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/elsewhere")
+
+
+async def _plain(_request: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+PLAIN = aiohttp_session.setup
+NESTINGS = [
+    pytest.param((setup, setup), id="setup for both"),
+    pytest.param((setup, PLAIN), id="setup above, plain below"),
+    pytest.param((PLAIN, setup), id="plain above, setup below"),
+    pytest.param((PLAIN, PLAIN), id="plain set-up for both"),
+]
+ANSWERS = {"plain": _plain, "redirect": _redirect, "stream": _stream}
+# aiohttp-session alone does not save before streams.
+SAVED = [
+    pytest.param(*nesting.values, answer, id=f"{nesting.id}, {kind}")
+    for nesting in NESTINGS
+    for kind, answer in ANSWERS.items()
+    if not (kind == "stream" and nesting is NESTINGS[-1])
+]
+
+
+@pytest.fixture
+async def nested(
+    request: pytest.FixtureRequest, open_site: OpenSite, storage: MongoStorage
+) -> Visitor:
+    """Visit a sub-app; app and sub-app have been set up with one storage."""
+    above, below = request.param
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        above(app, storage)
+        sub_app = make_app(storage, below)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(storage, set_up)
+    path_of = site.path_of
+    site.path_of = lambda handler: f"/sub{path_of(handler)}"  # type: ignore[method-assign]
+    return await site.visitor()
+
+
+def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        change(await get_session(request))
+        return await answer(request)
+
+    return handler
+
+
+@on_a_real_server
+@pytest.mark.parametrize(("nested", "answer"), SAVED, indirect=["nested"])
+async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: CommandLog) -> None:
+    """A new session, a change and a logout cost what they cost one app, with one cookie line."""
+    log.commands.clear()
+
+    first = await nested.visit(_after(lambda s: s.update(cart=[1]), answer))
+    change = await nested.visit(_after(lambda s: s["cart"].append(2), answer))
+    seen = await nested.session()
+    renewal = await nested.visit(_after(lambda s: s.renew(), answer))
+    logout = await nested.visit(_after(lambda s: s.invalidate(), answer))
+
+    answers = (first, change, renewal, logout)
+    assert [len(set_cookie_of(response)) for response in answers] == [1, 0, 1, 1]
+    assert seen == {"cart": [1, 2]}
+    assert log.names == [
+        "insert", "find", "update", "find", "find", "insert", "findAndModify", "find", "delete",
+    ]  # fmt: skip
+
+
+@on_a_real_server
+@pytest.mark.parametrize("nested", NESTINGS, indirect=True)
+async def test_app_and_sub_app_touch_once(nested: Visitor, log: CommandLog, clock: Clock) -> None:
+    """A due touch is one update and one cookie, whoever set up what."""
+    await nested.do(lambda session: session.update(cart=[1]))
+    clock.advance(2 * 3600)
+    log.commands.clear()
+
+    response = await nested.do(len)
+
+    assert log.names == ["find", "update"]
+    assert len(set_cookie_of(response)) == 1
+
+
+@pytest.mark.parametrize("nested", NESTINGS, indirect=True)
+async def test_app_and_sub_app_say_once_that_a_session_ended_elsewhere(
+    nested: Visitor, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line in the log, no cookie, nothing written."""
+    await nested.do(lambda session: session.update(user_id=7))
+    caplog.set_level(logging.INFO, "storage")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["name"] = "Ada"
+        await storage.revoke_owner(7)
+        return web.Response()
+
+    response = await nested.visit(handler)
+
+    assert set_cookie_of(response) == []
+    assert len(caplog.records) == 1
+    assert await storage.count() == 0
+
+
+async def test_change_above_the_sub_app_is_saved_as_well(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """What a middleware of the outer app adds on the way back is not lost."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        (await get_session(request))["seen"] = True
+        return response
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        app.middlewares.append(count)
+        sub_app = make_app(storage, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(storage, set_up)
+    visitor = await site.visitor()
+    change = _after(lambda session: session.update(name="Ada"), _plain)
+
+    await visitor.client.get(f"/sub{site.path_of(change)}")
+
+    assert await visitor.session() == {"name": "Ada", "seen": True}
