@@ -115,6 +115,7 @@ async def serve(
         await _drain(runner, site, listener, app[UNDER_WAY])
     finally:
         await _clean_up(runner)
+        _log.info("ended")
 
 
 def _listen(config: Config) -> socket.socket:

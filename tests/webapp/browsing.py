@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from aiohttp import ClientSession, CookieJar
+from aiohttp import ClientSession, CookieJar, TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 PASSWORD = "plain-words-for-a-test-account"
 
@@ -13,11 +17,15 @@ PASSWORD = "plain-words-for-a-test-account"
 class Visitor:
     """One browser with its cookies; `base` may change, as behind a router."""
 
-    def __init__(self, base: str, email: str = "ada@example.com") -> None:
+    def __init__(
+        self, base: str, email: str = "ada@example.com", *, trusts: Path | None = None
+    ) -> None:
         self.base = base
         self.email = email
         self._session = ClientSession(
-            cookie_jar=CookieJar(unsafe=True), headers={"Sec-Fetch-Site": "same-origin"}
+            cookie_jar=CookieJar(unsafe=True),
+            headers={"Sec-Fetch-Site": "same-origin"},
+            connector=_to_this_machine(trusts) if trusts else None,
         )
 
     async def __aenter__(self) -> Self:
@@ -31,6 +39,10 @@ class Visitor:
         traceback: TracebackType | None,
     ) -> None:
         """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the browser, its connections with it."""
         await self._session.close()
 
     async def sign_up(self, password: str = PASSWORD) -> int:
@@ -40,9 +52,9 @@ class Visitor:
         async with self._session.post(f"{self.base}/api/auth/signup", json=body) as answer:
             return answer.status
 
-    async def sign_in(self, password: str = PASSWORD) -> int:
-        """Return the status of signing in over JSON, remembered."""
-        body = {"email": self.email, "password": password, "remember": True}
+    async def sign_in(self, password: str = PASSWORD, *, remember: bool = True) -> int:
+        """Return the status of signing in over JSON."""
+        body = {"email": self.email, "password": password, "remember": remember}
         async with self._session.post(f"{self.base}/api/auth/login", json=body) as answer:
             return answer.status
 
@@ -52,3 +64,39 @@ class Visitor:
             if answer.status == 200:
                 assert (await answer.json())["email"] == self.email
             return answer.status
+
+    async def sign_out(self) -> int:
+        """Return the status of signing out."""
+        async with self._session.post(f"{self.base}/api/auth/logout") as answer:
+            return answer.status
+
+
+class _ThisMachine(AbstractResolver):
+    """Every name is this machine, as an entry of a hosts file would have it."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Answer the loopback address."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host="127.0.0.1",
+                port=port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=0,
+            )
+        ]
+
+    async def close(self) -> None:
+        """Keep nothing."""
+
+
+def _to_this_machine(trusts: Path) -> TCPConnector:
+    # A connection per request: a kept one that the router closes would look like a lost answer.
+    return TCPConnector(
+        resolver=_ThisMachine(),
+        ssl=ssl.create_default_context(cafile=trusts),
+        force_close=True,
+    )

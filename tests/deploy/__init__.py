@@ -1,0 +1,1 @@
+"""Tests of a deployment with its real parts: honcho, nginx, several processes."""

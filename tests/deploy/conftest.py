@@ -1,0 +1,217 @@
+"""Two processes of the app behind a real nginx, which runs on the example configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from storage import generate_secret
+from tests.processes import LISTENING, PATIENCE_SECONDS, ROOT, Process, free_port
+from tests.webapp.browsing import Visitor
+
+HOST = "app.example"
+NGINX_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
+
+
+def program(name: str) -> str:
+    """Find a program of the machine; without it tests are skipped, but never in CI."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:{NGINX_PLACES}")
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is missing")
+    if found is None:
+        pytest.skip(f"{name} is missing; install Debian's package of that name")
+    return found
+
+
+def procfile() -> dict[str, str]:
+    """Return the command of each process type."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    return {name: command.strip() for name, _, command in (line.partition(":") for line in lines)}
+
+
+@dataclass
+class Router:
+    """The running nginx: its two ports, its certificate, and what it complained of."""
+
+    https_port: int
+    http_port: int
+    certificate: Path
+    error_log: Path
+
+    @property
+    def https(self) -> str:
+        """The address that a browser would use."""
+        return f"https://{HOST}:{self.https_port}"
+
+    @property
+    def http(self) -> str:
+        """The same in the clear."""
+        return f"http://{HOST}:{self.http_port}"
+
+    def visitor(self, email: str) -> Visitor:
+        """Open a browser that finds the host here and trusts the certificate."""
+        return Visitor(self.https, email, trusts=self.certificate)
+
+    def complaints(self) -> list[str]:
+        """Return the lines of the error log."""
+        return self.error_log.read_text().splitlines()
+
+
+def neighbouring_ports() -> tuple[int, int]:
+    """Return two free ports, the second one higher, as honcho numbers its processes.
+
+    Below the range from which the system hands out ports by itself, so that nobody else takes one.
+    """
+    while True:
+        first = random.randrange(20_000, 30_000)
+        try:
+            for port in (first, first + 1):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first, first + 1
+
+
+@dataclass
+class Fleet:
+    """The app's processes; each can be ended and started again, with other settings."""
+
+    environ: dict[str, str]
+    ports: tuple[int, int] = field(default_factory=neighbouring_ports)
+    running: dict[int, Process] = field(default_factory=dict)
+    ended: list[Process] = field(default_factory=list)
+
+    def path(self) -> dict[str, str]:
+        """Return a PATH on which `python` and `honcho` are those of this environment."""
+        return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def start(self, port: int) -> None:
+        """Start a process as the Procfile says, and wait until it listens."""
+        command = procfile()["web"].split()
+        environ = self.environ | {"PORT": str(port)}
+        process = self.running[port] = Process(*command, environ=environ | self.path())
+        process.wait_for(LISTENING)
+
+    def restart(self, port: int) -> None:
+        """End one process as a platform does, with two SIGTERMs, and start the next."""
+        process = self.running.pop(port)
+        self.ended.append(process)
+        process.signal(signal.SIGTERM)
+        process.wait_for("ending:")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.output
+        self.start(port)
+
+    def stop(self) -> None:
+        """End all of them."""
+        for process in self.running.values():
+            assert process.end() == 0
+
+    def access_line(self, request_id: str) -> dict[str, object]:
+        """Return the access line of one request; it follows the answer."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            for line in self.output().splitlines():
+                if request_id in line and '"event": "request"' in line:
+                    found: dict[str, object] = json.loads(line)
+                    return found
+        raise AssertionError(f"no access line for {request_id}")
+
+    def output(self) -> str:
+        """Return what all processes wrote, those that have ended included."""
+        return "".join(p.output for p in [*self.ended, *self.running.values()])
+
+
+@pytest.fixture
+def fleet(mongo_uri: str, database_name: str) -> Iterator[Fleet]:
+    """Configure two processes for production; the test starts them."""
+    fleet = Fleet(
+        {
+            "MONGO_URI": mongo_uri,
+            "MONGO_DATABASE": database_name,
+            "SESSION_SECRET": generate_secret(),
+            "HOST": "127.0.0.1",
+            "TRUSTED_PROXY_HOPS": "1",
+            "ALLOWED_HOSTS": HOST,
+        }
+    )
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate for the host, its key beside it."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "cert.pem"
+
+
+@pytest.fixture
+def router(fleet: Fleet, certificate: Path, tmp_path: Path) -> Iterator[Router]:
+    """Run nginx on the example configuration, with this machine's ports and paths put in."""
+    router = Router(free_port(), free_port(), certificate, tmp_path / "error.log")
+    example = (ROOT / "deploy" / "nginx.conf").read_text()
+    for old, new in (
+        ("server 127.0.0.1:8081;", f"server 127.0.0.1:{fleet.ports[0]} max_fails=0;"),
+        ("server 127.0.0.1:8082;", f"server 127.0.0.1:{fleet.ports[1]} max_fails=0;"),
+        ("listen 80;", f"listen 127.0.0.1:{router.http_port};"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{router.https_port} ssl;"),
+        ("/etc/ssl/app.example.pem", str(certificate)),
+        ("/etc/ssl/app.example.key", str(certificate.with_name("key.pem"))),
+    ):
+        assert example.count(old) == 1, old
+        example = example.replace(old, new)
+    (tmp_path / "nginx.conf").write_text(_main_configuration(tmp_path, example))
+    command = [program("nginx"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    command += ["-e", str(router.error_log)]
+    subprocess.run([*command, "-t", "-q"], check=True)
+    process = Process(*command, environ={})
+    _wait_for_ports(router)
+    yield router
+    assert process.end() == 0
+
+
+def _main_configuration(folder: Path, example: str) -> str:
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    # proxy_next_upstream off: like a platform's router it sends a request once, to one process.
+    return (
+        ("user root;\n" if os.geteuid() == 0 else "")
+        + f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\n"
+        + "events { worker_connections 512; }\n"
+        + f"http {{\naccess_log off;\nproxy_next_upstream off;\n{temporary}{example}}}\n"
+    )
+
+
+def _wait_for_ports(router: Router) -> None:
+    for port in (router.http_port, router.https_port):
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert not router.complaints()
+
+
+def cookie_lines(headers: str) -> list[str]:
+    """Return the Set-Cookie lines of a raw answer."""
+    return re.findall(r"^set-cookie: (.*?)\r?$", headers, re.IGNORECASE | re.MULTILINE)

@@ -1,0 +1,126 @@
+"""Deploys and rotations under load: nobody is refused by the app, nobody is signed out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from storage import generate_secret
+from tests.deploy.conftest import Fleet, Router
+from tests.processes import run_webapp
+from tests.webapp.browsing import Visitor
+
+VISITORS = 4
+
+
+@dataclass
+class Load:
+    """What the visitors were answered so far."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def note(self, status: int) -> None:
+        """Count one answer."""
+        async with self.changed:
+            self.statuses[status] += 1
+            self.changed.notify_all()
+
+    async def wait_for_more(self, good: int) -> None:
+        """Return after so many more good answers."""
+        goal = self.statuses[200] + good
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.statuses[200] >= goal)
+
+
+@asynccontextmanager
+async def signed_in_load(router: Router) -> AsyncIterator[Load]:
+    """Have visitors look at their profiles without a pause; at the end all are still signed in."""
+    load = Load()
+    visitors = [router.visitor(f"visitor{n}@example.com") for n in range(VISITORS)]
+    over = asyncio.Event()
+
+    async def keep_looking(visitor: Visitor) -> None:
+        while not over.is_set():
+            await load.note(await visitor.profile())
+
+    try:
+        for visitor in visitors:
+            assert (await visitor.sign_up(), await visitor.sign_in(remember=False)) == (201, 200)
+        async with asyncio.TaskGroup() as group:
+            for visitor in visitors:
+                group.create_task(keep_looking(visitor))
+            try:
+                yield load
+            finally:
+                over.set()
+        assert [await visitor.profile() for visitor in visitors] == [200] * VISITORS
+    finally:
+        for visitor in visitors:
+            await visitor.close()
+
+
+def nothing_was_lost(load: Load, router: Router) -> None:
+    """Assert that each failure was nginx knocking at a closed port, and nothing else went wrong."""
+    complaints = router.complaints()
+    knocks = [line for line in complaints if "connect() failed (111: Connection refused)" in line]
+    assert complaints == knocks
+    assert load.statuses.keys() <= {200, 502}, load.statuses
+    assert load.statuses[502] == len(knocks)
+
+
+async def test_a_rolling_restart_breaks_no_request_and_no_session(
+    fleet: Fleet, router: Router
+) -> None:
+    """Each process gets two SIGTERMs under load and comes back, twice over."""
+    for port in fleet.ports:
+        fleet.start(port)
+
+    async with signed_in_load(router) as load:
+        for port in fleet.ports * 2:
+            await load.wait_for_more(100)
+            await asyncio.to_thread(fleet.restart, port)
+        await load.wait_for_more(100)
+
+    nothing_was_lost(load, router)
+    assert "Traceback" not in fleet.output()
+
+
+async def test_a_secret_is_rotated_in_three_steps_without_signing_anybody_out(
+    fleet: Fleet, router: Router
+) -> None:
+    """`old,new` everywhere, `new,old` everywhere, and `new` once stats say that none is left."""
+    old, new = fleet.environ["SESSION_SECRET"], generate_secret()
+    fleet.environ["SESSION_MAX_AGE"] = "20"  # so that every session is touched once a second
+    for port in fleet.ports:
+        fleet.start(port)
+
+    async def restart_all(secrets: str) -> None:
+        fleet.environ["SESSION_SECRET"] = secrets
+        for port in fleet.ports:
+            await asyncio.to_thread(fleet.restart, port)
+        await load.wait_for_more(20)
+
+    async with signed_in_load(router) as load:
+        await restart_all(f"{old},{new}")
+        await restart_all(f"{new},{old}")
+        while (await _stats(fleet))["retired_sessions"]:
+            await load.wait_for_more(20)
+        assert (await _stats(fleet))["live_sessions"] == VISITORS
+        await restart_all(new)
+
+    nothing_was_lost(load, router)
+
+
+async def _stats(fleet: Fleet) -> dict[str, int]:
+    """Ask as an operator does."""
+    code, output = await asyncio.to_thread(
+        run_webapp, "sessions", "stats", "--json", environ=fleet.environ
+    )
+    assert code == 0, output
+    counted: dict[str, int] = json.loads(output)["rows"][0]
+    return counted

@@ -1,0 +1,166 @@
+"""The app behind a router that appends, terminates TLS, and retries nobody."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.conftest import HOST, Fleet, Router, cookie_lines, procfile, program
+from tests.processes import ROOT, Process
+from tests.webapp.forwarded_cases import CASES, Case
+
+MARK = "the-password-of-a-deployed-account"
+
+
+def curl(router: Router, *arguments: str) -> str:
+    """Run curl against the router; return the answer's headers and body."""
+    command = [program("curl"), "-s", "-i", "--cacert", str(router.certificate)]
+    for port in (router.https_port, router.http_port):
+        command += ["--resolve", f"{HOST}:{port}:127.0.0.1"]
+    ran = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+    return ran.stdout
+
+
+def status_of(answer: str) -> int:
+    """Return the status of a raw answer."""
+    return int(answer.split()[1])
+
+
+@pytest.fixture
+def started(fleet: Fleet) -> Fleet:
+    """Start both processes."""
+    for port in fleet.ports:
+        fleet.start(port)
+    return fleet
+
+
+async def test_honcho_runs_the_procfile_and_the_processes_share_sessions(
+    fleet: Fleet, router: Router
+) -> None:
+    """Sign in at one web process, open the profile at the other; both end with code 0."""
+    honcho = Process(
+        *("honcho", "start", "-e", "/dev/null", "-f", str(ROOT / "Procfile")),
+        *("-c", "web=2", "-p", str(fleet.ports[0]), "--no-colour", "web"),
+        environ=fleet.environ | fleet.path(),
+    )
+    try:
+        for port in fleet.ports:
+            honcho.wait_for(f"port {port}")
+        async with router.visitor("ada@example.com") as visitor:
+            assert (await visitor.sign_up(), await visitor.sign_in()) == (201, 200)
+            assert [await visitor.profile() for _ in range(6)] == [200] * 6
+    finally:
+        honcho.end()
+
+    answered = re.findall(r"(web\.[12]) .*/api/profile.*200", honcho.output)
+    assert set(answered) == {"web.1", "web.2"}
+    assert honcho.output.count('"message": "ended"') == 2
+    assert procfile()["release"] == "python -m webapp check"
+
+
+def test_the_cookie_is_set_and_deleted_with_identical_attributes(
+    started: Fleet, router: Router, tmp_path: Path
+) -> None:
+    """curl, which enforces the `__Host-` prefix as browsers do, keeps it and lets it go."""
+    jar = ["-c", str(tmp_path / "jar"), "-b", str(tmp_path / "jar")]
+    own_page = ["-H", "Sec-Fetch-Site: same-origin"]
+    as_json = ["-H", "Content-Type: application/json"]
+    account = {"email": "ada@example.com", "password": MARK}
+
+    def post(path: str, body: object) -> str:
+        data = ["--data", json.dumps(body)] if body else ["-X", "POST"]
+        return curl(router, *jar, *own_page, *as_json, *data, f"{router.https}/api/auth/{path}")
+
+    assert status_of(post("signup", {"username": "ada", **account})) == 201
+    signed_in = post("login", account)
+    kept = (tmp_path / "jar").read_text()
+    profile = curl(router, *jar, f"{router.https}/api/profile")
+    signed_out = post("logout", None)
+
+    (set_line,), (deletion,) = cookie_lines(signed_in), cookie_lines(signed_out)
+    attributes = {"Path=/", "Secure", "HttpOnly", "SameSite=Lax"}
+    assert set_line.startswith("__Host-session=")
+    assert attributes == set(set_line.split("; ")[1:])
+    assert attributes <= set(deletion.split("; ")[1:])
+    assert "Max-Age=0" in deletion
+    assert "__Host-session" in kept
+    assert "__Host-session" not in (tmp_path / "jar").read_text()
+    assert (status_of(profile), status_of(signed_out)) == (200, 204)
+    assert status_of(curl(router, *jar, f"{router.https}/api/profile")) == 401
+    assert "Strict-Transport-Security: max-age=" in signed_in
+
+
+def test_http_is_redirected(started: Fleet, router: Router) -> None:
+    """Readers are sent to https, writers are refused, and no cookie is set on the way."""
+    read = curl(router, f"{router.http}/login?next=/profile")
+    written = curl(router, "--data", "email=a", f"{router.http}/login")
+
+    assert status_of(read) == 308
+    assert f"\nLocation: https://{HOST}/login?next=/profile" in read.replace("\r", "")
+    assert status_of(written) == 403
+    assert cookie_lines(read + written) == []
+
+
+def test_the_apps_numbers_are_not_for_the_outside(started: Fleet, router: Router) -> None:
+    """The example configuration answers for /metrics and /readyz itself; /healthz is reached."""
+    codes = [
+        status_of(curl(router, f"{router.https}/{path}"))
+        for path in ("metrics", "readyz", "healthz")
+    ]
+
+    assert codes == [404, 404, 200]
+
+
+def test_a_foreign_host_is_not_served(started: Fleet, router: Router) -> None:
+    """What nginx passes on, the app refuses."""
+    answer = curl(router, "-H", "Host: evil.example", f"{router.https}/")
+
+    assert status_of(answer) == 421
+
+
+def test_what_a_client_forges_is_ignored_through_the_router(started: Fleet, router: Router) -> None:
+    """With one hop nobody chooses an address or a scheme: every case of the table is 127.0.0.1."""
+    found = {case.name: _resolved(router, started, *_lines(case)) for case in CASES if _fits(case)}
+
+    assert len(found) > 40
+    assert set(found.values()) == {(200, "127.0.0.1")}
+
+
+def test_a_second_trusted_hop_is_believed_as_the_table_says(fleet: Fleet, router: Router) -> None:
+    """With two hops the client plays the outer router, and nginx the inner one."""
+    fleet.environ["TRUSTED_PROXY_HOPS"] = "2"
+    for port in fleet.ports:
+        fleet.start(port)
+    # nginx joins doubled lines and adds its own scheme: those cases are other ones then.
+    told = [c for c in CASES if c.hops == 1 and len(c.forwarded_for) < 2 and c.proto == ["https"]]
+
+    for case in filter(_fits, told):
+        status, address = _resolved(router, fleet, *_lines(case))
+
+        expected = (200, case.client) if case.client else (400, "127.0.0.1")
+        assert (status, address) == expected, case.name
+
+
+def _fits(case: Case) -> bool:
+    """Leave out what is too long for a command line or cannot be sent as a header."""
+    return all(len(line) < 2000 and line.isascii() for line in case.forwarded_for)
+
+
+def _lines(case: Case) -> list[str]:
+    lines = [f"X-Forwarded-For: {line}" for line in case.forwarded_for]
+    lines += [f"X-Forwarded-Proto: {line}" for line in case.proto]
+    # curl sends a header without a value when a semicolon follows its name
+    return [line.rstrip(": ") + ";" if line.endswith(": ") else line for line in lines]
+
+
+def _resolved(router: Router, fleet: Fleet, *headers: str) -> tuple[int, str]:
+    """Return the status and the address in the access line that belongs to the answer."""
+    answer = curl(
+        router, *(f"-H{header}" for header in headers), f"{router.https}/api/openapi.json"
+    )
+    (request_id,) = re.findall(r"X-Request-Id: (\S+)", answer)
+    return status_of(answer), str(fleet.access_line(request_id)["address"])
