@@ -13,7 +13,7 @@ PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq -
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run test test-faults lint format types bench bench-micro bench-scale venv node lock clean
+.PHONY: help run test test-faults test-lowest lint format types bench bench-micro bench-scale venv node lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,11 @@ test: venv node  ## run every test but the long ones; fail under 100 % (storage)
 
 test-faults: venv  ## run the long tests: servers killed, frozen and filled up on purpose
 	$(PY) -m pytest -m long $(ARGS)
+
+test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with the lowest versions that pyproject.toml promises
+	@$(MAKE) VENV=.venv-lowest venv
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements/lowest.txt
+	.venv-lowest/bin/python -m pytest -m "not long" $(ARGS)
 
 lint: venv  ## check style, docstrings, forbidden imports and layout
 	$(PY) -m ruff check .
@@ -81,7 +86,7 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 
 lock: venv  ## pin the newest versions of every dependency, with hashes and without an index
 	@for set in "../requirements.txt --extra webapp ../pyproject.toml" \
-		"dev.txt --extra webapp ../pyproject.toml dev.in" "bench.txt bench.in"; do \
+		"dev.txt --extra webapp ../pyproject.toml dev.in" "bench.txt bench.in" "lowest.txt lowest.in"; do \
 		(cd requirements && CUSTOM_COMPILE_COMMAND="make lock" ../$(PY) -m piptools compile --quiet --upgrade \
 			--generate-hashes --strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
 			--no-emit-trusted-host --no-emit-find-links --output-file $$set) || exit 1; \
