@@ -147,10 +147,10 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable`` when MongoDB does not answer in time; an empty session in its
         place would log the visitor out.
         """
-        token = from_cookie(self.load_cookie(request))
-        if token is None:
-            return await self.new_session()
         with self._serving:
+            token = from_cookie(self.load_cookie(request))
+            if token is None:
+                return await self.new_session()
             snapshot = await self._store.load(token, self._now_ms())
         # A parallel get_session() of the same request, or its new_session(), was faster.
         if (current := request.get(SESSION_KEY)) is not None:
