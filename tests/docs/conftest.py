@@ -1,0 +1,29 @@
+"""The storage, the site and its visitors, as the storage's own tests have them."""
+
+from __future__ import annotations
+
+from tests.storage.conftest import (
+    _mended_mongomock,
+    clock,
+    collection,
+    driver,
+    log,
+    make_storage,
+    open_site,
+    site,
+    storage,
+    visitor,
+)
+
+__all__ = [
+    "_mended_mongomock",
+    "clock",
+    "collection",
+    "driver",
+    "log",
+    "make_storage",
+    "open_site",
+    "site",
+    "storage",
+    "visitor",
+]

@@ -1,0 +1,63 @@
+"""The code and the commands of every page: nothing is shown that is not run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import cache
+from textwrap import dedent, indent
+
+import pytest
+
+from tests.docs.markdown import ROOT, Block, all_blocks, commands
+from webapp.commandline import parser
+
+# Commands that are neither ours nor make's: what else a reader may be told to type.
+PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", "mongosh", "openssl"}
+
+
+def each(language: str) -> pytest.MarkDecorator:
+    """Run a test for each block of one language."""
+    found = [pytest.param(block, id=block.name) for block in all_blocks(language)]
+    return pytest.mark.parametrize("block", found)
+
+
+@each("python")
+def test_python_block_is_part_of_a_program_that_a_test_runs(block: Block) -> None:
+    """Byte for byte a piece of an example or of a test, however deeply indented there."""
+    text = dedent(block.text)
+    shifted = [indent(text, " " * width) for width in (0, 4, 8, 12)]
+
+    assert any(piece in program for piece in shifted for program in _programs())
+
+
+@each("console")
+def test_command_is_one_that_exists(block: Block) -> None:
+    """A target of make, a command of the web app, or a program by its name."""
+    for typed, _shown in commands(block):
+        words = shlex.split(typed, comments=True)
+        while "=" in words[0]:
+            words = words[1:]  # a variable in front
+        if words[0] == "make":
+            assert words[1] in _targets(), typed
+        elif words[1:3] == ["-m", "webapp"]:
+            parser().parse_args(words[3:])
+        elif words[1:3] == ["-m", "pytest"]:
+            assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+        else:
+            assert words[0] in PROGRAMS, typed
+
+
+@cache
+def _programs() -> list[str]:
+    return [
+        path.read_text()
+        for folder in ("examples", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+@cache
+def _targets() -> frozenset[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    return frozenset(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))

@@ -1,0 +1,182 @@
+"""The program in README, its transcript, and the two commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from pymongo import MongoClient
+
+from tests.docs.markdown import ROOT, blocks, commands
+
+README = ROOT / "README.md"
+SECONDS = 30
+TOKEN = re.compile(r"session=[A-Za-z0-9_-]{43}")
+# What is another one each time; everything else of a transcript must be as it is written.
+CHANGING = (
+    (TOKEN, "session=TOKEN"),
+    (re.compile(r"Date: [^\r\n]+"), "Date: NOW"),
+    (re.compile(r"Server: [^\r\n]+"), "Server: VERSIONS"),
+)
+
+
+def transcript() -> list[list[tuple[str, str]]]:
+    """Return the console blocks of README that call curl; the app restarts between them."""
+    found = [commands(block) for block in blocks(README, "console")]
+    return [typed for typed in found if typed[0][0].startswith("curl ")]
+
+
+def settled(text: str) -> str:
+    """Replace what is another one each time."""
+    for pattern, word in CHANGING:
+        text = pattern.sub(word, text)
+    return text.replace("\r\n", "\n")
+
+
+@contextmanager
+def serving(arguments: list[str], environ: dict[str, str], folder: Path) -> Iterator[str]:
+    """Run a program until its port is open; yield what it has printed. It must end well."""
+    with (folder / "output").open("w+") as output:
+        process = subprocess.Popen(
+            arguments, cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            yield _printed(process, folder / "output")
+        finally:
+            process.terminate()
+            assert process.wait(SECONDS) in (0, -15), (folder / "output").read_text()
+
+
+def _printed(process: subprocess.Popen[bytes], output: Path) -> str:
+    deadline = monotonic() + SECONDS
+    while process.poll() is None and monotonic() < deadline:
+        text = output.read_text()
+        if re.search(r"Ctrl-C|CTRL\+C", text, re.IGNORECASE):
+            return text
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError(output.read_text())
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def shop(mongo_uri: str) -> Iterator[None]:
+    """Begin and end without the sessions of README's program."""
+    with MongoClient[dict[str, object]](mongo_uri) as client:
+        client.drop_database("shop")
+        yield
+        client.drop_database("shop")
+
+
+@pytest.fixture
+def type_in_bash(tmp_path: Path, mongo_uri: str) -> Callable[[str], str]:
+    """Return a function that types a command of README, with the test's MongoDB and port."""
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=tmp_path,
+            env=environ_for_commands(),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+        return done.stdout
+
+    return run
+
+
+def environ_for_commands() -> dict[str, str]:
+    """Return an environment in which `python` is the one that runs the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def test_program_is_the_smallest_example_and_under_25_lines() -> None:
+    """What README shows is the file, byte for byte."""
+    (program,) = blocks(README, "python")
+
+    assert program.text == (ROOT / "examples" / "smallest.py").read_text()
+    assert len(program.text.splitlines()) < 25
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_transcript_is_what_curl_prints_across_a_restart(
+    tmp_path: Path, mongo_uri: str, type_in_bash: Callable[[str], str]
+) -> None:
+    """Every command of the transcript, with its output, against the program as README starts it."""
+    port = str(free_port())
+    prepared, *_ = (
+        commands(block) for block in blocks(README, "console") if "export" in block.text
+    )
+    *exports, (start, _) = prepared
+    lines = [
+        typed.replace("127.0.0.1:27017", mongo_uri[len("mongodb://") :]) for typed, _ in exports
+    ]
+    shell = "\n".join([*lines, "printenv MONGO_URI SESSION_SECRET"])
+    address, secret = type_in_bash(shell).split()
+    program = (ROOT / start.removeprefix("python ")).read_text().replace("8080", port)
+    (tmp_path / "program.py").write_text(program)
+    environ = environ_for_commands() | {"MONGO_URI": address, "SESSION_SECRET": secret}
+
+    for block in transcript():
+        with serving([sys.executable, "program.py"], environ, tmp_path):
+            for typed, shown in block:
+                printed = type_in_bash(typed.replace("curl ", "curl -s ").replace("8080", port))
+
+                assert settled(printed) == settled(shown)
+
+
+def test_transcript_shows_a_whole_token_and_two_restarts() -> None:
+    """Nothing is cut out of the Set-Cookie line."""
+    shown = "".join(output for block in transcript() for _typed, output in block)
+
+    assert len(TOKEN.findall(shown)) == 1
+    assert len(transcript()) == 2
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(typed.removeprefix("make "), id=typed)
+        for block in blocks(README, "console")
+        for typed, _ in commands(block)
+        if typed.startswith("make ")
+    ],
+)
+def test_make_knows_the_target(target: str) -> None:
+    """Each `make` command that README names is there."""
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_make_run_ends_with_what_is_shown(mongod: object, tmp_path: Path) -> None:
+    """The lines below `make run` are those that it prints, but for the password."""
+    port = str(free_port())
+    (shown,) = blocks(README, "text")
+    assert "-m webapp --dev" in (ROOT / "Makefile").read_text()
+    environ = environ_for_commands() | {"PORT": port}
+
+    with serving([sys.executable, "-m", "webapp", "--dev"], environ, tmp_path) as printed:
+        password = (tmp_path / ".dev" / "demo-password").read_text().strip()
+
+    ending = printed.replace(port, "8080").replace(password, "PASSWORD")
+    assert ending.endswith(re.sub(r"(?<=password )\S+", "PASSWORD", shown.text))
