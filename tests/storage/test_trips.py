@@ -57,7 +57,7 @@ def trips_of(carrier: Carrier, *, keep: bool = False, **bounds: int) -> Trips[st
     return Trips(carrier, TripBounds(**bounds), keep_cancelled=keep)
 
 
-def later(seconds: float = 60) -> float:
+def later(seconds: float = 5) -> float:
     """Return a deadline."""
     return asyncio.get_running_loop().time() + seconds
 
@@ -267,7 +267,7 @@ async def test_refused_item_does_not_travel_even_where_cancelled_ones_do(carrier
     first = await departed(trips, carrier, "a")
 
     with pytest.raises(StorageUnavailable):
-        await trips.submit("b", later(0.01))
+        await asyncio.wait_for(trips.submit("b", later(0.01)), 5)
     carrier.go.set()
     await first
     await trips.drained()
@@ -282,7 +282,7 @@ async def test_deadline_answers_who_waits_in_the_queue(carrier: Carrier) -> None
     hasty, patient = trips.submit("b", later(0.01)), trips.submit("c", later())
 
     with pytest.raises(StorageUnavailable):
-        await hasty
+        await asyncio.wait_for(hasty, 5)
 
     assert carrier.under_way == 1
     carrier.go.set()
@@ -298,7 +298,7 @@ async def test_deadline_answers_who_is_on_the_road_and_never_stops_the_carrier(
     carrier.go.clear()
 
     with pytest.raises(StorageUnavailable):
-        await trips.submit("a", later(0.01))
+        await asyncio.wait_for(trips.submit("a", later(0.01)), 5)
 
     assert carrier.under_way == 1
     carrier.go.set()
@@ -317,7 +317,7 @@ async def test_every_deadline_of_one_trip_is_kept(carrier: Carrier) -> None:
     answered: dict[str, float] = {}
     for item, arrival in waiting.items():
         arrival.add_done_callback(lambda _arrival, item=item: answered.update({item: loop.time()}))  # type: ignore[misc]
-    await asyncio.wait(waiting.values())
+    await asyncio.wait(waiting.values(), timeout=5)
 
     assert all(isinstance(arrival.exception(), StorageUnavailable) for arrival in waiting.values())
     assert all(answered[item] - start >= span - 0.001 for item, span in lengths.items())
