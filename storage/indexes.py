@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -22,12 +22,11 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     TTL_FIELD: {"expireAfterSeconds": 0},
     OWNER_FIELD: {"sparse": True},
 }
-# They change which documents an index holds or which it refuses; collMod does not mend them.
-_UNMENDABLE = ("unique", "partialFilterExpression")
 _UNAUTHORIZED = 13
 _OTHER_PROCESS_WAS_FASTER = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
 
 Index = Mapping[str, Any]
+Command = Mapping[str, Any]
 
 
 async def create_indexes(driver: Driver) -> None:
@@ -38,44 +37,53 @@ async def create_indexes(driver: Driver) -> None:
 
 async def _ensure_all(driver: Driver) -> None:
     try:
-        for field in _OPTIONS:
-            await _ensure(driver, field)
+        needed = [await _ensure(driver, field) for field in _OPTIONS]
     except PyMongoError as error:
         raise StorageUnavailable from error
+    if commands := [command for command in needed if command is not None]:
+        raise _conflict(driver, commands)
 
 
-async def _ensure(driver: Driver, field: str) -> None:
+async def _ensure(driver: Driver, field: str) -> Command | None:
+    """Create or repair one index; return the command for an administrator where that failed."""
     existing = await _indexes_on(driver, field)
     if not existing:
         try:
             await _create(driver, field)
         except OperationFailure as error:
-            if error.code not in _OTHER_PROCESS_WAS_FASTER:
-                raise _conflict(driver, _creation(driver, field)) from error
-            existing = await _indexes_on(driver, field)
-    if existing and not any(_serves(field, index) for index in existing.values()):
-        await _repair(driver, field, existing)
+            if error.code in _OTHER_PROCESS_WAS_FASTER:
+                existing = await _indexes_on(driver, field)
+            elif await _is_used(driver, field):
+                return None
+        else:
+            return None
+    return await _mend(driver, field, existing) if existing else _creation(driver, field)
 
 
 async def _indexes_on(driver: Driver, field: str) -> dict[str, Index]:
+    """Return the ordinary indexes on one field by their names; hashed ones and such do no harm."""
     try:
         indexes = await driver.send(driver.collection.index_information, driver.timeout_seconds)
     except OperationFailure as error:
         if error.code != _UNAUTHORIZED:
             raise
-        # Who may not look may still create: an index that is already there is left as it is.
         return {}
     return {
         name: index
         for name, index in indexes.items()
-        if [key for key, _direction in index["key"]] == [field]
+        if [*index["key"]] in ([(field, 1)], [(field, -1)])
     }
 
 
-def _serves(field: str, index: Index) -> bool:
-    if any(option in index for option in _UNMENDABLE):
+async def _is_used(driver: Driver, field: str) -> bool:
+    # Who may not list indexes can still ask how a query would be answered.
+    find = {"find": driver.collection.name, "filter": {field: b""}}
+    explain = driver.collection.database.command
+    try:
+        plan = await driver.send(lambda: explain("explain", find), driver.timeout_seconds)
+    except OperationFailure:
         return False
-    return field != TTL_FIELD or index.get("expireAfterSeconds") == 0
+    return "IXSCAN" in str(plan["queryPlanner"]["winningPlan"])
 
 
 async def _create(driver: Driver, field: str) -> None:
@@ -84,32 +92,40 @@ async def _create(driver: Driver, field: str) -> None:
     await driver.send(lambda: create_index([(field, 1)], **_OPTIONS[field]), None)
 
 
-async def _repair(driver: Driver, field: str, existing: Mapping[str, Index]) -> None:
-    name, index = next(iter(existing.items()))
-    if any(option in index for option in _UNMENDABLE):
-        drop = {"dropIndexes": driver.collection.name, "index": name}
-        raise _conflict(driver, drop, "and start the app again")
-    mend = {"index": {"name": name, **_OPTIONS[field]}}
-    collection = driver.collection
+async def _mend(driver: Driver, field: str, existing: Mapping[str, Index]) -> Command | None:
+    """Give one of the indexes our options; return the command for what this user cannot do."""
+    if unique := [name for name, index in existing.items() if index.get("unique")]:
+        return _drop(driver, unique)  # it would refuse sessions
+    ordinary = [n for n, index in existing.items() if "partialFilterExpression" not in index]
+    if not ordinary:
+        return _drop(driver, [*existing])  # it misses sessions
+    if field != TTL_FIELD or any(existing[n].get("expireAfterSeconds") == 0 for n in ordinary):
+        return None
+    change = {"index": {"name": ordinary[0], **_OPTIONS[field]}}
+    name, command = driver.collection.name, driver.collection.database.command
     try:
-        await driver.send(
-            lambda: collection.database.command("collMod", collection.name, **mend),
-            driver.timeout_seconds,
-        )
+        await driver.send(lambda: command("collMod", name, **change), driver.timeout_seconds)
     except OperationFailure as error:
-        raise _conflict(driver, {"collMod": collection.name, **mend}) from error
+        # MongoDB before 5.1 cannot turn every index into a TTL index.
+        permitted = error.code != _UNAUTHORIZED
+        return _drop(driver, ordinary) if permitted else {"collMod": name, **change}
+    return None
 
 
-def _creation(driver: Driver, field: str) -> dict[str, Any]:
+def _drop(driver: Driver, names: list[str]) -> Command:
+    return {"dropIndexes": driver.collection.name, "index": names}
+
+
+def _creation(driver: Driver, field: str) -> Command:
     index = {"key": {field: 1}, "name": f"{field}_1", **_OPTIONS[field]}
     return {"createIndexes": driver.collection.name, "indexes": [index]}
 
 
-def _conflict(driver: Driver, command: Mapping[str, Any], then: str = "") -> IndexConflict:
+def _conflict(driver: Driver, commands: Sequence[Command]) -> IndexConflict:
     collection = driver.collection
     shell = f"db.getSiblingDB({json.dumps(collection.database.name)})"
+    calls = "; ".join(f"{shell}.runCommand({json.dumps(command)})" for command in commands)
     return IndexConflict(
-        f"the indexes of {collection.full_name} are not as sessions need them, and MongoDB did not "
-        f"let this user change them; have an administrator run "
-        f"{shell}.runCommand({json.dumps(command)}) {then}".rstrip()
+        f"the indexes of {collection.full_name} are not as sessions need them, and this user may "
+        f"not mend them; have an administrator run {calls} and start the app again"
     )

@@ -1,0 +1,191 @@
+"""Index work for database users who may not do all of it, on a mongod that checks who they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, MongoClient
+
+from storage import IndexConflict
+from tests.storage.conftest import MakeStorage, OpenSite, on_a_real_server
+from tests.storage.shell_commands import commands_in
+from webapp.devdb import Mongod, find_mongod
+
+PASSWORD = "of-a-test"
+DATA = ["find", "insert", "update", "remove"]
+# What each user may do with the sessions, besides nothing else anywhere.
+USERS = {
+    "writes": DATA,
+    "looks": [*DATA, "listIndexes"],
+    "creates": [*DATA, "listIndexes", "createIndex"],
+    "repairs": [*DATA, "listIndexes", "createIndex", "collMod"],
+    "reads": ["find"],
+    "stranger": ["collStats"],
+}
+
+Login = Callable[[str], Any]
+Admin = MongoClient[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def guarded_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a second server, which wants a password and knows the users."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with Mongod(find_mongod(os.environ), folder, arguments=("--auth",)) as server:
+        with Admin(server.uri) as client:
+            client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+        with Admin(server.uri, username="root", password=PASSWORD) as client:
+            for user, actions in USERS.items():
+                allowed = {"resource": {"db": "app", "collection": "sessions"}, "actions": actions}
+                client["app"].command("createRole", user, privileges=[allowed], roles=[])
+                client["app"].command("createUser", user, pwd=PASSWORD, roles=[user])
+        yield server
+
+
+@pytest.fixture
+def admin(guarded_mongod: Mongod) -> Iterator[Admin]:
+    """Be the administrator of a server without sessions."""
+    with Admin(guarded_mongod.uri, username="root", password=PASSWORD) as client:
+        client["app"].drop_collection("sessions")
+        yield client
+
+
+@pytest.fixture
+async def collection_of(guarded_mongod: Mongod, driver: str) -> AsyncIterator[Login]:
+    """Open the collection as one of the users."""
+    clients: list[Any] = []
+
+    def login(user: str) -> Any:
+        make = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
+        options = {"username": user, "password": PASSWORD, "authSource": "app"}
+        clients.append(make(guarded_mongod.uri, **options))
+        return clients[-1]["app"]["sessions"]
+
+    yield login
+    for client in clients:
+        closing = client.close()
+        if closing is not None:
+            await closing
+
+
+def create_both(admin: Admin) -> None:
+    """Do the index work as the administrator."""
+    admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=0)
+    admin["app"]["sessions"].create_index([("owner", 1)], sparse=True)
+
+
+def names(admin: Admin) -> set[str]:
+    """Return the names of the indexes that there are."""
+    return set(admin["app"]["sessions"].index_information()) - {"_id_"}
+
+
+@on_a_real_server
+@pytest.mark.parametrize("user", ["writes", "looks", "creates", "repairs"])
+async def test_user_is_served_without_a_word_when_the_indexes_exist(
+    *,
+    admin: Admin,
+    collection_of: Login,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    caplog: pytest.LogCaptureFixture,
+    user: str,
+) -> None:
+    """Find, insert, update and remove are all the rights that a running app needs."""
+    create_both(admin)
+    storage = make_storage(collection_of(user))
+
+    with caplog.at_level(logging.WARNING, logger="storage"):
+        await storage.create_indexes()
+        visitor = await (await open_site(storage)).visitor()
+        await visitor.do(lambda session: session.update(user_id=7))
+        await visitor.do(lambda session: session.renew())
+
+    assert await visitor.session() == {"user_id": 7}
+    assert len([info async for info in storage.sessions(7)]) == 1
+    assert await storage.revoke_owner(7) == 1
+    assert caplog.records == []
+
+
+@on_a_real_server
+@pytest.mark.parametrize("user", ["creates", "repairs"])
+async def test_user_who_may_creates_the_indexes(
+    admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
+) -> None:
+    """No more than `createIndex` and `listIndexes` is needed for it."""
+    await make_storage(collection_of(user)).create_indexes()
+
+    assert names(admin) == {"expires_at_1", "owner_1"}
+
+
+@on_a_real_server
+@pytest.mark.parametrize("user", ["writes", "looks", "reads", "stranger"])
+async def test_user_who_may_not_gets_the_exact_commands_for_the_administrator(
+    admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
+) -> None:
+    """All at once; run as they are, they leave nothing to be done."""
+    storage = make_storage(collection_of(user))
+
+    with pytest.raises(IndexConflict) as conflict:
+        await storage.create_indexes()
+    for database, command in commands_in(str(conflict.value)):
+        admin[database].command(command)
+
+    assert names(admin) == {"expires_at_1", "owner_1"}
+    assert admin["app"]["sessions"].index_information()["expires_at_1"]["expireAfterSeconds"] == 0
+    if user in {"writes", "looks"}:
+        await storage.create_indexes()
+
+
+@on_a_real_server
+async def test_user_without_rights_is_served_while_the_indexes_are_missing(
+    admin: Admin,
+    collection_of: Login,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One ERROR line with the commands; sessions work, since reads check their ends."""
+    with caplog.at_level(logging.WARNING, logger="storage"):
+        visitor = await (await open_site(make_storage(collection_of("writes")))).visitor()
+        await visitor.do(lambda session: session.update(user_id=7))
+
+    assert await visitor.session() == {"user_id": 7}
+    assert [line.levelno for line in caplog.records] == [logging.ERROR]
+    assert len(commands_in(caplog.records[0].getMessage())) == 2
+
+
+@on_a_real_server
+@pytest.mark.parametrize("options", [{"expireAfterSeconds": 60}, {}], ids=["other TTL", "no TTL"])
+async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command(
+    admin: Admin, collection_of: Login, make_storage: MakeStorage, options: dict[str, Any]
+) -> None:
+    """`readWrite`, as most apps have it, may create indexes but not change them."""
+    admin["app"]["sessions"].create_index([("expires_at", 1)], **options)
+    storage = make_storage(collection_of("creates"))
+
+    with pytest.raises(IndexConflict) as conflict:
+        await storage.create_indexes()
+    ((database, command),) = commands_in(str(conflict.value))
+    assert set(command) == {"collMod", "index"}
+    admin[database].command(command)
+
+    await storage.create_indexes()
+    assert admin["app"]["sessions"].index_information()["expires_at_1"]["expireAfterSeconds"] == 0
+    assert names(admin) == {"expires_at_1", "owner_1"}
+
+
+@on_a_real_server
+async def test_user_who_may_repair_does(
+    admin: Admin, collection_of: Login, make_storage: MakeStorage
+) -> None:
+    """With `collMod` nobody has to be asked."""
+    admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=60)
+
+    await make_storage(collection_of("repairs")).create_indexes()
+
+    assert admin["app"]["sessions"].index_information()["expires_at_1"]["expireAfterSeconds"] == 0

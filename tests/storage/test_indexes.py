@@ -1,0 +1,320 @@
+"""The two indexes: created, repaired, and never in anybody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from pymongo import AsyncMongoClient
+from pytest_aiohttp.plugin import AiohttpServer
+
+from storage import IndexConflict, MongoStorage, setup
+from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, on_a_real_server, until
+from tests.storage.direct import visit
+from tests.storage.shell_commands import commands_in
+from webapp.devdb import Mongod, find_mongod
+
+ROOT = Path(__file__).parents[2]
+
+
+async def indexes_of(collection: Any) -> dict[str, Any]:
+    """Return every index but that of `_id`."""
+    return {
+        name: dict(index)
+        for name, index in (await collection.index_information()).items()
+        if name != "_id_"
+    }
+
+
+async def assert_served(open_site: OpenSite, storage: MongoStorage) -> None:
+    """Sign in and come back."""
+    visitor = await (await open_site(storage)).visitor()
+    await visitor.do(lambda session: session.update(user_id=7))
+    assert await visitor.session() == {"user_id": 7}
+
+
+async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) -> None:
+    """A TTL index that sweeps at `expires_at`, and a sparse one for owners."""
+    await storage.create_indexes()
+
+    indexes = await indexes_of(collection)
+    assert set(indexes) == {"expires_at_1", "owner_1"}
+    assert indexes["expires_at_1"]["key"] == [("expires_at", 1)]
+    assert indexes["expires_at_1"]["expireAfterSeconds"] == 0
+    assert indexes["owner_1"]["key"] == [("owner", 1)]
+    assert indexes["owner_1"]["sparse"] is True
+
+
+@on_a_real_server
+async def test_second_call_only_looks(storage: MongoStorage, log: CommandLog) -> None:
+    """At every start of every process: two commands that change nothing."""
+    await storage.create_indexes()
+    log.commands.clear()
+
+    await storage.create_indexes()
+
+    assert set(log.names) == {"listIndexes"}
+
+
+async def test_starting_an_app_creates_the_indexes_once(
+    make_storage: MakeStorage, collection: Any, aiohttp_server: AiohttpServer
+) -> None:
+    """Set up for an app and its sub-app: before the first request they are there."""
+    storage = make_storage()
+    app, admin = web.Application(), web.Application()
+    setup(admin, storage)
+    setup(app, storage)
+    app.add_subapp("/admin", admin)
+
+    await aiohttp_server(app)
+
+    assert set(await indexes_of(collection)) == {"expires_at_1", "owner_1"}
+    assert storage.counters["commands"] <= 4  # two looks, two creations
+
+
+@on_a_real_server
+async def test_no_index_work_is_done_inside_a_request(
+    open_site: OpenSite, make_storage: MakeStorage, log: CommandLog
+) -> None:
+    """Requests send what they need and nothing about indexes."""
+    visitor = await (await open_site(make_storage())).visitor()
+    log.commands.clear()
+
+    await visitor.do(lambda session: session.update(user_id=7))
+    await visitor.do(lambda session: session.update(a=1))
+    await visitor.do(lambda session: session.invalidate())
+
+    assert not {"createIndexes", "listIndexes", "collMod"} & set(log.names)
+
+
+REPAIRED = [
+    pytest.param({"expireAfterSeconds": 3600}, id="other seconds"),
+    pytest.param({}, id="no TTL index"),
+    pytest.param({"name": "old_name", "expireAfterSeconds": 60}, id="another name"),
+    pytest.param({"sparse": True}, id="sparse, no TTL"),
+]
+
+
+@on_a_real_server
+@pytest.mark.parametrize("options", REPAIRED)
+async def test_existing_index_is_repaired(
+    make_storage: MakeStorage, collection: Any, options: dict[str, Any]
+) -> None:
+    """A changed TTL must not break start-up: collMod sets it right in place."""
+    await collection.create_index([("expires_at", 1)], **options)
+
+    await make_storage().create_indexes()
+
+    indexes = await indexes_of(collection)
+    name = options.get("name", "expires_at_1")
+    assert set(indexes) == {name, "owner_1"}
+    assert indexes[name]["expireAfterSeconds"] == 0
+
+
+@on_a_real_server
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        pytest.param([("expires_at", -1)], {"expireAfterSeconds": 0}, id="descending TTL"),
+        pytest.param([("expires_at", 1)], {"expireAfterSeconds": 0, "name": "x"}, id="named x"),
+        pytest.param([("owner", -1)], {}, id="descending owner"),
+        pytest.param([("owner", 1)], {"name": "x"}, id="owner without sparse"),
+    ],
+)
+async def test_index_that_serves_is_left_as_it_is(
+    make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
+) -> None:
+    """No second one is made beside it."""
+    await collection.create_index(keys, **options)
+    before = await indexes_of(collection)
+
+    await make_storage().create_indexes()
+
+    after = await indexes_of(collection)
+    assert len(after) == 2
+    assert before.items() <= after.items()
+
+
+@on_a_real_server
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        pytest.param([("expires_at", "hashed")], {}, id="hashed on the same field"),
+        pytest.param([("expires_at", 1), ("owner", 1)], {}, id="compound"),
+        pytest.param([("created_at", 1)], {}, id="another field"),
+        pytest.param([("owner", "hashed")], {}, id="hashed owner"),
+    ],
+)
+async def test_foreign_index_does_not_disturb(
+    make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
+) -> None:
+    """What the operator added for other purposes stays, and ours are made beside it."""
+    await collection.create_index(keys, **options)
+    before = await indexes_of(collection)
+
+    await make_storage().create_indexes()
+
+    after = await indexes_of(collection)
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"expires_at_1", "owner_1"}
+
+
+IN_THE_WAY = [
+    pytest.param("expires_at", [{"unique": True}], id="unique end"),
+    pytest.param("expires_at", [{"unique": True, "expireAfterSeconds": 0}], id="unique TTL"),
+    pytest.param("owner", [{"unique": True, "sparse": True}], id="unique owner"),
+    pytest.param(
+        "owner", [{"unique": True, "name": "u"}, {"sparse": True}], id="beside a good one"
+    ),
+    pytest.param(
+        "expires_at",
+        [{"partialFilterExpression": {"persistent": True}, "expireAfterSeconds": 0}],
+        id="partial TTL",
+    ),
+    pytest.param("owner", [{"partialFilterExpression": {"max_age": 1}}], id="partial owner"),
+]
+
+
+@on_a_real_server
+@pytest.mark.parametrize(("field", "indexes"), IN_THE_WAY)
+async def test_index_that_refuses_or_misses_sessions_is_named_with_the_command_that_drops_it(
+    make_storage: MakeStorage, collection: Any, field: str, indexes: list[dict[str, Any]]
+) -> None:
+    """Nothing is dropped on our own; after an administrator has done so, all is well."""
+    for options in indexes:
+        await collection.create_index([(field, 1)], **options)
+    before = await indexes_of(collection)
+    storage = make_storage()
+
+    with pytest.raises(IndexConflict, match="have an administrator run") as conflict:
+        await storage.create_indexes()
+
+    assert before.items() <= (await indexes_of(collection)).items()
+    for database, command in commands_in(str(conflict.value)):
+        assert command["index"] == [indexes[0].get("name", f"{field}_1")]
+        assert database == collection.database.name
+        await collection.database.command(command)
+    await storage.create_indexes()
+    assert {"expires_at_1", "owner_1"} == set(await indexes_of(collection))
+
+
+@on_a_real_server
+async def test_app_starts_in_spite_of_a_conflict_and_says_so_in_one_line(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    collection: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Sessions end by what reads check; the index only sweeps."""
+    await collection.create_index([("expires_at", 1)], partialFilterExpression={"persistent": True})
+
+    with caplog.at_level(logging.INFO, logger="storage"):
+        await assert_served(open_site, make_storage())
+
+    (line,) = [line for line in caplog.records if line.levelno >= logging.WARNING]
+    assert line.levelno == logging.ERROR
+    assert '"dropIndexes": "sessions"' in line.getMessage()
+    assert line.exc_info is None
+
+
+@on_a_real_server
+async def test_many_storages_may_create_the_indexes_at_once(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Thirty at a time on an empty database, and thirty on an index that needs repair."""
+    await asyncio.gather(*(make_storage().create_indexes() for _ in range(30)))
+    assert set(await indexes_of(collection)) == {"expires_at_1", "owner_1"}
+
+    await collection.drop_indexes()
+    await collection.create_index([("expires_at", 1)], expireAfterSeconds=60)
+    await asyncio.gather(*(make_storage().create_indexes() for _ in range(30)))
+
+    assert (await indexes_of(collection))["expires_at_1"]["expireAfterSeconds"] == 0
+
+
+def test_many_processes_may_create_the_indexes_at_once(mongo_uri: str, database_name: str) -> None:
+    """Four real processes, released together: none fails, and each index is there once."""
+    program = (
+        "import asyncio, sys\n"
+        "from pymongo import AsyncMongoClient\n"
+        "from storage import MongoStorage, generate_secret\n"
+        "async def main():\n"
+        "    async with AsyncMongoClient(sys.argv[1]) as client:\n"
+        "        await client.admin.command('ping')\n"
+        "        storage = MongoStorage(client[sys.argv[2]]['sessions'], generate_secret())\n"
+        "        print('ready', flush=True)\n"
+        "        sys.stdin.readline()\n"
+        "        await storage.create_indexes()\n"
+        "        print(sorted(await client[sys.argv[2]]['sessions'].index_information()))\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, mongo_uri, database_name],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    done = [process.communicate(timeout=60) for process in processes]
+
+    assert {out.strip() for out, _err in done} == {"['_id_', 'expires_at_1', 'owner_1']"}
+    assert {err for _out, err in done} == {""}
+
+
+@pytest.fixture(scope="module")
+def sweeping_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run a second server that sweeps every second instead of every minute."""
+    arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
+    folder = tmp_path_factory.mktemp("sweeping")
+    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture
+async def swept_collection(sweeping_mongod: Mongod) -> AsyncIterator[Any]:
+    """Open a collection on that server."""
+    async with AsyncMongoClient[dict[str, Any]](sweeping_mongod.uri) as client:
+        yield client["swept"]["sessions"]
+
+
+@pytest.mark.parametrize("driver", ["mongomock"], indirect=True)
+async def test_expired_sessions_are_swept_by_the_server_and_live_ones_are_not(
+    make_storage: MakeStorage, swept_collection: Any
+) -> None:
+    """The TTL index works on the dates as they are stored."""
+    storage = make_storage(swept_collection, max_age=60)
+    storage.clock = time.time
+    await visit(storage, None, lambda session: session.update(alive=True))
+    storage.clock = lambda: time.time() - 61
+    await visit(storage, None, lambda session: session.update(alive=False))
+    assert await swept_collection.count_documents({}) == 2
+
+    await storage.create_indexes()
+
+    async def one_is_left() -> bool:
+        return int(await swept_collection.count_documents({})) == 1
+
+    await until(one_is_left, seconds=30)
+    storage.clock = time.time
+    assert await storage.count() == 1
