@@ -1,0 +1,257 @@
+"""Counting, clearing, purging, the counters, the clock, and closing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp_session
+import pytest
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpServer
+
+from storage import MongoStorage, generate_secret, setup
+from tests.storage.conftest import (
+    NOON,
+    Clock,
+    CommandLog,
+    MakeStorage,
+    OpenSite,
+    on_a_real_server,
+    until,
+)
+from tests.storage.direct import load, values, visit
+
+COUNTERS = {
+    "loads", "hits", "misses", "expired", "unreadable",
+    "inserts", "updates", "touches", "deletes", "commands", "unavailable",
+}  # fmt: skip
+
+
+def sign_in(session: Any) -> None:
+    """Make 7 the owner."""
+    session["user_id"] = 7
+
+
+async def test_count_is_of_live_sessions(make_storage: MakeStorage, clock: Clock) -> None:
+    """Not of those that have ended by any of the clocks, swept or not."""
+    storage = make_storage(max_age=1200, absolute_timeout=3600)
+    await visit(storage, None, sign_in)
+    await visit(storage, None, lambda s: (setattr(s, "max_age", 60), s.update(a=1)))
+    assert await storage.count() == 2
+
+    clock.advance(60)
+    assert await storage.count() == 1
+    clock.advance(1140)
+    assert await storage.count() == 0
+
+
+async def test_clear_ends_every_session_and_keeps_the_indexes(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """It says how many there were."""
+    storage = make_storage()
+    await storage.create_indexes()
+    before = await collection.index_information()
+    cookies = [await visit(storage, None, sign_in) for _ in range(3)]
+
+    assert await storage.clear() == 3
+
+    assert await storage.clear() == 0
+    assert [await values(storage, cookie) for cookie in cookies] == [{}, {}, {}]
+    assert await collection.index_information() == before
+
+
+async def test_purge_deletes_what_has_ended_and_nothing_else(
+    make_storage: MakeStorage, collection: Any, clock: Clock
+) -> None:
+    """For servers without TTL indexes: what the index would have swept."""
+    storage = make_storage(max_age=60)
+    await visit(storage, None, sign_in)
+    await visit(storage, None, sign_in)
+    clock.advance(59)
+    alive = await visit(storage, None, sign_in)
+    clock.advance(1)
+
+    assert await storage.purge() == 2
+
+    assert await storage.purge() == 0
+    assert await collection.count_documents({}) == 1
+    assert await values(storage, alive) == {"user_id": 7}
+
+
+async def test_counters_tell_what_happened(
+    make_storage: MakeStorage, collection: Any, clock: Clock
+) -> None:
+    """Each of the eleven, in the life of a few sessions."""
+    storage = make_storage(max_age=1200)
+    assert dict(storage.counters) == dict.fromkeys(COUNTERS, 0)
+
+    cookie = await visit(storage, None, sign_in)  # insert
+    await visit(storage, cookie, dict)  # load: hit
+    await visit(storage, cookie, lambda session: session.update(a=1))  # load, update
+    clock.advance(60)
+    await visit(storage, cookie, dict)  # load, touch
+    await visit(storage, "A" * 43, dict)  # load: miss
+    await visit(storage, "malformed", dict)  # nothing
+    renewed = await visit(storage, cookie, lambda s: s.renew())  # load, insert, delete
+    clock.advance(1200)
+    await values(storage, renewed)  # load: expired
+    clock.advance(-1200)
+    await collection.update_one({}, {"$set": {"persistent": "?"}})
+    await values(storage, renewed)  # load: unreadable
+    await storage.revoke_owner(7)  # delete
+
+    counters = dict(storage.counters)
+    del counters["commands"]
+    assert counters == {
+        "loads": 7, "hits": 4, "misses": 1, "expired": 1, "unreadable": 1,
+        "inserts": 2, "updates": 1, "touches": 1, "deletes": 2, "unavailable": 0,
+    }  # fmt: skip
+
+
+@on_a_real_server
+async def test_commands_are_counted_as_they_are_sent(
+    make_storage: MakeStorage, log: CommandLog
+) -> None:
+    """The counter is the number of commands that the driver reports."""
+    storage = make_storage()
+    await storage.create_indexes()
+    cookie = await visit(storage, None, sign_in)
+    await visit(storage, cookie, lambda session: session.renew())
+    await asyncio.gather(*(visit(storage, None, sign_in) for _ in range(20)))
+    await storage.count()
+    await storage.clear()
+
+    assert storage.counters["commands"] == len(log.names)
+
+
+async def test_counters_are_read_only(storage: MongoStorage) -> None:
+    """Nobody outside resets what a dashboard takes for ever-growing."""
+    with pytest.raises(TypeError):
+        storage.counters["loads"] = 0  # type: ignore[index]
+
+
+async def test_clock_is_the_systems_unless_it_is_replaced(collection: Any, clock: Clock) -> None:
+    """Seconds since the epoch; a test may move it at any time."""
+    storage = MongoStorage(collection, generate_secret())
+    assert storage.clock is time.time
+
+    storage.clock = clock
+    cookie = await visit(storage, None, sign_in)
+
+    assert (await load(storage, cookie)).session.created == NOON
+    await storage.aclose()
+
+
+async def test_closing_waits_for_writes_under_way(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """What was handed over is stored, although every request that did so was cancelled."""
+    storage = make_storage()
+    saves = [asyncio.ensure_future(visit(storage, None, sign_in)) for _ in range(50)]
+    await until(lambda: storage.queued > 0)
+    for save in saves:
+        save.cancel()
+
+    await storage.aclose()
+
+    assert all(save.cancelled() for save in await settled(saves))
+    assert await collection.count_documents({}) == 50
+
+
+async def settled(tasks: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+    """Wait until every task has ended, however it did."""
+    await asyncio.wait(tasks)
+    return tasks
+
+
+async def test_closing_twice_or_at_once_is_harmless(make_storage: MakeStorage) -> None:
+    """An app and its sub-apps each do it."""
+    storage = make_storage()
+    await visit(storage, None, sign_in)
+
+    await asyncio.gather(storage.aclose(), storage.aclose())
+    await storage.aclose()
+
+
+async def test_closing_leaves_the_client_open(make_storage: MakeStorage, collection: Any) -> None:
+    """It belongs to the app, which may go on using it."""
+    storage = make_storage()
+    await visit(storage, None, sign_in)
+
+    await storage.aclose()
+
+    assert await collection.count_documents({}) == 1
+
+
+USES: dict[str, Callable[[MongoStorage], Awaitable[Any]]] = {
+    "a load with a cookie": lambda storage: load(storage, "A" * 43),
+    "a load without a cookie": load,
+    "sessions": lambda storage: anext(storage.sessions(7)),
+    "revoke": lambda storage: storage.revoke("0" * 64),
+    "revoke_owner": lambda storage: storage.revoke_owner(7),
+    "count": lambda storage: storage.count(),
+    "clear": lambda storage: storage.clear(),
+    "purge": lambda storage: storage.purge(),
+    "create_indexes": lambda storage: storage.create_indexes(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_closed_storage_refuses_every_use(make_storage: MakeStorage, use: str) -> None:
+    """A `RuntimeError` that says what to do, and not a wait for a client that is closed."""
+    storage = make_storage()
+    await storage.aclose()
+
+    with pytest.raises(RuntimeError, match=r"closed by aclose\(\); make a new one"):
+        await USES[use](storage)
+
+
+async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
+    """A session that was loaded before is not stored by half."""
+    storage = make_storage()
+    begun = await load(storage)
+    begun.session["a"] = 1
+    await storage.aclose()
+
+    with pytest.raises(RuntimeError, match="closed by aclose"):
+        await begun.save()
+
+
+async def test_stopping_the_app_closes_the_storage_before_the_client(
+    make_storage: MakeStorage, aiohttp_server: AiohttpServer
+) -> None:
+    """A clean-up that the app registered first, and that closes the client, comes after."""
+    storage = make_storage()
+    app = web.Application()
+    seen = []
+
+    async def close_client(_app: web.Application) -> None:
+        with pytest.raises(RuntimeError):
+            await storage.count()
+        seen.append("closed")
+
+    app.on_cleanup.append(close_client)
+    setup(app, storage)
+    server = await aiohttp_server(app)
+
+    await server.close()
+
+    assert seen == ["closed"]
+
+
+async def test_plain_set_up_leaves_closing_to_the_app(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """`aiohttp_session.setup` knows nothing of it: the storage goes on until `aclose()`."""
+    storage = make_storage()
+    site = await open_site(storage, aiohttp_session.setup)
+    visitor = await site.visitor()
+    await visitor.do(sign_in)
+
+    await site.server.close()
+
+    assert await storage.count() == 1
