@@ -170,7 +170,8 @@ def _schemas(password_min_length: int) -> dict[str, Any]:
 
 def _form(kind: type) -> dict[str, Any]:
     """Describe a form by its class: the fields, their types, which must be there."""
-    text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH}
+    no_nul = "^[^\\u0000]*$"
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH, "pattern": no_nul}
     return {
         "type": "object",
         "additionalProperties": False,

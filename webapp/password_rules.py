@@ -37,10 +37,11 @@ def problem_with(password: str, *, min_length: int, names: Iterable[str] = ()) -
     """Say in one sentence why a password is refused, or return `None` for a good one.
 
     `names` are texts that everybody who attacks this account knows: its user name and email
-    address. Lengths count characters (code points) after normalisation.
+    address. Lengths count characters (code points), before and after normalisation.
     """
     normal = normalize(password)
-    if len(normal) < min_length:
+    # Both: a client that counts what was typed, as the API's description tells it, must be right.
+    if min(len(password), len(normal)) < min_length:
         return f"This is too short; use at least {min_length} characters."
     if len(normal) > MAX_LENGTH:
         return f"Use at most {MAX_LENGTH} characters."

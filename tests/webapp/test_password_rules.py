@@ -35,6 +35,8 @@ def test_a_good_password_is_accepted(password: str) -> None:
         pytest.param("short", "too short", id="short"),
         pytest.param("14 characters!", "too short", id="one too short"),
         pytest.param("", "too short", id="empty"),
+        pytest.param("\u00bd thirds of it", "too short", id="long once normalised only"),
+        pytest.param("e\u0301" * 10, "too short", id="short once normalised"),
         pytest.param("x" * 1025, "at most 1024", id="too long"),
         pytest.param("\ufdfa" * 1024, "at most 1024", id="too long once normalised"),
         pytest.param("correcthorsebatterystaple", "try first", id="listed"),
