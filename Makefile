@@ -85,11 +85,12 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 	fi
 
 lock: venv  ## pin the newest versions of every dependency, with hashes and without an index
-	@for set in "../requirements.txt --extra webapp ../pyproject.toml" \
-		"dev.txt --extra webapp ../pyproject.toml dev.in" "bench.txt bench.in" "lowest.txt lowest.in"; do \
-		(cd requirements && CUSTOM_COMPILE_COMMAND="make lock" ../$(PY) -m piptools compile --quiet --upgrade \
+	@for set in "requirements.txt --extra webapp pyproject.toml" \
+		"requirements/dev.txt --extra webapp pyproject.toml requirements/dev.in" \
+		"requirements/bench.txt requirements/bench.in" "requirements/lowest.txt requirements/lowest.in"; do \
+		CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --upgrade \
 			--generate-hashes --strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
-			--no-emit-trusted-host --no-emit-find-links --output-file $$set) || exit 1; \
+			--no-emit-trusted-host --no-emit-find-links --output-file $$set || exit 1; \
 	done
 
 clean:  ## remove what the targets above made, development data in .dev excepted
