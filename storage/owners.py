@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage.document import live, parse_listed
-from storage.errors import Unreadable
+from storage.document import Document, live, parse_listed
+from storage.errors import StorageUnavailable, Unreadable
 from storage.lifetime import to_datetime
+from storage.reads import carry_finds
 from storage.store import Store
 from storage.tokens import from_handle, to_handle
 
@@ -31,11 +32,7 @@ class SessionInfo:
 
 async def sessions(store: Store, owner: object, now_ms: int) -> AsyncIterator[SessionInfo]:
     """Yield the live sessions of an owner, newest activity first."""
-    # By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which
-    # holds everybody's sessions.
-    cursor = store.driver.collection.find(_owned_by(store, owner), {"values": False})
-    cursor = cursor.sort("last_seen_at", -1)
-    documents = await store.driver.call(lambda: cursor.to_list(None), store.driver.deadline())
+    documents = await _documents_of(store, owner)
     for document in documents:
         try:
             stored = parse_listed(document)
@@ -93,6 +90,30 @@ async def clear(store: Store) -> int:
 async def purge(store: Store, now_ms: int) -> int:
     """Delete expired sessions, as the TTL index does; return how many."""
     return await _delete_many(store, {"expires_at": {"$lte": to_datetime(now_ms)}})
+
+
+async def _documents_of(store: Store, owner: object) -> list[Document]:
+    # By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which
+    # holds everybody's sessions.
+    find, owned, driver = store.driver.collection.find, _owned_by(store, owner), store.driver
+    deadline = driver.deadline()
+
+    async def listed(projection: Mapping[str, bool]) -> list[Document]:
+        cursor = find(owned, projection).sort("last_seen_at", -1)
+        return await driver.call(lambda: cursor.to_list(None), deadline)
+
+    try:
+        return await listed({"values": False})
+    except StorageUnavailable:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
+        # One document that cannot be decoded must not hide the others.
+        found = [document["_id"] for document in await listed({"_id": True})]
+        identifiers = [identifier for identifier in found if isinstance(identifier, bytes)]
+        documents = await driver.call(
+            lambda: carry_finds(driver, identifiers, driver.timeout_seconds), deadline
+        )
+        return [document for document in documents if isinstance(document, Mapping)]
 
 
 async def _delete_many(

@@ -5,6 +5,7 @@ For tests that make thousands of visits, or that decide themselves when a save f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
@@ -15,6 +16,7 @@ from aiohttp_session import STORAGE_KEY, get_session
 
 from storage import MongoStorage
 from storage.session import MongoSession
+from storage.tokens import document_id, from_cookie
 
 # Cloned for each visit: mocking one takes longer than everything that the storage does with it.
 _REQUEST = make_mocked_request("GET", "/")
@@ -66,3 +68,28 @@ def new_cookie(before: str | None, response: web.StreamResponse) -> str | None:
         morsel = SimpleCookie(line)["session"]
         before = None if morsel["max-age"] == "0" else morsel.value
     return before
+
+
+def id_of(cookie: str) -> bytes:
+    """Return the document id of the session that a cookie names."""
+    return document_id(from_cookie(cookie) or b"")
+
+
+async def stored(storage: MongoStorage, count: int) -> list[str]:
+    """Store sessions numbered from 0; return their cookies."""
+
+    async def store(number: int) -> str:
+        cookie = await visit(storage, None, lambda session: session.update(user_id=number, n=[]))
+        return str(cookie)
+
+    return list(await asyncio.gather(*(store(number) for number in range(count))))
+
+
+async def loaded(storage: MongoStorage, cookies: list[str]) -> list[Visit]:
+    """Begin a request with each cookie, all at once."""
+    return list(await asyncio.gather(*(load(storage, cookie) for cookie in cookies)))
+
+
+async def saved(visits: list[Visit]) -> list[str | BaseException | None]:
+    """Save all requests at once; return the cookies, or why there are none."""
+    return list(await asyncio.gather(*(v.save() for v in visits), return_exceptions=True))

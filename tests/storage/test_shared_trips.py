@@ -1,0 +1,219 @@
+"""Shared trips through the real drivers: what travels together does not suffer together."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+import pytest
+from bson.raw_bson import RawBSONDocument
+
+from storage import MongoStorage, StorageUnavailable
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import on_a_real_server
+from tests.storage.direct import id_of, loaded, saved, stored, values, visit
+
+pytestmark = on_a_real_server
+
+
+def undecodable(identifier: bytes, owner: bytes | None = None) -> RawBSONDocument:
+    """Build a document that MongoDB stores and PyMongo refuses: its binary is cut short."""
+
+    def binary(name: bytes, data: bytes, subtype: bytes = b"\0") -> bytes:
+        return b"\x05" + name + b"\0" + struct.pack("<i", len(data)) + subtype + data
+
+    fields = [binary(b"_id", identifier), binary(b"label", struct.pack("<i", 99), b"\x02")]
+    if owner is not None:
+        fields.append(binary(b"owner", owner))
+    body = b"".join(fields) + b"\0"
+    return RawBSONDocument(struct.pack("<i", len(body) + 4) + body)
+
+
+async def test_requests_that_run_at_once_share_one_find(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """Fifty loads that are asked for in one turn of the loop are one command."""
+    cookies = await stored(storage, 50)
+    log.commands.clear()
+
+    visits = await loaded(storage, cookies)
+
+    assert [begun.session["user_id"] for begun in visits] == list(range(50))
+    assert log.names == ["find"]
+    assert len(log.commands[0][1]["filter"]["_id"]["$in"]) == 50
+
+
+async def test_saves_that_run_at_once_share_one_bulk_write(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """Fifty saves cost one command, and each session has its own change."""
+    cookies = await stored(storage, 50)
+    visits = await loaded(storage, cookies)
+    for number, begun in enumerate(visits):
+        begun.session["n"].append(number)
+    log.commands.clear()
+
+    await saved(visits)
+
+    assert log.names == ["update"]
+    assert [begun.session["n"] for begun in await loaded(storage, cookies)] == [
+        [number] for number in range(50)
+    ]
+
+
+async def test_hundreds_of_requests_at_once_lose_nothing(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """First visits, reads and writes of 300 visitors take trips of 64, and all arrive."""
+    cookies = await stored(storage, 300)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append("x" * 1000)
+
+    results = await saved(visits)
+
+    assert results == cookies
+    assert [b.session["user_id"] for b in await loaded(storage, cookies)] == list(range(300))
+    assert all(b.session["n"] == ["x" * 1000] for b in await loaded(storage, cookies))
+    assert len(log.commands) < 50
+    assert storage.queued == 0
+
+
+async def test_same_session_asked_for_twice_in_one_find_is_two_sessions(
+    storage: MongoStorage,
+) -> None:
+    """Requests of one visitor share the answer, but never the objects in it."""
+    first, second = await stored(storage, 2)
+
+    _alone, *others = await loaded(storage, [second, *[first] * 5])
+    others[0].session["n"].append("mine")
+
+    assert [begun.session["n"] for begun in others] == [["mine"], [], [], [], []]
+
+
+async def test_load_sees_the_save_that_came_before_it_however_busy_the_storage_is(
+    storage: MongoStorage,
+) -> None:
+    """A load never joins a trip that has left: its answer would be older than the save."""
+    cookies = await stored(storage, 20)
+
+    async def write_and_read(cookie: str) -> None:
+        for number in range(10):
+            await visit(storage, cookie, lambda session: session["n"].append(len(session["n"])))
+            assert (await values(storage, cookie))["n"] == list(range(number + 1))
+
+    await asyncio.gather(*(write_and_read(cookie) for cookie in cookies))
+
+
+@pytest.mark.parametrize("gone", [[0], [9], [3, 5, 8], list(range(10))], ids=str)
+async def test_bulk_write_tells_which_sessions_have_ended(
+    storage: MongoStorage, gone: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who was revoked meanwhile gets nothing written and no cookie; the others are saved."""
+    cookies = await stored(storage, 10)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append(1)
+    for number in gone:
+        assert await storage.revoke(str(storage.handle(visits[number].session)))
+    caplog.set_level("INFO", "storage")
+
+    await saved(visits)
+
+    assert [begun.session.abandoned for begun in visits] == [n in gone for n in range(10)]
+    assert [bool(b.session) for b in await loaded(storage, cookies)] == [
+        n not in gone for n in range(10)
+    ]
+    assert await storage.count() == 10 - len(gone)
+    assert caplog.text.count("ended during a request") == len(gone)
+
+
+async def test_ended_sessions_are_looked_for_only_when_an_update_missed(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """A miss costs one find of ids; without one nothing is asked for."""
+    cookies = await stored(storage, 5)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append(1)
+    await storage.revoke(str(storage.handle(visits[3].session)))
+    log.commands.clear()
+
+    await saved(visits)
+
+    assert log.names == ["update", "find"]
+    assert log.commands[1][1]["projection"] == {"_id": True}
+
+
+@pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
+async def test_write_that_the_server_refuses_harms_no_other(
+    storage: MongoStorage, collection: Any, bad: int, count: int
+) -> None:
+    """One request is told; its neighbours in the bulk write are saved."""
+    cookies = await stored(storage, count)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append(1)
+    await collection.update_one({"_id": id_of(cookies[bad])}, {"$set": {"values": "no document"}})
+
+    results = await saved(visits)
+
+    assert [type(result) for result in results] == [
+        StorageUnavailable if number == bad else str for number in range(count)
+    ]
+    assert [b.session.get("n") for b in await loaded(storage, cookies)] == [
+        None if number == bad else [1] for number in range(count)
+    ]
+
+
+async def test_refused_write_and_ended_session_in_one_bulk_write(
+    storage: MongoStorage, collection: Any
+) -> None:
+    """A refusal does not hide that another session has ended, nor the other way round."""
+    cookies = await stored(storage, 6)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append(1)
+    await collection.update_one({"_id": id_of(cookies[2])}, {"$set": {"values": 0}})
+    await storage.revoke(str(storage.handle(visits[4].session)))
+
+    results = await saved(visits)
+
+    assert [isinstance(result, StorageUnavailable) for result in results] == [
+        number == 2 for number in range(6)
+    ]
+    assert [number for number in range(6) if visits[number].session.abandoned] == [2, 4]
+
+
+@pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
+async def test_document_that_the_driver_cannot_decode_harms_no_other(
+    storage: MongoStorage, collection: Any, bad: int, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no session, with one warning; its neighbours in the find are read."""
+    cookies = await stored(storage, count)
+    await collection.delete_one({"_id": id_of(cookies[bad])})
+    await collection.insert_one(undecodable(id_of(cookies[bad])))
+
+    visits = await loaded(storage, cookies)
+
+    assert [begun.session.get("user_id") for begun in visits] == [
+        None if number == bad else number for number in range(count)
+    ]
+    (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert id_of(cookies[bad]).hex()[:8] in warning.getMessage()
+    assert storage.counters["unreadable"] == 1
+
+
+async def test_undecodable_document_does_not_hide_its_owners_other_sessions(
+    storage: MongoStorage, collection: Any
+) -> None:
+    """The list leaves it out, as it lets nobody in; ending all of an owner's ends it too."""
+    await visit(storage, None, lambda session: session.update(user_id=7))
+    owner = (await collection.find_one({}))["owner"]
+    await collection.insert_one(undecodable(bytes(32), owner))
+
+    listed = [info.handle async for info in storage.sessions(7)]
+
+    assert len(listed) == 1
+    assert await storage.revoke_owner(7) == 2
