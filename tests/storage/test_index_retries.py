@@ -1,0 +1,108 @@
+"""An app that starts while MongoDB is away: it starts, and the index work is done later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+
+from storage import MongoStorage, StorageUnavailable
+from tests.storage.conftest import MakeStorage, OpenSite, until
+from webapp.devdb import Mongod, find_mongod
+
+
+@pytest.fixture
+def late_mongod(mongod: Mongod, tmp_path: Path) -> Iterator[Mongod]:
+    """Choose a port for a server that has not been started yet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Mongod(find_mongod(os.environ), tmp_path, port=port)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def collection(late_mongod: Mongod) -> AsyncIterator[Any]:
+    """Open a collection on that server, with Motor.
+
+    PyMongo 4.20's asynchronous client leaves the sockets of refused connections to the garbage
+    collector, whose warnings are errors here.
+    """
+    uri = f"mongodb://127.0.0.1:{late_mongod.port}"
+    client = AsyncIOMotorClient[dict[str, Any]](uri, heartbeatFrequencyMS=500)
+    yield client["app"]["sessions"]
+    client.close()
+
+
+@pytest.fixture
+def storage_without_mongodb(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> MongoStorage:
+    """Make a storage that gives up after a fifth of a second, and tries indexes again as soon."""
+    monkeypatch.setattr(import_module("storage.setup"), "RETRY_INDEXES_SECONDS", 0.2)
+    return make_storage(operation_timeout=0.2)
+
+
+async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
+    open_site: OpenSite,
+    storage_without_mongodb: MongoStorage,
+    late_mongod: Mongod,
+    collection: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No restart is needed: the first requests work, and so does the sweeping."""
+    with caplog.at_level(logging.WARNING, logger="storage.setup"):
+        site = await open_site(storage_without_mongodb)
+    visitor = await site.visitor()
+    away = await visitor.do(lambda session: session.update(a=1))
+    assert away.status == 503
+    assert any("trying again" in line.getMessage() for line in caplog.records)
+
+    await asyncio.to_thread(late_mongod.start)
+
+    async def made() -> bool:
+        try:
+            return {"expires_at_1", "owner_1"} <= set(await collection.index_information())
+        except Exception:  # noqa: BLE001 - not yet
+            return False
+
+    await until(made, seconds=30)
+    assert (await visitor.do(lambda session: session.update(a=1))).status == 200
+    assert await visitor.session() == {"a": 1}
+
+
+async def test_app_that_stops_before_mongodb_comes_stops_trying(
+    open_site: OpenSite, storage_without_mongodb: MongoStorage
+) -> None:
+    """Stopping waits neither for MongoDB nor for the next try."""
+    site = await open_site(storage_without_mongodb)
+    work = storage_without_mongodb.index_work
+    assert work is not None
+    assert not work.done()
+
+    await site.server.close()
+    await until(work.done)
+
+    assert work.cancelled()
+
+
+async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
+    storage_without_mongodb: MongoStorage,
+) -> None:
+    """`create_indexes()` says so within the operation timeout, and may be called again."""
+    started = asyncio.get_running_loop().time()
+
+    with pytest.raises(StorageUnavailable):
+        await storage_without_mongodb.create_indexes()
+
+    assert asyncio.get_running_loop().time() - started < 5
+    assert storage_without_mongodb.counters["unavailable"] == 1
