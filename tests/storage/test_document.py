@@ -1,0 +1,161 @@
+"""How a session is written as a document, changed by operators, and read or refused. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import Int64
+from bson.datetime_ms import DatetimeMS
+
+from storage.document import Change, Stored, alive, build, live, parse, parse_listed
+from storage.errors import Unreadable
+from storage.lifetime import Dates, checked_lifetime
+
+NOON_MS = 1_795_435_200_000
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+DATES = Dates(NOON_MS, NOON_MS + 1, NOON_MS + 2, None)
+STORED = Stored(
+    identifier=b"i" * 32,
+    dates=DATES,
+    persistent=True,
+    owner=b"o" * 16,
+    key_id=b"k" * 4,
+    label=b"label",
+    values={"field": b"sealed"},
+)
+LATER = {
+    "last_seen_at": NOON + timedelta(milliseconds=1),
+    "expires_at": NOON + timedelta(milliseconds=2),
+}
+
+
+def test_document_is_what_was_stored_and_reads_back_the_same() -> None:
+    """Ten fields, with aware dates."""
+    document = build(STORED)
+
+    assert document == {
+        "_id": b"i" * 32, "created_at": NOON, **LATER, "max_age": None, "persistent": True,
+        "owner": b"o" * 16, "key_id": b"k" * 4, "label": b"label", "values": {"field": b"sealed"},
+    }  # fmt: skip
+    assert parse(document) == STORED
+
+
+def test_owner_and_label_are_absent_when_there_are_none() -> None:
+    """Not null: the sparse index would hold it."""
+    stored = STORED._replace(owner=None, label=None)
+
+    document = build(stored)
+
+    assert not {"owner", "label"} & set(document)
+    assert parse(document) == stored
+
+
+@pytest.mark.parametrize("max_age", [1, 0.25, 2**31, Int64(60)])
+def test_own_max_age_reads_back(max_age: float) -> None:
+    """Whole numbers and fractions, in whatever width BSON keeps them."""
+    stored = STORED._replace(dates=DATES._replace(max_age=max_age))
+
+    assert parse(build(stored)).dates.max_age == max_age
+
+
+def test_dates_are_read_in_every_form_that_a_driver_gives() -> None:
+    """As milliseconds, aware, or naive."""
+    for instant in (DatetimeMS(NOON_MS), NOON, NOON.replace(tzinfo=None)):
+        assert parse({**build(STORED), "created_at": instant}).dates.created_ms == NOON_MS
+
+
+WRONG: dict[str, list[Any]] = {
+    "_id": [None, b"", b"i" * 31, "i" * 32, 7],
+    "created_at": [None, 0, "2026", 1.5, DatetimeMS(-1), DatetimeMS(2**62)],
+    "last_seen_at": [None, NOON_MS, DatetimeMS(2**62)],
+    "expires_at": [None, NOON_MS, DatetimeMS(2**62)],
+    "max_age": [0, -1, True, "60", float("inf"), float("nan"), 10**30, {}],
+    "persistent": [None, 1, "yes"],
+    "owner": [b"", b"o" * 15, "o" * 16, 7],
+    "key_id": [None, b"", b"k" * 5, "kkkk"],
+    "label": ["text", 7, {}],
+    "values": [None, {}, [], "text", {"a": "text"}, {"a": None}, {"a": b"fine", "b": {}}],
+}
+CASES = [(field, value) for field, values in WRONG.items() for value in values]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), CASES, ids=[f"{field} {value!r}"[:60] for field, value in CASES]
+)
+def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
+    """The log says which field is wrong, and never shows what it holds."""
+    with pytest.raises(Unreadable, match=f"'{field}'"):
+        parse({**build(STORED), field: value})
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["_id", "created_at", "last_seen_at", "expires_at", "persistent", "key_id", "values"],
+)
+def test_missing_field_is_refused_by_name(field: str) -> None:
+    """All but owner, label and max_age are needed."""
+    document = build(STORED)
+    del document[field]
+
+    with pytest.raises(Unreadable, match=f"'{field}'"):
+        parse(document)
+
+
+def test_document_without_its_values_is_read_for_the_list_only() -> None:
+    """The list of an owner's sessions does not fetch them."""
+    document = build(STORED)
+    del document["values"]
+
+    assert parse_listed(document).dates == DATES
+
+
+@pytest.mark.parametrize(
+    ("change", "operators"),
+    [
+        pytest.param(Change(values={}), {}, id="nothing"),
+        pytest.param(
+            Change(values={"f": b"s"}), {"$set": {"values.f": b"s"}}, id="one value, by itself"
+        ),
+        pytest.param(
+            Change(values={}, removed=["f"]), {"$unset": {"values.f": ""}}, id="a removed value"
+        ),
+        pytest.param(Change(values={}, dates=DATES), {"$max": LATER}, id="a touch, forward only"),
+        pytest.param(
+            Change(values={"f": b"s"}, dates=DATES, label=b"l", key_id=b"kkkk"),
+            {"$set": {"values.f": b"s", "label": b"l", "key_id": b"kkkk"}, "$max": LATER},
+            id="a save that carries a touch",
+        ),
+        pytest.param(
+            Change(values={}, dates=DATES._replace(max_age=60), persistent=False),
+            {"$set": {"persistent": False, "max_age": 60, **LATER}},
+            id="a changed max_age, which may move the end back",
+        ),
+        pytest.param(
+            Change(values={}, dates=DATES, persistent=True),
+            {"$set": {"persistent": True, "max_age": None, **LATER}},
+            id="a max_age that was taken back",
+        ),
+    ],
+)
+def test_change_is_spelled_with_operators_on_single_fields(
+    change: Change, operators: dict[str, Any]
+) -> None:
+    """Never a whole document, never an upsert: a neighbour's fields stay."""
+    assert change.operators() == operators
+
+
+def test_filters_compare_with_the_same_instant() -> None:
+    """A write needs a living session; a count applies today's timeouts besides."""
+    assert alive(NOON_MS) == {"expires_at": {"$gt": NOON}}
+    idle_only = live(checked_lifetime(60, None, None), NOON_MS)
+    both = live(checked_lifetime(60, 3600, None), NOON_MS)
+    assert idle_only == {
+        "expires_at": {"$gt": NOON},
+        "$or": [
+            {"max_age": {"$ne": None}},
+            {"last_seen_at": {"$gt": NOON - timedelta(minutes=1)}},
+        ],
+    }
+    assert both == {**idle_only, "created_at": {"$gt": NOON - timedelta(hours=1)}}
