@@ -30,13 +30,21 @@ async def during(
     return await visitor.visit(handler)
 
 
-async def at_once(*visits: tuple[Visitor, Handler | Change]) -> list[ClientResponse]:
-    """Let every request load its session before the first of them saves."""
+async def _nothing() -> None:
+    """Pass."""
+
+
+async def at_once(
+    *visits: tuple[Visitor, Handler | Change], meanwhile: Callable[[], Awaitable[Any]] = _nothing
+) -> list[ClientResponse]:
+    """Let every request load its session, then ``meanwhile`` happen, then all of them save."""
     all_loaded = asyncio.Barrier(len(visits))
 
     def late(step: Handler | Change) -> Handler:
         async def handler(request: web.Request) -> web.StreamResponse:
             session: Any = await get_session(request)
+            if await all_loaded.wait() == 0:
+                await meanwhile()
             await all_loaded.wait()
             if inspect.iscoroutinefunction(step):
                 return await step(request)  # type: ignore[no-any-return]

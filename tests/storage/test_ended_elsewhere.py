@@ -11,8 +11,16 @@ import pytest
 
 from storage import MongoStorage
 from storage.session import MongoSession
-from tests.storage.conftest import Clock, MakeStorage, OpenSite, Visitor, set_cookie_of
-from tests.storage.overlap import during
+from tests.storage.conftest import (
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    on_a_real_server,
+    set_cookie_of,
+)
+from tests.storage.overlap import at_once, during
 
 TWO_HOURS = 2 * 3600
 TWO_WEEKS = 14 * 24 * 3600
@@ -195,3 +203,28 @@ async def test_session_that_ended_before_the_request_is_no_session(
 
     assert await response.json() == [True, 0]
     assert set_cookie_of(response) == []
+
+
+@on_a_real_server
+async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended(
+    site: Site, storage: MongoStorage, collection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of sixty parallel saves the living half is stored; the ended half writes nothing."""
+    visitors = [await site.visitor() for _ in range(60)]
+    for number, visitor in enumerate(visitors):
+        await visitor.do(lambda session, owner=number % 2: session.update(user_id=owner, step=1))
+    caplog.set_level(logging.INFO, "storage")
+    sent = storage.counters["commands"]
+
+    responses = await at_once(
+        *((visitor, lambda session: session.update(step=2)) for visitor in visitors),
+        meanwhile=lambda: storage.revoke_owner(1),
+    )
+
+    assert storage.counters["commands"] - sent < len(visitors)
+    assert {response.status for response in responses} == {200}
+    assert [set_cookie_of(response) for response in responses] == [[]] * len(visitors)
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 30
+    assert await collection.count_documents({}) == 30
+    seen = [(await visitor.session()).get("step") for visitor in visitors]
+    assert seen == [2, None] * 30
