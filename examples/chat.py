@@ -1,0 +1,93 @@
+"""A chat over WebSockets that ends for whoever is signed out, on whichever server that happens.
+
+A WebSocket is one long request: its session was loaded when it began. So each one looks from time
+to time whether its session is still there, one indexed find per look.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp_session import get_session
+from pymongo import AsyncMongoClient
+
+from storage import MongoStorage, StorageUnavailable, setup
+
+STORAGE = web.AppKey("storage", MongoStorage)
+SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
+LOOK_SECONDS = web.AppKey("look_seconds", float)
+SIGNED_OUT = 4401  # a code of our own (RFC 6455 section 7.4.2), after HTTP's 401
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    session = await get_session(request)
+    session["user_id"] = str((await request.post())["user"])  # check a password first
+    return web.Response(text="welcome\n")
+
+
+async def sign_out_everywhere(request: web.Request) -> web.Response:
+    session = await get_session(request)
+    await request.app[STORAGE].revoke_owner(session["user_id"])
+    return web.Response(text="signed out everywhere\n")
+
+
+async def chat(request: web.Request) -> web.WebSocketResponse:
+    session = await get_session(request)
+    if "user_id" not in session:
+        raise web.HTTPUnauthorized
+    user, handle = session["user_id"], request.app[STORAGE].handle(session)
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    request.app[SOCKETS].add(socket)
+    look = asyncio.create_task(_close_when_signed_out(request.app, socket, user, handle))
+    try:
+        async for message in socket:
+            for other in list(request.app[SOCKETS]):
+                await other.send_str(f"{user}: {message.data}")
+    finally:
+        look.cancel()
+        request.app[SOCKETS].discard(socket)
+    return socket
+
+
+async def _close_when_signed_out(
+    app: web.Application, socket: web.WebSocketResponse, user: str, handle: str | None
+) -> None:
+    while True:
+        await asyncio.sleep(app[LOOK_SECONDS])
+        try:
+            live = {session.handle async for session in app[STORAGE].sessions(user)}
+        except StorageUnavailable:
+            continue  # nobody is signed out because MongoDB is away for a moment
+        if handle not in live:
+            app[SOCKETS].discard(socket)
+            await socket.close(code=SIGNED_OUT, message=b"signed out")
+            return
+
+
+async def make_app(mongo_uri: str, secret: str, look_seconds: float = 5) -> web.Application:
+    app = web.Application()
+    app[SOCKETS] = set()
+    app[LOOK_SECONDS] = look_seconds
+    client = AsyncMongoClient(mongo_uri)
+    app[STORAGE] = MongoStorage(client.get_default_database("shop")["sessions"], secret)
+    setup(app, app[STORAGE])
+    app.router.add_post("/sign-in", sign_in)
+    app.router.add_post("/sign-out-everywhere", sign_out_everywhere)
+    app.router.add_get("/chat", chat)
+
+    async def mongodb(_app: web.Application) -> AsyncIterator[None]:
+        yield
+        await client.close()
+
+    app.cleanup_ctx.append(mongodb)
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(
+        make_app(os.environ["MONGO_URI"], os.environ["SESSION_SECRET"]),
+        host="127.0.0.1",
+        port=8080,
+    )

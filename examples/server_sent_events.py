@@ -1,0 +1,68 @@
+"""Server-sent events to who is signed in: what changes in the session before the stream is saved.
+
+A response is saved when its headers go out, so a handler changes the session first and streams
+then. Later changes of the same request are lost, as with every session storage.
+"""
+
+import asyncio
+import os
+
+from aiohttp import web
+from aiohttp_session import get_session
+from pymongo import AsyncMongoClient
+
+from storage import MongoStorage, setup
+
+READERS = web.AppKey("readers", set[asyncio.Queue[str]])
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    session = await get_session(request)
+    session["streams"] = session.get("streams", 0) + 1  # saved, with its cookie, by prepare()
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    await response.write(f"data: this is your stream number {session['streams']}\n\n".encode())
+    news: asyncio.Queue[str] = asyncio.Queue()
+    request.app[READERS].add(news)
+    try:
+        while text := await news.get():
+            await response.write(f"data: {text}\n\n".encode())
+    finally:
+        request.app[READERS].discard(news)
+    return response
+
+
+async def publish(request: web.Request) -> web.Response:
+    text = (await request.text()).replace("\n", " ")
+    for news in request.app[READERS]:
+        news.put_nowait(text)
+    return web.Response(text=f"told {len(request.app[READERS])} readers\n")
+
+
+async def end_streams(app: web.Application) -> None:
+    for news in app[READERS]:
+        news.put_nowait("")
+
+
+async def make_app(mongo_uri: str, secret: str) -> web.Application:
+    client = AsyncMongoClient(mongo_uri)
+    app = web.Application()
+    app[READERS] = set()
+    setup(app, MongoStorage(client.get_default_database("shop")["sessions"], secret))
+    app.router.add_get("/events", events)
+    app.router.add_post("/publish", publish)
+    app.on_shutdown.append(end_streams)
+
+    async def close(_app: web.Application) -> None:
+        await client.close()
+
+    app.on_cleanup.append(close)
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(
+        make_app(os.environ["MONGO_URI"], os.environ["SESSION_SECRET"]),
+        host="127.0.0.1",
+        port=8080,
+    )

@@ -1,0 +1,146 @@
+"""Each example does what it says, over real HTTP and a real MongoDB."""
+
+from __future__ import annotations
+
+import json
+
+from examples import chat, server_sent_events, sign_out_everywhere, sub_apps, with_security
+from tests.examples.conftest import Browser, Serve
+
+
+async def signed_in(browser: Browser, user: str) -> Browser:
+    """Sign a browser in at an example's own address for it."""
+    response = await browser.post("/sign-in", data={"user": user})
+    assert response.status == 200
+    return browser
+
+
+async def test_security_lets_writers_write_and_readers_not(serve: Serve) -> None:
+    """Identity and permissions come from the session."""
+    browser = await serve(with_security.make_app)
+    ada, bob, stranger = await browser(), await browser(), await browser()
+    await signed_in(ada, "ada")
+    await signed_in(bob, "bob")
+
+    statuses = [(await visitor.post("/write")).status for visitor in (ada, bob, stranger)]
+
+    assert statuses == [200, 403, 401]
+
+
+async def test_security_forgets_who_signs_out(serve: Serve) -> None:
+    """`forget` ends the session, so that a copied cookie opens nothing."""
+    browser = await serve(with_security.make_app)
+    ada, thief = await signed_in(await browser(), "ada"), await browser()
+    stolen = ada.session.cookie_jar.filter_cookies(ada.make_url("/"))
+    thief.session.cookie_jar.update_cookies(stolen, thief.make_url("/"))
+
+    await ada.post("/sign-out")
+
+    assert (await ada.post("/write")).status == 401
+    assert (await thief.post("/write")).status == 401
+
+
+async def test_sign_out_everywhere_spares_this_device(serve: Serve) -> None:
+    """Three devices; one signs out the two others."""
+    browser = await serve(sign_out_everywhere.make_app)
+    here, phone, laptop = [await signed_in(await browser(), "ada") for _ in range(3)]
+
+    response = await here.delete("/devices")
+
+    assert await response.json() == {"ended": 2}
+    assert [(await b.get("/devices")).status for b in (here, phone, laptop)] == [200, 401, 401]
+
+
+async def test_one_device_is_signed_out_by_its_handle_and_by_its_owner_only(serve: Serve) -> None:
+    """A stranger who knows the handle ends nothing."""
+    browser = await serve(sign_out_everywhere.make_app)
+    here, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
+    eve = await signed_in(await browser(), "eve")
+    listed = await (await here.get("/devices")).json()
+    (handle,) = [device["handle"] for device in listed if not device["this_one"]]
+
+    by_eve = await eve.delete(f"/devices/{handle}")
+    by_ada = await here.delete(f"/devices/{handle}")
+
+    assert (by_eve.status, by_ada.status) == (404, 204)
+    assert (await phone.get("/devices")).status == 401
+    assert "Python" in listed[0]["device"]
+
+
+async def test_chat_ends_for_who_is_signed_out_and_goes_on_for_others(serve: Serve) -> None:
+    """Ada is signed out from another device; her socket closes, Bob's does not."""
+    browser = await serve(chat.make_app, look_seconds=0.01)
+    ada, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
+    bob = await signed_in(await browser(), "bob")
+    adas, bobs = await ada.ws_connect("/chat"), await bob.ws_connect("/chat")
+    await bobs.send_str("hello")
+    assert await adas.receive_str() == "bob: hello"
+    assert await bobs.receive_str() == "bob: hello"
+
+    await phone.post("/sign-out-everywhere")
+    message = await adas.receive(timeout=10)
+    await bobs.send_str("anybody here?")
+
+    assert message.data == chat.SIGNED_OUT
+    assert await bobs.receive_str() == "bob: anybody here?"
+    await bobs.close()
+
+
+async def test_chat_is_for_who_is_signed_in(serve: Serve) -> None:
+    """A stranger's handshake is answered with 401."""
+    browser = await serve(chat.make_app)
+
+    assert (await (await browser()).get("/chat")).status == 401
+
+
+async def test_stream_of_events_has_saved_its_session_when_it_starts(serve: Serve) -> None:
+    """The cookie comes with the stream, and the next stream counts on."""
+    browser = await serve(server_sent_events.make_app)
+    reader = await browser()
+
+    first = await reader.get("/events")
+    first_line = await first.content.readline()
+    second = await reader.get("/events")
+    second_line = await second.content.readline()
+
+    assert "session" in first.cookies
+    assert first_line == b"data: this is your stream number 1\n"
+    assert second_line == b"data: this is your stream number 2\n"
+    first.close()
+    second.close()
+
+
+async def test_events_reach_every_reader(serve: Serve) -> None:
+    """What one publishes the others read."""
+    browser = await serve(server_sent_events.make_app)
+    reader, writer = await browser(), await browser()
+    stream = await reader.get("/events")
+    for _ in range(2):
+        await stream.content.readline()
+
+    told = await writer.post("/publish", data="tea is ready")
+
+    assert await told.text() == "told 1 readers\n"
+    assert await stream.content.readline() == b"data: tea is ready\n"
+    stream.close()
+
+
+async def test_sub_app_knows_who_signed_in_outside(serve: Serve) -> None:
+    """One sign-in for all parts; what the sub-app changes is saved."""
+    browser = await serve(sub_apps.make_app)
+    ada = await signed_in(await browser(), "ada")
+
+    orders = [await (await ada.post("/shop/orders")).text() for _ in range(2)]
+
+    assert orders == ["order 1 of ada\n", "order 2 of ada\n"]
+    assert await (await ada.get("/")).text() == "hello ada\n"
+
+
+async def test_devices_are_json_that_names_this_one(serve: Serve) -> None:
+    """The list marks the browser that asks."""
+    browser = await serve(sign_out_everywhere.make_app)
+    here = await signed_in(await browser(), "ada")
+
+    (device,) = json.loads(await (await here.get("/devices")).text())
+
+    assert device["this_one"]

@@ -1,0 +1,79 @@
+"""The example's own tests pass, and `storage.testing` does what they rely on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from pytest_aiohttp import AiohttpClient
+
+from examples.testing_your_app.app import STORAGE, make_app
+from storage import MongoStorage, generate_secret
+from storage.testing import give_session
+from tests.docs.markdown import ROOT
+
+
+def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
+    """With pytest-aiohttp, in their own folder."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            # Without this project's own settings, as in a folder of the reader's.
+            *("-c", os.devnull, "--rootdir", ".", "-o", "asyncio_mode=auto", "."),
+        ],
+        cwd=ROOT / "examples" / "testing_your_app",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MONGO_URI": mongo_uri},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+async def test_given_session_is_kept_and_changed_like_any_other(
+    mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
+) -> None:
+    """Also for a storage whose cookie is Secure, which plain http would not carry."""
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
+        app = make_app(mongo[database_name]["sessions"], generate_secret())
+        client = await aiohttp_client(app)
+
+        session = await give_session(client, app[STORAGE], user_id="ada", cart=["tea"])
+
+        assert await (await client.get("/profile")).json() == {"user": "ada"}
+        assert app[STORAGE].handle(session) in [
+            s.handle async for s in app[STORAGE].sessions("ada")
+        ]
+
+
+async def test_secure_cookie_reaches_the_plain_test_server(
+    mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
+) -> None:
+    """An app for https is tested without certificates."""
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
+        sessions, secret = mongo[database_name]["sessions"], generate_secret()
+        app = make_app(sessions, secret)
+        client = await aiohttp_client(app)
+
+        await give_session(client, MongoStorage(sessions, secret, secure=True), user_id="ada")
+
+        assert (await client.get("/profile")).status == 200
+
+
+async def test_session_without_values_is_refused(
+    mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
+) -> None:
+    """It would never be stored, so the client would have no cookie."""
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
+        app = make_app(mongo[database_name]["sessions"], generate_secret())
+        client = await aiohttp_client(app)
+
+        with pytest.raises(ValueError, match="none given"):
+            await give_session(client, app[STORAGE])
