@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
-from aiohttp_session import SESSION_KEY, AbstractStorage, Session
+from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
 
 from storage import indexes, owners
 from storage.cookies import SessionCookie
@@ -171,7 +171,8 @@ class MongoStorage(AbstractStorage):
         """
         if not isinstance(session, MongoSession):
             raise TypeError(f"session: {type(session).__name__} was not made by this storage")
-        if session.abandoned:
+        # A sub-app may have a storage of its own: that one saves what it has made.
+        if session.abandoned or request.get(STORAGE_KEY, self) is not self:
             return
         try:
             with self._serving:

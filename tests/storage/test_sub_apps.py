@@ -17,6 +17,7 @@ from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     HANDLERS,
     Clock,
+    MakeStorage,
     OpenSite,
     Visitor,
     make_app,
@@ -164,3 +165,27 @@ async def test_change_above_the_sub_app_is_saved_as_well(
     await visitor.client.get(f"/sub{site.path_of(change)}")
 
     assert await visitor.session() == {"name": "Ada", "seen": True}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
+    answer: Handler, open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """The outer storage neither saves nor names a session that the inner one has made."""
+    staff = make_storage(collection.database["staff"], cookie_name="staff")
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        sub_app = make_app(staff, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(make_storage(), set_up)
+    visitor = await site.visitor()
+    path = site.path_of(_after(lambda session: session.update(name="Ada"), answer))
+
+    response = await visitor.client.get(f"/sub{path}", allow_redirects=False)
+
+    assert [line.split("=")[0] for line in set_cookie_of(response)] == ["staff"]
+    assert await collection.count_documents({}) == 0
+    assert await staff.count() == 1
