@@ -184,24 +184,3 @@ async def test_closed_storage_refuses_every_request(
     assert response.status == 500
     errors = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert [type(error) for error in errors] == [RuntimeError]
-
-
-async def test_closed_storage_refuses_every_call(storage: MongoStorage) -> None:
-    """Each public call says that the storage was closed."""
-    await storage.aclose()
-
-    async def listed() -> list[Any]:
-        return [info async for info in storage.sessions("ada")]
-
-    calls = (
-        storage.create_indexes,
-        listed,
-        lambda: storage.revoke("0" * 64),
-        lambda: storage.revoke_owner("ada"),
-        storage.count,
-        storage.clear,
-        storage.purge,
-    )
-    for call in calls:
-        with pytest.raises(RuntimeError, match="closed by aclose"):
-            await call()
