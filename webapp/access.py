@@ -6,6 +6,8 @@ event for the log. All raise `Refusal`s, and the storage's `StorageUnavailable`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
@@ -41,15 +43,18 @@ async def current_account(request: web.Request) -> Account:
 
 
 async def sign_up(request: web.Request, form: SignUp) -> Account:
-    """Create an account. Signing in is a second step."""
+    """Create an account. Signing in is a second step.
+
+    Only what could become an account counts: typing errors do not use up an address's sign-ups.
+    """
+    accounts, fields = request.app[ACCOUNTS], asdict(form)
+    accounts.check_sign_up(**fields)
     try:
         await request.app[THROTTLE].count_sign_up(request[CLIENT].address)
     except TooManyAttempts:
         event(request, "throttled", on="sign_up")
         raise
-    account = await request.app[ACCOUNTS].sign_up(
-        username=form.username, email=form.email, password=form.password
-    )
+    account = await accounts.sign_up(**fields)
     event(request, "sign_up", account=account.id)
     return account
 

@@ -81,8 +81,8 @@ class Accounts:
         """End the hashing threads. MongoDB's client belongs to whoever made it."""
         self._passwords.close()
 
-    async def sign_up(self, *, username: str, email: str, password: str) -> Account:
-        """Create an account. Raises `FieldsRefused`, `AccountExists`, or `Busy`."""
+    def check_sign_up(self, *, username: str, email: str, password: str) -> None:
+        """Raise `FieldsRefused` with every fault of a sign-up; MongoDB is not asked."""
         found = {
             "username": names.problem_with_username(username),
             "email": names.problem_with_email(email),
@@ -90,6 +90,10 @@ class Accounts:
         }
         if wrong := {field: problem for field, problem in found.items() if problem}:
             raise FieldsRefused(wrong)
+
+    async def sign_up(self, *, username: str, email: str, password: str) -> Account:
+        """Create an account. Raises `FieldsRefused`, `AccountExists`, or `Busy`."""
+        self.check_sign_up(username=username, email=email, password=password)
         document = {
             "_id": ObjectId(),
             "email": names.fold_email(email),

@@ -14,6 +14,7 @@ from tests.webapp.people import ADA, GRACE, another_device, arrive, sign_in, sig
 from webapp.accounts import ACCOUNTS
 from webapp.keys import DATABASE, STORAGE
 from webapp.passwords import Passwords
+from webapp.throttle import QUOTA, THROTTLE
 
 PROFILE = {"username", "email", "created_at"}
 
@@ -304,6 +305,36 @@ async def test_forged_forwarded_addresses_do_not_help_a_flood(make_app: MakeApp)
     ]
 
     assert statuses == [401] * 5 + [429] * 3
+
+
+async def test_sign_ups_of_one_address_are_limited(client: Client) -> None:
+    """The hundred and first sign-up is 429; those with typing errors did not count."""
+    for _ in range(QUOTA - 1):
+        await client.app[THROTTLE].count_sign_up("127.0.0.1")
+    for _ in range(3):
+        assert (await sign_up(client, email="nowhere")).status == 422
+
+    first, second = await sign_up(client), await sign_up(client, **GRACE)
+
+    assert (first.status, second.status) == (201, 429)
+    assert int(second.headers["Retry-After"]) > 890
+    assert (await problem(second))["detail"] == "Too many attempts, try again in 15 minutes."
+
+
+async def test_a_full_pool_does_not_count_against_the_signed_in_either(client: Client) -> None:
+    """Asking for the password again is taken back as a sign-in is."""
+    await arrive(client)
+    accounts = client.app[ACCOUNTS]
+    roomy, accounts._passwords = accounts._passwords, Passwords(most_at_once=1)
+    accounts._passwords._room.acquire()
+    body = {"current_password": ADA["password"]}
+
+    statuses = {(await client.delete("/api/profile", json=body)).status for _ in range(8)}
+
+    assert statuses == {503}
+    accounts._passwords.close()
+    accounts._passwords = roomy
+    assert (await client.delete("/api/profile", json=body)).status == 204
 
 
 async def test_a_full_password_pool_is_503_and_costs_no_attempt(client: Client) -> None:
