@@ -1,0 +1,113 @@
+"""The app processes that suffer the faults, and the table that a run ends with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from storage import generate_secret
+from tests.faults.load import Books
+from tests.processes import Process, free_port
+from webapp.devdb import Mongod, MongodNotFound, find_mongod
+
+ROWS = pytest.StashKey[list[str]]()
+COLUMNS = (
+    "fault | requests | under way | answered | refused (503) | longest silence, s"
+    " | sessions | lost | resurrected | stale reads | overtaken"
+)
+
+
+class App:
+    """One process of the app under the faults."""
+
+    def __init__(self, port: int, start: Callable[[], Process]) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+        self._start = start
+        self.process = start()
+        self.wait_until_it_serves()
+
+    def wait_until_it_serves(self) -> None:
+        """Return when it answers."""
+        self.process.wait_for("Running on")
+
+    def restart(self) -> None:
+        """Start it again on the same port; it must have ended."""
+        self.process.end()
+        self.process = self._start()
+        self.wait_until_it_serves()
+
+
+StartApp = Callable[..., App]
+Report = Callable[[str, Books, int], None]
+
+
+@pytest.fixture(scope="session")
+def mongod_binary() -> Path:
+    """Find the server; skip without one, but never in CI."""
+    try:
+        return find_mongod(os.environ)
+    except MongodNotFound as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
+    """Run a mongod of this test's own, to be broken."""
+    mongod = Mongod(mongod_binary, tmp_path / "mongod", port=free_port())
+    with mongod:
+        yield mongod
+
+
+@pytest.fixture
+def start_app() -> Iterator[StartApp]:
+    """Start processes of the app under the faults; they end with the test."""
+    secret = generate_secret()
+    with ExitStack() as stack:
+
+        def start(mongo_uri: str, *arguments: str, driver: str = "pymongo") -> App:
+            port = free_port()
+            command = [sys.executable, "-W", "ignore", "-m", "tests.faults.app"]
+            command += ["--port", str(port), "--mongo", mongo_uri, "--database", "faults"]
+            command += [f"--secret={secret}", "--driver", driver, *arguments]
+
+            def run() -> Process:
+                process = Process(*command, environ={})
+                stack.callback(process.end)
+                return process
+
+            return App(port, run)
+
+        yield start
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    """Add a line to the table: the fault, what the books say, and how many visitors there were."""
+    rows = request.config.stash.setdefault(ROWS, [])
+
+    def add(fault: str, books: Books, visitors: int) -> None:
+        rows.append(
+            f"{fault} | {books.requests} | {visitors} | {books.answered} | {books.refused}"
+            f" | {books.silence_seconds:.1f} | {books.sessions} | {books.lost}"
+            f" | {books.resurrected} | {books.stale} | {books.overtaken}"
+        )
+
+    return add
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End the run with the table of docs/reliability.md."""
+    rows = config.stash.get(ROWS, [])
+    if rows:
+        terminalreporter.section("faults")
+        for row in (COLUMNS, *rows):
+            terminalreporter.write_line(row)

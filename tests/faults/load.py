@@ -1,0 +1,233 @@
+"""Visitors of the app under the faults, and the books that are kept of what they were told.
+
+A visitor signs in, changes the session's numbers one after another, reads them, and often signs
+out, each time at any of the processes, as behind a router. What was answered is a promise; after
+the fault every promise is looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
+VISITORS = 16
+LONGEST_SECONDS = 180.0
+ANSWER_SECONDS = 30.0
+# A visitor looks at an answer before asking again. Without that pause the load would take the very
+# processor time that the servers need to notice a fault.
+PAUSE_SECONDS = 0.01
+
+
+@dataclass
+class Books:
+    """What happened under one load."""
+
+    answered: int = 0
+    refused: int = 0  # 503
+    unreachable: int = 0  # the app process itself was away
+    wrong: list[str] = field(default_factory=list)  # answers that no fault excuses
+    stale: int = 0  # read something older than what had been acknowledged, then
+    half: int = 0  # saw one of two values that are changed together without the other
+    sessions: int = 0
+    lost: int = 0
+    overtaken: int = 0  # an acknowledged change gave way to an earlier one that was refused
+    resurrected: int = 0
+    silence_seconds: float = 0.0  # the longest time without one answered request
+    slowest_seconds: float = 0.0  # of the answered ones
+
+    @property
+    def requests(self) -> int:
+        """How many were sent."""
+        return self.answered + self.refused + self.unreachable
+
+
+@dataclass
+class Visit:
+    """One session, as its visitor knows it."""
+
+    token: str
+    acknowledged: int = 0
+    tried: int = 0
+    logout_tried: bool = False
+    logged_out: bool = False
+
+
+class Load:
+    """Visitors at work while the context is open, for three minutes at most.
+
+    A class because visitors, books and the clock of the last answer belong together.
+    """
+
+    def __init__(self, bases: Sequence[str], *, visitors: int = VISITORS, seed: int = 7) -> None:
+        self.bases = list(bases)
+        self.books = Books()
+        self.visits: list[Visit] = []
+        self._visitors = visitors
+        self._random = random.Random(seed)
+        self._ending = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_answer = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Let the visitors come, and return when each has been answered."""
+        self._client = ClientSession(
+            cookie_jar=DummyCookieJar(),
+            connector=TCPConnector(limit=0),
+            timeout=ClientTimeout(total=ANSWER_SECONDS),
+        )
+        self._last_answer = time.monotonic()
+        self._tasks = [
+            asyncio.create_task(self._live(random.Random(self._random.random())))
+            for _ in range(self._visitors)
+        ]
+        await self.answers(self._visitors)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let every visitor finish, then look up every promise."""
+        self._ending = True
+        try:
+            for task in self._tasks if error is None else ():
+                await task
+            self._note_silence()
+            if error is None:
+                await self._audit()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+            await self._client.close()
+
+    async def answers(self, number: int) -> None:
+        """Return when so many more requests were answered."""
+        goal = self.books.answered + number
+        async with asyncio.timeout(LONGEST_SECONDS):
+            while self.books.answered < goal:
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _live(self, chance: random.Random) -> None:
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while not self._ending and time.monotonic() < deadline:
+            visit = await self._sign_in(chance)
+            if visit is None:
+                continue
+            for _ in range(chance.randint(2, 6)):
+                await self._change(chance, visit)
+                await self._look(chance, visit)
+                if self._ending:
+                    return
+            if chance.random() < 0.6:
+                await self._sign_out(chance, visit)
+                await self._look(chance, visit)
+
+    async def _sign_in(self, chance: random.Random) -> Visit | None:
+        status, _, token = await self._send(chance, "POST", f"/login?owner={len(self.visits)}")
+        if status != 200:
+            return None
+        assert token is not None, "a sign-in without a cookie"
+        visit = Visit(token)
+        self.visits.append(visit)
+        return visit
+
+    async def _change(self, chance: random.Random, visit: Visit) -> None:
+        visit.tried = number = visit.tried + 1
+        status, _, _ = await self._send(chance, "POST", f"/set?n={number}", visit)
+        if status == 200:
+            visit.acknowledged = number
+        elif status == 401:
+            self.books.stale += 1
+
+    async def _look(self, chance: random.Random, visit: Visit) -> None:
+        acknowledged, logged_out = visit.acknowledged, visit.logged_out
+        status, told, _ = await self._send(chance, "GET", "/read", visit)
+        if status == 200:
+            self.books.stale += logged_out or told["left"] < acknowledged
+        elif status == 401 and not visit.logout_tried:
+            self.books.stale += 1
+
+    async def _sign_out(self, chance: random.Random, visit: Visit) -> None:
+        visit.logout_tried = True
+        status, _, _ = await self._send(chance, "POST", "/logout", visit)
+        visit.logged_out = status == 200
+
+    async def _send(
+        self, chance: random.Random, method: str, path: str, visit: Visit | None = None
+    ) -> tuple[int, Any, str | None]:
+        """Return status, answer and the cookie that was set; 0 when no process was there."""
+        headers = {} if visit is None else {"Cookie": f"session={visit.token}"}
+        await asyncio.sleep(PAUSE_SECONDS)
+        begun = time.monotonic()
+        try:
+            url = chance.choice(self.bases) + path
+            async with self._client.request(method, url, headers=headers) as answer:
+                text = await answer.text()
+                self._count(answer.status, begun, f"{method} {path}: {answer.status} {text[:80]}")
+                cookie = answer.cookies.get("session")
+                told = json.loads(text) if answer.status == 200 else None
+        except (ClientError, OSError):
+            # Also a connection that broke in mid-answer: nothing was promised.
+            self.books.unreachable += 1
+            return 0, None, None
+        if told and told.get("left") != told.get("right"):
+            self.books.half += 1
+        return answer.status, told, cookie.value if cookie else None
+
+    def _count(self, status: int, begun: float, told: str) -> None:
+        if status == 503:
+            self.books.refused += 1
+            return
+        if status not in (200, 401):
+            self.books.wrong.append(told)
+        self.books.answered += 1
+        self.books.slowest_seconds = max(self.books.slowest_seconds, time.monotonic() - begun)
+        self._note_silence()
+
+    def _note_silence(self) -> None:
+        now = time.monotonic()
+        self.books.silence_seconds = max(self.books.silence_seconds, now - self._last_answer)
+        self._last_answer = now
+
+    async def _audit(self) -> None:
+        """Read every session once more, at any process."""
+        before = Books(**vars(self.books))
+        self.books.sessions = len(self.visits)
+        waiting = iter(self.visits)
+
+        async def work() -> None:
+            for visit in waiting:
+                await self._look_up(visit)
+
+        async with asyncio.timeout(LONGEST_SECONDS):
+            await asyncio.gather(*(work() for _ in range(self._visitors)))
+        # What the look-up itself asks is no part of the load.
+        for name in ("answered", "refused", "unreachable", "silence_seconds", "slowest_seconds"):
+            setattr(self.books, name, getattr(before, name))
+
+    async def _look_up(self, visit: Visit) -> None:
+        status, told = 0, None
+        while status not in (200, 401):
+            status, told, _ = await self._send(self._random, "GET", "/read", visit)
+        if status == 200:
+            self.books.resurrected += visit.logged_out
+            self.books.overtaken += told["left"] < visit.acknowledged
+            assert told["left"] <= visit.tried
+        elif not visit.logout_tried:
+            self.books.lost += 1

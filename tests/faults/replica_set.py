@@ -1,0 +1,169 @@
+"""Three real mongods that replicate, each behind a proxy of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from tests.faults.proxy import Proxy
+from tests.faults.waiting import until
+from tests.processes import free_port
+from webapp.devdb import Mongod
+
+NAME = "faults"
+MEMBERS = 3
+# MongoDB's own default: how long members wait for a silent primary before they elect another.
+ELECTION_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One server; members and apps know it by the port of its proxy alone."""
+
+    mongod: Mongod
+    proxy: Proxy
+
+    @property
+    def client(self) -> MongoClient[dict[str, Any]]:
+        """A connection past the proxy, to this member whatever it is; close it."""
+        return MongoClient(
+            self.mongod.uri, directConnection=True, serverSelectionTimeoutMS=2000, timeoutMS=20_000
+        )
+
+    def command(self, name: str, value: object = 1, **options: object) -> dict[str, Any]:
+        """Run one command of the admin database."""
+        with self.client as client:
+            return client.admin.command(name, value, **options)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it takes itself for the primary."""
+        try:
+            return bool(self.command("hello")["isWritablePrimary"])
+        except PyMongoError:
+            return False
+
+    def kill(self) -> None:
+        """End it as a power cut would, SIGKILL, and start it again on what its disk holds."""
+        os.kill(self.mongod.pid, signal.SIGKILL)
+        self.mongod.stop()
+
+    def freeze(self) -> None:
+        """Stop it where it stands: it neither answers nor closes a connection."""
+        os.kill(self.mongod.pid, signal.SIGSTOP)
+
+    def step_down(self) -> None:
+        """Make it hand over to a member that has caught up, as a rolling upgrade does."""
+
+        def accepts() -> bool:
+            try:
+                self.command("replSetStepDown", 4, secondaryCatchUpPeriodSecs=3)
+            except OperationFailure:
+                return False
+            return True
+
+        until(accepts)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.mongod.pid, signal.SIGCONT)
+
+
+class ReplicaSet:
+    """What a test does to the members, and how an app reaches them."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+
+    @property
+    def uri(self) -> str:
+        """The address for apps, with the majority's acknowledgement."""
+        hosts = ",".join(f"127.0.0.1:{member.proxy.port}" for member in self.members)
+        return f"mongodb://{hosts}/?replicaSet={NAME}&w=majority"
+
+    def primary(self, *, other_than: Member | None = None) -> Member:
+        """Wait for a primary and return it."""
+        candidates = [member for member in self.members if member is not other_than]
+        return until(lambda: next((m for m in candidates if m.is_primary), None))
+
+    def others(self, member: Member) -> list[Member]:
+        """Return the other members."""
+        return [other for other in self.members if other is not member]
+
+    def cut_off(self, member: Member, *, with_apps: Collection[int] = ()) -> None:
+        """Part a member, and app processes beside it, from everybody else, both ways."""
+        member.proxy.stall(spare=with_apps)
+        for other in self.others(member):
+            other.proxy.stall(sources={member.mongod.pid, *with_apps})
+
+    def heal(self) -> None:
+        """End every parting."""
+        for member in self.members:
+            member.proxy.heal()
+
+    def wait_until_whole(self) -> None:
+        """Return when there is one primary and two others that follow it closely."""
+
+        def is_whole() -> bool:
+            try:
+                states = self.primary().command("replSetGetStatus")["members"]
+            except PyMongoError:
+                return False
+            names = sorted(state["stateStr"] for state in states)
+            applied = [state["optime"]["ts"].time for state in states if "optime" in state]
+            whole = names == ["PRIMARY", "SECONDARY", "SECONDARY"]
+            return whole and max(applied) - min(applied) <= 1
+
+        until(is_whole, seconds=90)
+
+
+@contextmanager
+def replica_set(
+    binary: Path, directory: Path, *, election_seconds: float = ELECTION_SECONDS
+) -> Iterator[ReplicaSet]:
+    """Run a replica set; every member is ended afterwards, frozen ones too."""
+    arguments = ("--replSet", NAME, "--oplogSize", "64")
+    with ExitStack() as stack:
+        members = []
+        for number in range(MEMBERS):
+            port = free_port()
+            mongod = Mongod(binary, directory / str(number), port=port, arguments=arguments)
+            members.append(Member(mongod, stack.enter_context(Proxy(port))))
+            stack.callback(_end, mongod)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda member: member.mongod.start(), members))
+        hosts = [
+            {"_id": number, "host": f"127.0.0.1:{member.proxy.port}"}
+            for number, member in enumerate(members)
+        ]
+        settings = {"electionTimeoutMillis": int(election_seconds * 1000)}
+        members[0].command("replSetInitiate", {"_id": NAME, "members": hosts, "settings": settings})
+        whole = ReplicaSet(members)
+        until(lambda: _stands_for_election(members[0]))
+        whole.wait_until_whole()
+        yield whole
+
+
+def _stands_for_election(member: Member) -> bool:
+    # At once: by itself it would first wait for another primary, as long as for a silent one.
+    try:
+        member.command("replSetStepUp")
+    except PyMongoError:
+        return False
+    return True
+
+
+def _end(mongod: Mongod) -> None:
+    # Without ceremony, and frozen ones too: a primary that is asked to end waits for the others.
+    if mongod._process is not None:
+        mongod._process.kill()
+    mongod.stop()

@@ -1,0 +1,138 @@
+"""App processes whose clocks differ by minutes, and a clock that is set back.
+
+What is promised: a session is judged by the clock of the process that is asked. Clocks that
+differ by less than the idle timeout end no session that is in use, whichever process is asked; the
+end of an unused one shifts by the difference, at most. No clock lets a session live on that was
+logged out, and none moves its dates back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from pymongo import MongoClient
+
+from tests.faults.conftest import App, StartApp
+from tests.faults.test_expiry import set_clock, status_of
+from webapp.devdb import Mongod
+
+MINUTE = 60.0
+IDLE_SECONDS = 30 * MINUTE
+ABSOLUTE_SECONDS = 120 * MINUTE
+DIFFERENCE_SECONDS = 5 * MINUTE
+
+
+@pytest.fixture
+def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, App]:
+    """Run two processes: sessions idle out after 30 minutes and end after two hours."""
+    timeouts = ("--max-age", str(IDLE_SECONDS), "--absolute-timeout", str(ABSOLUTE_SECONDS))
+    uri, own = f"{mongod.uri}/?journal=true", ("--database", database_name)
+    return start_app(uri, *timeouts, *own), start_app(uri, *timeouts, *own, driver="motor")
+
+
+async def sign_in(client: ClientSession, app: App) -> tuple[str, int]:
+    """Open a session; return its token and the cookie's Max-Age."""
+    async with client.post(f"{app.base}/login?owner=ada") as answer:
+        assert answer.status == 200
+        cookie = answer.cookies["session"]
+        return cookie.value, int(cookie["max-age"])
+
+
+def stored(mongod: Mongod, database_name: str) -> dict[str, Any]:
+    """Return the one stored session."""
+    with MongoClient[dict[str, Any]](mongod.uri) as client:
+        (document,) = client[database_name]["sessions"].find()
+        return document
+
+
+async def test_sessions_in_use_live_on_between_clocks_that_differ_by_minutes(
+    apps: tuple[App, App], mongod: Mongod, database_name: str
+) -> None:
+    """Asked in turn by a process that is five minutes ahead, for far longer than the idle time."""
+    early, late = apps
+    async with ClientSession() as client:
+        token, _ = await sign_in(client, early)
+
+        for passed_minutes in range(0, 110, 10):
+            await set_clock(client, early, passed_minutes * MINUTE)
+            await set_clock(client, late, passed_minutes * MINUTE + DIFFERENCE_SECONDS)
+            before = stored(mongod, database_name)
+            assert await status_of(client, late, token) == 200
+            assert await status_of(client, early, token, "POST", f"/set?n={passed_minutes}") == 200
+            after = stored(mongod, database_name)
+            assert after["expires_at"] >= before["expires_at"]
+            assert after["last_seen_at"] >= before["last_seen_at"]
+
+
+async def test_end_of_an_unused_session_shifts_by_the_difference_at_most(
+    apps: tuple[App, App],
+) -> None:
+    """The process that is ahead ends it five minutes earlier; the other on the minute."""
+    early, late = apps
+    async with ClientSession() as client:
+        token, _ = await sign_in(client, early)
+
+        # One minute before its end by one clock, four after it by the other.
+        await set_clock(client, early, IDLE_SECONDS - MINUTE)
+        await set_clock(client, late, IDLE_SECONDS - MINUTE + DIFFERENCE_SECONDS)
+
+        assert await status_of(client, late, token) == 401
+        assert await status_of(client, early, token) == 200
+
+
+async def test_session_of_a_clock_ahead_ends_by_every_clock(apps: tuple[App, App]) -> None:
+    """Made five minutes in the future, it lives five minutes longer by the other clock, no more."""
+    early, late = apps
+    async with ClientSession() as client:
+        await set_clock(client, late, DIFFERENCE_SECONDS)
+        token, max_age = await sign_in(client, late)
+        assert max_age == IDLE_SECONDS
+
+        await set_clock(client, early, IDLE_SECONDS + DIFFERENCE_SECONDS - MINUTE)
+        assert await status_of(client, early, token) == 200
+        await set_clock(client, early, 2 * (IDLE_SECONDS + DIFFERENCE_SECONDS))
+        assert await status_of(client, early, token) == 401
+
+
+async def test_absolute_timeout_holds_over_clocks_that_differ(apps: tuple[App, App]) -> None:
+    """In use all the time, the session ends two hours after its creation, by whoever is asked."""
+    early, late = apps
+    async with ClientSession() as client:
+        token, _ = await sign_in(client, early)
+        for minutes in range(0, 120, 10):
+            await set_clock(client, early, minutes * MINUTE)
+            assert await status_of(client, early, token) == 200
+
+        await set_clock(client, late, ABSOLUTE_SECONDS - MINUTE + DIFFERENCE_SECONDS)
+        await set_clock(client, early, ABSOLUTE_SECONDS + MINUTE)
+
+        assert await status_of(client, late, token) == 401
+        assert await status_of(client, early, token) == 401
+
+
+async def test_clock_that_is_set_back_ends_nothing_and_revives_nothing(
+    apps: tuple[App, App], mongod: Mongod, database_name: str
+) -> None:
+    """An hour back: who is signed in stays so and can save; who signed out stays signed out."""
+    app, _ = apps
+    async with ClientSession() as client:
+        gone, _ = await sign_in(client, app)
+        assert await status_of(client, app, gone) == 200
+        headers = {"Cookie": f"session={gone}"}
+        async with client.post(f"{app.base}/logout", headers=headers) as answer:
+            assert answer.status == 200
+        token, _ = await sign_in(client, app)
+        before = stored(mongod, database_name)
+
+        await set_clock(client, app, -60 * MINUTE)
+
+        assert await status_of(client, app, token) == 200
+        assert await status_of(client, app, token, "POST", "/set?n=5") == 200
+        after = stored(mongod, database_name)
+        dates = ("created_at", "last_seen_at", "expires_at")
+        assert [after[name] for name in dates] == [before[name] for name in dates]
+        assert await status_of(client, app, token, "POST", "/renew") == 200
+        assert await status_of(client, app, token) == 401
+        assert await status_of(client, app, gone) == 401

@@ -1,0 +1,136 @@
+"""MongoDB's own sweeping of expired sessions, on a server that sweeps every second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from pymongo import MongoClient
+
+from tests.faults.conftest import App, StartApp
+from tests.faults.waiting import until
+from tests.processes import free_port
+from webapp.devdb import Mongod
+
+MAX_AGE_SECONDS = 600
+EACH = 200
+
+
+@pytest.fixture
+def sweeping(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
+    """Run a mongod whose TTL monitor runs every second instead of every minute."""
+    arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
+    with Mongod(mongod_binary, tmp_path / "ttl", port=free_port(), arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture
+def app(sweeping: Mongod, start_app: StartApp) -> App:
+    """Run an app whose sessions idle out after ten minutes of its clock."""
+    return start_app(f"{sweeping.uri}/?journal=true", "--max-age", str(MAX_AGE_SECONDS))
+
+
+def swept(server: Mongod) -> dict[str, int]:
+    """Return how often the server swept, and how many sessions it removed."""
+    with MongoClient[dict[str, Any]](server.uri) as client:
+        ttl = client.admin.command("serverStatus")["metrics"]["ttl"]
+    return {name: int(ttl[name]) for name in ("passes", "deletedDocuments")}
+
+
+def wait_for_two_sweeps(server: Mongod) -> None:
+    """Return when a sweep has run that began after this call."""
+    goal = swept(server)["passes"] + 2
+    until(lambda: swept(server)["passes"] >= goal)
+
+
+async def opened(client: ClientSession, app: App, number: int) -> list[str]:
+    """Open sessions; return their tokens."""
+    tokens = []
+    for owner in range(number):
+        async with client.post(f"{app.base}/login?owner={owner}") as answer:
+            assert answer.status == 200
+            tokens.append(answer.cookies["session"].value)
+    return tokens
+
+
+async def set_clock(client: ClientSession, app: App, ahead_seconds: float) -> None:
+    """Let the app's clock run ahead of the server's, or behind it."""
+    async with client.post(f"{app.base}/clock?ahead={ahead_seconds}") as answer:
+        assert answer.status == 200
+
+
+async def status_of(
+    client: ClientSession, app: App, token: str, method: str = "GET", path: str = "/read"
+) -> int:
+    """Send one request of a session."""
+    headers = {"Cookie": f"session={token}"}
+    async with client.request(method, app.base + path, headers=headers) as answer:
+        if answer.status == 200:
+            told = await answer.json()
+            assert told["left"] == told["right"]
+        return answer.status
+
+
+async def test_sweep_removes_what_is_over_and_nothing_else(sweeping: Mongod, app: App) -> None:
+    """200 sessions that ended a minute ago go, 200 that end in a minute and 200 new ones stay."""
+    async with ClientSession() as client:
+        await set_clock(client, app, -(MAX_AGE_SECONDS + 60))
+        over = await opened(client, app, EACH)
+        await set_clock(client, app, -(MAX_AGE_SECONDS - 60))
+        nearly = await opened(client, app, EACH)
+        await set_clock(client, app, 0)
+        new = await opened(client, app, EACH)
+
+        await asyncio.to_thread(wait_for_two_sweeps, sweeping)
+
+        assert swept(sweeping)["deletedDocuments"] == EACH
+        assert {await status_of(client, app, token) for token in over} == {401}
+        assert {await status_of(client, app, token) for token in nearly + new} == {200}
+
+
+@pytest.mark.long
+async def test_session_saved_while_the_sweep_runs_is_kept_or_ended_never_half(
+    sweeping: Mongod, app: App
+) -> None:
+    """900 sessions end within nine seconds; each is saved again and again around its end.
+
+    A save that moved the dates, and was acknowledged, holds: the session is there afterwards. One
+    that came too late wrote nothing, and the session is gone as a whole.
+    """
+    async with ClientSession() as client:
+        tokens: list[str] = []
+        for seconds in range(1, 10):
+            await set_clock(client, app, -(MAX_AGE_SECONDS - seconds))
+            tokens += await opened(client, app, 100)
+        await set_clock(client, app, 0)
+
+        kept: set[str] = set()
+        ended: set[str] = set()
+
+        async def save_at_its_end(token: str, chance: int) -> None:
+            # Of each hundred some save early, most in the very second in which they end.
+            when = begun + chance / 100 * 10
+            await asyncio.sleep(max(0, when - time.monotonic()))
+            status = await status_of(client, app, token, "POST", f"/set?n={chance}")
+            (kept if status == 200 else ended).add(token)
+            assert status in (200, 401)
+
+        begun = time.monotonic()
+        order = [(token, (7 * number) % 100) for number, token in enumerate(tokens)]
+        await asyncio.gather(*(save_at_its_end(token, chance) for token, chance in order))
+        await asyncio.to_thread(wait_for_two_sweeps, sweeping)
+
+        assert {await status_of(client, app, token) for token in kept} == {200}
+        assert {await status_of(client, app, token) for token in ended} == {401}
+        assert min(len(kept), len(ended)) > 100
+        with MongoClient[dict[str, Any]](sweeping.uri) as server:
+            stored = list(server["faults"]["sessions"].find())
+        assert len(stored) == len(kept)
+        whole = {"_id", "created_at", "last_seen_at", "expires_at", "max_age", "persistent"}
+        assert all(whole <= set(document) for document in stored)
+        assert {len(document["values"]) for document in stored} == {3}

@@ -1,0 +1,178 @@
+"""One mongod without a replica: killed, slow, cut off in mid-answer, out of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.faults.conftest import Report, StartApp
+from tests.faults.load import VISITORS, Load
+from tests.faults.proxy import Proxy
+from tests.faults.waiting import until
+from tests.processes import free_port
+from webapp.devdb import Mongod
+
+# storage's default: how long one load or one save waits for MongoDB.
+OPERATION_TIMEOUT_SECONDS = 5.0
+
+
+@pytest.fixture
+def proxy(server: Mongod) -> Iterator[Proxy]:
+    """Run a proxy in front of the server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+def through(proxy: Proxy) -> str:
+    """Return the server's address as it is seen through a proxy."""
+    return f"mongodb://127.0.0.1:{proxy.port}/?journal=true"
+
+
+def restarted(server: Mongod) -> None:
+    """Kill a server as a power cut would, and start it on what its disk holds."""
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    server.start()
+
+
+async def kill_under_load(server: Mongod, start_app: StartApp, times: int) -> Load:
+    """Kill and restart the server again and again under load."""
+    uri = f"{server.uri}/?journal=true"
+    apps = start_app(uri, driver="motor"), start_app(uri, driver="pymongo")
+    async with Load([app.base for app in apps]) as load:
+        for _ in range(times):
+            await load.answers(200)
+            await asyncio.to_thread(restarted, server)
+            await load.answers(200)
+    return load
+
+
+def kept_every_promise(load: Load) -> None:
+    """Check that all that was acknowledged is there, and all that was ended is not."""
+    books = load.books
+    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
+    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+
+
+async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
+    server: Mongod, start_app: StartApp, report: Report
+) -> None:
+    """SIGKILL once; `journal=true` makes an acknowledgement mean "on the disk"."""
+    load = await kill_under_load(server, start_app, 1)
+
+    report("single mongod killed with SIGKILL, once", load.books, VISITORS)
+    kept_every_promise(load)
+
+
+@pytest.mark.long
+async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
+    server: Mongod, start_app: StartApp, report: Report
+) -> None:
+    """SIGKILL eight times, restarts in between."""
+    load = await kill_under_load(server, start_app, 8)
+
+    report("single mongod killed with SIGKILL, 8 times", load.books, VISITORS)
+    kept_every_promise(load)
+
+
+@pytest.mark.long
+async def test_slow_answers_are_waited_for_and_too_slow_ones_are_refused_in_time(
+    proxy: Proxy, start_app: StartApp, report: Report
+) -> None:
+    """0.2 s late: every request is served. 7 s late: 503 at the deadline. Healed: served."""
+    apps = start_app(through(proxy), driver="motor"), start_app(through(proxy), driver="pymongo")
+    async with Load([app.base for app in apps]) as load:
+        proxy.delay(0.2)
+        await load.answers(300)
+        assert load.books.refused == 0
+        report("every answer 0.2 s late", load.books, VISITORS)
+
+        proxy.delay(OPERATION_TIMEOUT_SECONDS + 2)
+        begun = time.monotonic()
+        await asyncio.to_thread(until, lambda: load.books.refused >= VISITORS)
+        assert time.monotonic() - begun < OPERATION_TIMEOUT_SECONDS + 3
+
+        proxy.heal()
+        await load.answers(300)
+
+    report("every answer 7 s late, then healed", load.books, VISITORS)
+    kept_every_promise(load)
+
+
+@pytest.mark.long
+async def test_connections_that_break_in_mid_answer_harm_nobody(
+    proxy: Proxy, start_app: StartApp, report: Report
+) -> None:
+    """One answer in thirty ends half-way. Reads are repeated; a save is repeated or refused."""
+    apps = start_app(through(proxy), driver="motor"), start_app(through(proxy), driver="pymongo")
+    seen = 0
+
+    def one_of_thirty(_sent: bytes) -> bool:
+        nonlocal seen
+        seen += 1
+        return seen % 30 == 0
+
+    async with Load([app.base for app in apps]) as load:
+        proxy.break_answers(one_of_thirty)
+        await load.answers(2000)
+        proxy.break_answers(lambda _sent: False)
+
+    report("connections broken half-way through an answer, 1 in 30", load.books, VISITORS)
+    kept_every_promise(load)
+
+
+@pytest.mark.long
+async def test_server_out_of_connections_serves_again_when_some_are_free(
+    mongod_binary: Path, tmp_path: Path, start_app: StartApp, report: Report
+) -> None:
+    """Strangers hold all 40; the app that is connected goes on, one that comes refuses with 503."""
+    arguments = ("--maxConns", "40")
+    with (
+        Mongod(mongod_binary, tmp_path / "small", port=free_port(), arguments=arguments) as small,
+        ExitStack() as strangers,
+    ):
+        early = start_app(small.uri)
+        async with Load([early.base]) as load:
+            await load.answers(100)
+            _take_every_connection(small, strangers)
+            await load.answers(300)
+            assert load.books.refused == 0
+            # Its first try to make the indexes waits for its timeout before it serves.
+            late = await asyncio.to_thread(start_app, small.uri)
+            async with ClientSession() as client:
+                headers = {"Cookie": f"session={load.visits[0].token}"}
+                async with client.get(f"{late.base}/read", headers=headers) as answer:
+                    assert answer.status == 503
+                    assert answer.headers["Retry-After"] == "1"
+                async with client.get(f"{late.base}/plain") as answer:
+                    assert answer.status == 200
+            strangers.close()
+            load.bases.append(late.base)
+            await load.answers(300)
+
+    report("all connections of the server taken", load.books, VISITORS)
+
+
+def _take_every_connection(server: Mongod, strangers: ExitStack) -> None:
+    """Open connections until the server closes a new one at once."""
+    for _ in range(200):
+        stranger = strangers.enter_context(
+            socket.create_connection(("127.0.0.1", server.port), timeout=0.3)
+        )
+        try:
+            if stranger.recv(1) == b"":
+                return
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return
+    raise AssertionError("the server took 200 connections")
