@@ -13,7 +13,7 @@ PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq -
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run test test-faults test-lowest lint format types bench bench-micro bench-scale venv node lock clean
+.PHONY: help run test test-faults test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ format: venv  ## mend what lint finds, where a program can
 
 types: venv  ## check the types of both packages
 	$(PY) -m mypy
+
+screenshots: venv  ## write the pictures of README and docs with a real Chromium; look at them before you commit
+	$(PY) -m tests.browser.screenshots
 
 bench: $(VENV)/.bench-is-installed node-bench  ## measure against the rivals (QUICK=1: a short run) and write docs/benchmarks.*
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
