@@ -164,6 +164,7 @@ def add_routes(app: web.Application) -> None:
         autoescape=True,
         default_helpers=False,
         undefined=jinja2.StrictUndefined,
+        auto_reload=not app[CONFIG].production,
         trim_blocks=True,
         lstrip_blocks=True,
         filters={"relative": lambda moment: relative(moment, datetime.now(UTC))},

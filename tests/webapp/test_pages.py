@@ -26,6 +26,7 @@ from tests.webapp.people import (
     text_of,
 )
 from tests.webapp.test_destinations import HOSTILE
+from webapp.accounts import ACCOUNTS
 from webapp.devdb import Mongod, find_mongod
 from webapp.keys import STORAGE
 
@@ -132,6 +133,46 @@ async def test_too_many_sign_ins_are_told_how_long_to_wait(client: Client) -> No
     assert response.headers["Retry-After"] == "1"
     assert "Too many attempts, try again in 1 second." in await text_of(response)
     assert f'value="{ADA["email"]}"' in await response.text()
+
+
+async def test_a_full_password_pool_keeps_what_was_typed(client: Client) -> None:
+    """503 with Retry-After and a sentence, in the form, with the address still there."""
+    await sign_up(client)
+    room = client.app[ACCOUNTS]._passwords._room
+    while room.acquire(blocking=False):
+        pass
+
+    response = await client.post("/login", data=SIGN_IN)
+
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "2"
+    assert "Too many people are signing in at this moment" in await text_of(response)
+    assert f'value="{ADA["email"]}"' in await response.text()
+
+
+@pytest.mark.parametrize("signed_in", [False, True], ids=["a stranger", "somebody signed in"])
+async def test_a_double_clicked_sign_in_signs_nobody_out(
+    client: Client, *, signed_in: bool
+) -> None:
+    """Whichever answer comes last, its cookie is that of a living session."""
+    await arrive(client)
+    jar = client.session.cookie_jar
+    old = jar.filter_cookies(client.make_url("/"))["session"].value
+    headers = {"Cookie": f"session={old}"} if signed_in else {}
+    jar.clear()
+
+    async with another_device(client) as one, another_device(client) as two:
+        answers = await asyncio.gather(
+            one.post("/login", data=SIGN_IN, headers=headers, allow_redirects=False),
+            two.post("/login", data=SIGN_IN, headers=headers, allow_redirects=False),
+        )
+
+        assert [answer.status for answer in answers] == [303, 303]
+        for answer in answers:
+            if "session" in answer.cookies:
+                sent = {"Cookie": f"session={answer.cookies['session'].value}"}
+                assert (await client.get("/api/profile", headers=sent)).status == 200
+        assert any("session" in answer.cookies for answer in answers)
 
 
 @pytest.mark.parametrize(
