@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,9 @@ from storage.document import Change, Document, Stored, alive, parse
 from storage.errors import StorageUnavailable, Unreadable
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.store import Draft, Store, sealed_values
+from storage.tokens import to_handle
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,18 @@ async def renew(
         if removed is None and not may_be_gone:
             await store.delete(new.stored.identifier, draft.deadline)
             return None
-        if removed is None or not adopt:
-            return Renewed(new, {}, [])
-        return await _adopt(store, old, new, removed, draft)
     except StorageUnavailable:
         store.abandon(new.stored.identifier)
         raise
+    if removed is None or not adopt:
+        return Renewed(new, {}, [])
+    try:
+        return await _adopt(store, old, new, removed, draft)
+    except StorageUnavailable:
+        # The old session is gone: to give the new one up as well would sign the visitor out.
+        handle = to_handle(old.stored.identifier)[:8]
+        logger.warning("session %s was renewed without what others changed meanwhile", handle)
+        return Renewed(new, {}, [])
 
 
 async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> Document | None:

@@ -1,0 +1,224 @@
+"""MongoDB fails at one step of a save: what was not stored is no success, and nobody signed out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import get_session, new_session
+from pymongo import AsyncMongoClient, MongoClient
+
+from tests.storage.conftest import (
+    Clock,
+    Handler,
+    MakeStorage,
+    OpenSite,
+    Site,
+    cookie_of,
+    set_cookie_of,
+    until,
+)
+from tests.storage.overlap import during
+from webapp.devdb import Mongod, find_mongod
+
+
+@pytest.fixture(scope="module")
+def faulty_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a second server, one that fails commands when it is told to."""
+    arguments = ("--setParameter", "enableTestCommands=1")
+    folder = tmp_path_factory.mktemp("faulty")
+    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture
+async def collection(faulty_mongod: Mongod) -> AsyncIterator[Any]:
+    """Open a collection on that server."""
+    async with AsyncMongoClient[dict[str, Any]](faulty_mongod.uri) as client:
+        await client.drop_database("faulty")
+        yield client["faulty"]["sessions"]
+
+
+def fail(server: Mongod, command: str) -> None:
+    """Let the server close the connection at the next command of that name."""
+    with MongoClient[dict[str, Any]](server.uri) as client:
+        client.admin.command(
+            "configureFailPoint",
+            "failCommand",
+            mode={"times": 1},
+            data={"failCommands": [command], "closeConnection": True},
+        )
+
+
+async def test_touch_that_fails_serves_the_read_without_a_cookie(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    faulty_mongod: Mongod,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The visitor sees the page; the log says what was not written; the next request touches."""
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    clock.advance(60)
+    fail(faulty_mongod, "update")
+
+    with caplog.at_level(logging.WARNING, logger="storage"):
+        failed = await visitor.do(dict)
+    following = await visitor.do(dict)
+
+    assert failed.status == 200
+    assert await failed.json() == {"a": 1}
+    assert set_cookie_of(failed) == []
+    assert any("was not touched" in line.getMessage() for line in caplog.records)
+    assert cookie_of(following)["max-age"] == "1200"
+
+
+async def test_save_that_fails_is_unavailable_even_when_a_touch_was_due(
+    open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod, clock: Clock
+) -> None:
+    """A change that was not stored is no success: 503, no cookie, and the next request touches."""
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    clock.advance(60)
+    fail(faulty_mongod, "update")
+
+    failed = await visitor.do(lambda session: session.update(a=2))
+    following = await visitor.do(dict)
+
+    assert failed.status == 503
+    assert set_cookie_of(failed) == []
+    assert await following.json() == {"a": 1}
+    assert cookie_of(following)["max-age"] == "1200"
+
+
+async def test_changed_max_age_that_was_not_stored_is_unavailable(
+    open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod
+) -> None:
+    """Nobody is told "remember me" when nobody remembers."""
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    fail(faulty_mongod, "update")
+
+    failed = await visitor.do(lambda session: setattr(session, "max_age", 86400))
+
+    assert failed.status == 503
+    assert set_cookie_of(failed) == []
+
+
+def _begin_anew(session: Any) -> None:
+    session.invalidate()
+    session["name"] = "Bob"
+
+
+async def _supersede(request: web.Request) -> web.Response:
+    (await new_session(request))["name"] = "Bob"
+    return web.Response()
+
+
+def _changing(change: Callable[[Any], Any]) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        change(await get_session(request))
+        return web.Response()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "step"),
+    [
+        pytest.param(_changing(lambda s: s.update(name="Bob")), "update", id="change"),
+        pytest.param(_changing(lambda s: s.invalidate()), "delete", id="logout"),
+        pytest.param(_changing(lambda s: s.renew()), "insert", id="renewal, first step"),
+        pytest.param(_changing(lambda s: s.renew()), "findAndModify", id="renewal, second step"),
+        pytest.param(_changing(lambda s: s.update(user_id=7)), "insert", id="login, first step"),
+        pytest.param(
+            _changing(lambda s: s.update(user_id=7)), "findAndModify", id="login, second step"
+        ),
+        pytest.param(_changing(_begin_anew), "insert", id="begun anew, first step"),
+        pytest.param(_changing(_begin_anew), "findAndModify", id="begun anew, second step"),
+        pytest.param(_supersede, "insert", id="new session, first step"),
+        pytest.param(_supersede, "delete", id="new session, second step"),
+    ],
+)
+async def test_save_that_fails_at_any_step_leaves_the_session_as_it_was(
+    handler: Handler, step: str, site: Site, faulty_mongod: Mongod, collection: Any
+) -> None:
+    """503 and no cookie; the session goes on, and what was begun for it is taken back."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+    fail(faulty_mongod, step)
+
+    failed = await visitor.visit(handler)
+
+    assert failed.status == 503
+    assert failed.headers["Retry-After"] == "1"
+    assert set_cookie_of(failed) == []
+    assert await visitor.session() == {"name": "Ada"}
+
+    async def taken_back() -> bool:
+        return bool(await collection.count_documents({}) == 1)
+
+    await until(taken_back)
+
+
+async def test_first_save_that_fails_sends_no_cookie(
+    site: Site, faulty_mongod: Mongod, collection: Any
+) -> None:
+    """Never a cookie for a session that was not stored."""
+    visitor = await site.visitor()
+    fail(faulty_mongod, "insert")
+
+    failed = await visitor.do(lambda session: session.update(name="Ada"))
+
+    assert failed.status == 503
+    assert set_cookie_of(failed) == []
+    assert await collection.count_documents({}) == 0
+
+
+async def test_renewal_that_cannot_take_neighbours_values_along_signs_nobody_out(
+    site: Site, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old session is gone by then: better one value less, and a line in the log."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(user_id=7, cart=[0]))
+    neighbour = await site.visitor(visitor.cookie)
+
+    async def meanwhile() -> None:
+        await neighbour.do(lambda session: session["cart"].append(1))
+        fail(faulty_mongod, "update")
+
+    with caplog.at_level(logging.WARNING, logger="storage.renewal"):
+        response = await during(visitor, meanwhile, lambda session: session.renew())
+
+    assert response.status == 200
+    assert (await visitor.session())["user_id"] == 7
+    assert any("renewed without" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("started", [True, False], ids=["in the handler", "by the server"])
+async def test_stream_whose_session_cannot_be_stored_is_a_whole_503(
+    started: bool,  # noqa: FBT001 - a case
+    site: Site,
+    faulty_mongod: Mongod,
+) -> None:
+    """The error page is not garbled by the stream that did not start."""
+    visitor = await site.visitor()
+    fail(faulty_mongod, "insert")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["name"] = "Ada"
+        response = web.StreamResponse()
+        if started:
+            await response.prepare(request)
+        return response
+
+    failed = await visitor.visit(handler)
+
+    assert failed.status == 503
+    assert "try again" in await failed.text()
+    assert set_cookie_of(failed) == []
