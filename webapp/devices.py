@@ -8,10 +8,13 @@ from datetime import datetime
 from aiohttp import web
 from aiohttp_session import get_session
 
+from webapp import access
 from webapp.accounts import Account
+from webapp.events import event
 from webapp.keys import STORAGE
 
 UNKNOWN = "Unknown device"
+LOGGED_CHARACTERS = 8
 _READ_CHARACTERS = 512
 
 # The first that is found wins: most browsers also claim to be those further down.
@@ -93,13 +96,17 @@ async def sign_out(request: web.Request, account: Account, handle: str) -> Devic
     if device is None:
         return None
     if device.current:
-        (await get_session(request)).invalidate()
+        await access.sign_out(request)
         return device
-    was_ended = await request.app[STORAGE].revoke(handle, owner=account.id)
-    return device if was_ended else None
+    if not await request.app[STORAGE].revoke(handle, owner=account.id):
+        return None
+    event(request, "revoked", account=account.id, handle=handle[:LOGGED_CHARACTERS])
+    return device
 
 
 async def sign_out_others(request: web.Request, account: Account) -> int:
     """Sign `account` out everywhere but here; return how many devices that were."""
     session = await get_session(request)
-    return await request.app[STORAGE].revoke_owner(account.id, keep=session)
+    count = await request.app[STORAGE].revoke_owner(account.id, keep=session)
+    event(request, "revoked", account=account.id, count=count)
+    return count

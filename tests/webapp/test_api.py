@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,17 +106,20 @@ async def test_remember_me_decides_how_long_the_cookie_lives(
     assert lifetime(response) == max_age
 
 
-async def test_signing_in_takes_a_new_session_and_ends_the_old_one(client: Client) -> None:
-    """Nothing of a former user's session survives the next sign-in: no fixation, no mixing."""
+@pytest.mark.parametrize("who", [ADA, GRACE], ids=["the same person", "somebody else"])
+async def test_signing_in_takes_a_new_session_and_ends_the_old_one(
+    client: Client, who: dict[str, str]
+) -> None:
+    """Nothing of the session before survives the next sign-in: no fixation, no mixing."""
     await sign_up(client, **GRACE)
     await arrive(client)
     old = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
 
-    await sign_in(client, email=GRACE["email"], password=GRACE["password"])
+    await sign_in(client, email=who["email"], password=who["password"])
 
     new = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
     assert old != new
-    assert (await (await client.get("/api/profile")).json())["username"] == "Grace"
+    assert (await (await client.get("/api/profile")).json())["username"] == who["username"]
     client.session.cookie_jar.clear()
     stale = await client.get("/api/profile", headers={"Cookie": f"session={old}"})
     assert stale.status == 401
@@ -175,6 +179,39 @@ async def test_one_device_signs_another_out(client: Client) -> None:
         assert (await phone.get("/api/profile")).status == 401
     assert (await client.delete(f"/api/sessions/{handle}")).status == 404
     assert (await client.get("/api/profile")).status == 200
+
+
+async def test_what_happened_is_told_to_the_log_without_whole_handles(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each outcome is one event; of a handle the first 8 characters are enough."""
+    caplog.set_level(logging.INFO, "webapp.events")
+    await arrive(client)
+    await sign_in(client, password="wrong password")
+    async with another_device(client) as phone:
+        await sign_in(phone)
+        (handle,) = await _others(client)
+        await client.delete(f"/api/sessions/{handle}")
+    await client.delete("/api/sessions")
+    await client.delete("/api/profile", json={"current_password": "wrong password"})
+    await client.post("/api/auth/logout")
+
+    told = [record for record in caplog.records if record.name == "webapp.events"]
+
+    assert [record.getMessage() for record in told] == [
+        "sign_up",
+        "sign_in",
+        "sign_in_failed",
+        "sign_in",
+        "revoked",
+        "revoked",
+        "password_refused",
+        "sign_out",
+    ]
+    fields = str([vars(record) for record in told])
+    assert handle[:8] in fields
+    for secret in (handle[:9], ADA["password"], "wrong password", ADA["email"]):
+        assert secret not in fields
 
 
 async def test_ending_ones_own_session_by_its_handle_is_a_logout(client: Client) -> None:

@@ -268,6 +268,7 @@ async def test_changing_the_password_signs_out_every_other_device(client: Client
         assert "Your password is changed. All other devices are signed out." in page
         told = await phone.get("/profile")
         assert "Your session has ended, please sign in again." in await text_of(told)
+    assert await client.app[STORAGE].count() == 1
     after = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
     assert before != after
     assert (await sign_in(client)).status == 401
