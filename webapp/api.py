@@ -73,8 +73,12 @@ async def sign_out_others(request: web.Request) -> web.Response:
 
 async def description(request: web.Request) -> web.Response:
     """Return the OpenAPI description of this API."""
-    minimum = request.app[CONFIG].password_min_length
-    return _json(openapi.description(password_min_length=minimum))
+    config = request.app[CONFIG]
+    return _json(
+        openapi.description(
+            password_min_length=config.password_min_length, cookie_name=config.cookie_name
+        )
+    )
 
 
 def add_routes(app: web.Application) -> None:

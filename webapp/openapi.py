@@ -17,7 +17,7 @@ _SECURED: dict[str, Any] = {"security": [{"session": []}]}
 _HANDLE = {"name": "handle", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def description(*, password_min_length: int) -> dict[str, Any]:
+def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]:
     """Build the description. `password_min_length` is the configured one, in characters."""
     return {
         "openapi": "3.1.0",
@@ -34,8 +34,8 @@ def description(*, password_min_length: int) -> dict[str, Any]:
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": "session",
-                    "description": "Set by signing in; `__Host-session` in production.",
+                    "name": cookie_name,
+                    "description": "Set by signing in.",
                 }
             },
         },

@@ -87,6 +87,43 @@ async def test_no_page_scrolls_sideways_or_fails_axe(
         assert visitor.complaints == []
 
 
+@pytest.mark.parametrize(
+    "markup",
+    [
+        pytest.param('<p style="color: red">red</p>', id="inline style"),
+        pytest.param('<img alt="" src="http://127.0.0.2:9/x.png">', id="another site"),
+        pytest.param("<script>1</script><p onclick='x()'>x</p>", id="inline script"),
+    ],
+)
+async def test_a_breach_of_the_content_policy_would_be_noticed(
+    browser: Browser, site: str, markup: str
+) -> None:
+    """The browser blocks what the policy forbids, and this test's record of it fills."""
+    async with visiting(browser, site) as visitor:
+        await visitor.open("/")
+        async with visitor.page.expect_console_message():
+            await visitor.page.evaluate(
+                "markup => document.body.append("
+                "document.createRange().createContextualFragment(markup))",
+                markup,
+            )
+
+        assert visitor.complaints != []
+
+
+async def test_a_picture_without_words_would_be_found(
+    browser: Browser, site: str, axe: str
+) -> None:
+    """The accessibility check finds what it is meant to find."""
+    async with visiting(browser, site) as visitor:
+        await visitor.open("/")
+        await visitor.page.evaluate("document.querySelector('img').removeAttribute('alt')")
+
+        (found,) = await findings(visitor, axe)
+
+        assert "critical image-alt" in found
+
+
 @pytest.mark.parametrize("width", [320, 390])
 async def test_big_text_still_fits_a_phone(
     browser: Browser, client: Client, site: str, width: int

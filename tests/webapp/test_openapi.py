@@ -63,7 +63,9 @@ def served(mongo_uri: str) -> Iterator[Served]:
         client.drop_database(database)
 
 
-SCHEMA = schemathesis.openapi.from_dict(openapi.description(password_min_length=15))
+SCHEMA = schemathesis.openapi.from_dict(
+    openapi.description(password_min_length=15, cookie_name="session")
+)
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 
 
