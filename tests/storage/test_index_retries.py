@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from storage import MongoStorage, StorageUnavailable
+from storage import IndexConflict, MongoStorage, StorageUnavailable
 from tests.storage.conftest import MakeStorage, OpenSite, until
 from webapp.devdb import Mongod, find_mongod
 
@@ -25,7 +25,8 @@ def late_mongod(mongod: Mongod, tmp_path: Path) -> Iterator[Mongod]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Mongod(find_mongod(os.environ), tmp_path, port=port)
+    arguments = ("--setParameter", "enableTestCommands=1")
+    server = Mongod(find_mongod(os.environ), tmp_path, port=port, arguments=arguments)
     yield server
     server.stop()
 
@@ -106,3 +107,36 @@ async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
 
     assert asyncio.get_running_loop().time() - started < 5
     assert storage_without_mongodb.counters["unavailable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "error"),
+    [
+        pytest.param("listIndexes", 11600, StorageUnavailable, id="shutting down at the look"),
+        pytest.param(
+            "createIndexes", 11600, StorageUnavailable, id="shutting down at the creation"
+        ),
+        pytest.param("listIndexes", 96, StorageUnavailable, id="failing at the look"),
+        pytest.param("createIndexes", 67, IndexConflict, id="refusing the index"),
+    ],
+)
+async def test_index_work_that_the_server_breaks_off_is_unavailable_or_a_conflict(
+    *,
+    make_storage: MakeStorage,
+    late_mongod: Mongod,
+    collection: Any,
+    command: str,
+    code: int,
+    error: type[Exception],
+) -> None:
+    """A server in trouble is asked again; one that refuses an index needs an administrator."""
+    await asyncio.to_thread(late_mongod.start)
+    await collection.database.client.admin.command(
+        "configureFailPoint",
+        "failCommand",
+        mode="alwaysOn",
+        data={"failCommands": [command], "errorCode": code},
+    )
+
+    with pytest.raises(error):
+        await make_storage().create_indexes()

@@ -24,6 +24,7 @@ USERS = {
     "looks": [*DATA, "listIndexes"],
     "creates": [*DATA, "listIndexes", "createIndex"],
     "repairs": [*DATA, "listIndexes", "createIndex", "collMod"],
+    "creates blindly": [*DATA, "createIndex"],
     "reads": ["find"],
     "stranger": ["collStats"],
 }
@@ -112,11 +113,11 @@ async def test_user_is_served_without_a_word_when_the_indexes_exist(
 
 
 @on_a_real_server
-@pytest.mark.parametrize("user", ["creates", "repairs"])
+@pytest.mark.parametrize("user", ["creates", "repairs", "creates blindly"])
 async def test_user_who_may_creates_the_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
 ) -> None:
-    """No more than `createIndex` and `listIndexes` is needed for it."""
+    """No more than `createIndex` is needed for it."""
     await make_storage(collection_of(user)).create_indexes()
 
     assert names(admin) == {"expires_at_1", "owner_1"}
@@ -176,6 +177,21 @@ async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command
 
     await storage.create_indexes()
     assert admin["app"]["sessions"].index_information()["expires_at_1"]["expireAfterSeconds"] == 0
+    assert names(admin) == {"expires_at_1", "owner_1"}
+
+
+@on_a_real_server
+async def test_index_that_a_user_may_not_even_see_is_a_conflict_all_the_same(
+    admin: Admin, collection_of: Login, make_storage: MakeStorage
+) -> None:
+    """Who may create but not list does not take another TTL index for ours."""
+    admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=60)
+
+    with pytest.raises(IndexConflict) as conflict:
+        await make_storage(collection_of("creates blindly")).create_indexes()
+
+    ((_database, command),) = commands_in(str(conflict.value))
+    assert command["indexes"][0]["key"] == {"expires_at": 1}
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 

@@ -65,6 +65,21 @@ async def test_save_seals_everything_anew_under_the_first_secret(
     assert [info.label async for info in finished.sessions(7)] == ["Firefox"]
 
 
+async def test_damaged_label_does_not_stop_a_rotation(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """It could not be read before and is empty afterwards; the values are carried over."""
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(FULL))
+    await collection.update_one({}, {"$set": {"label": b"\x01damaged"}})
+    rotating = make_storage(secrets=[NEW, OLD])
+
+    await visit(rotating, cookie, lambda session: session.update(a="changed"))
+
+    assert await key_ids(collection) == {NEW_ID}
+    assert await values(make_storage(secrets=NEW), cookie) == {**FULL, "a": "changed"}
+    assert [info.label async for info in rotating.sessions(7)] == [""]
+
+
 async def test_touch_seals_everything_anew(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
