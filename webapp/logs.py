@@ -107,6 +107,7 @@ def _quoted(value: object) -> str:
 
 def _is_not_a_parser_error(record: logging.LogRecord) -> bool:
     # aiohttp logs the bytes that it could not read, a cookie perhaps among them.  The access line
-    # of the same request tells that it was refused.
+    # of the same request tells that it was refused.  The second is met after the answer, in the
+    # rest of a body that nobody wanted: anyone could fill the log with its tracebacks.
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)

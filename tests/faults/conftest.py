@@ -16,9 +16,10 @@ from tests.processes import Process, free_port
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
 
 ROWS = pytest.StashKey[list[str]]()
+REMARKS = pytest.StashKey[list[str]]()
 COLUMNS = (
-    "fault | requests | under way | answered | refused (503) | longest silence, s"
-    " | sessions | lost | resurrected | stale reads | overtaken"
+    "fault | requests | under way | answered | refused (503) | app away"
+    " | longest silence, s | sessions | lost | resurrected | stale reads | overtaken"
 )
 
 
@@ -44,6 +45,7 @@ class App:
 
 StartApp = Callable[..., App]
 Report = Callable[[str, Books, int], None]
+Remark = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -95,11 +97,17 @@ def report(request: pytest.FixtureRequest) -> Report:
     def add(fault: str, books: Books, visitors: int) -> None:
         rows.append(
             f"{fault} | {books.requests} | {visitors} | {books.answered} | {books.refused}"
-            f" | {books.silence_seconds:.1f} | {books.sessions} | {books.lost}"
-            f" | {books.resurrected} | {books.stale} | {books.overtaken}"
+            f" | {books.unreachable} | {books.silence_seconds:.1f} | {books.sessions}"
+            f" | {books.lost} | {books.resurrected} | {books.stale} | {books.overtaken}"
         )
 
     return add
+
+
+@pytest.fixture
+def remark(request: pytest.FixtureRequest) -> Remark:
+    """Add a line to the end of the table: what does not fit into its columns."""
+    return request.config.stash.setdefault(REMARKS, []).append
 
 
 def pytest_terminal_summary(
@@ -107,7 +115,8 @@ def pytest_terminal_summary(
 ) -> None:
     """End the run with the table of docs/reliability.md."""
     rows = config.stash.get(ROWS, [])
-    if rows:
+    lines = [*([COLUMNS, *rows] if rows else []), *config.stash.get(REMARKS, [])]
+    if lines:
         terminalreporter.section("faults")
-        for row in (COLUMNS, *rows):
-            terminalreporter.write_line(row)
+    for line in lines:
+        terminalreporter.write_line(line)

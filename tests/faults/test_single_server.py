@@ -143,7 +143,7 @@ async def test_server_out_of_connections_serves_again_when_some_are_free(
         early = start_app(small.uri)
         async with Load([early.base]) as load:
             await load.answers(100)
-            _take_every_connection(small, strangers)
+            await asyncio.to_thread(_take_every_connection, small, strangers)
             await load.answers(300)
             assert load.books.refused == 0
             # Its first try to make the indexes waits for its timeout before it serves.

@@ -1,0 +1,64 @@
+"""App processes die or are exchanged under load; what they had acknowledged stands."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.faults.conftest import App, Report, StartApp
+from tests.faults.load import VISITORS, Load
+from webapp.devdb import Mongod
+
+
+@pytest.fixture
+def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, App]:
+    """Run two processes, one with each driver."""
+    uri, own = f"{mongod.uri}/?journal=true", ("--database", database_name)
+    return start_app(uri, *own, driver="motor"), start_app(uri, *own, driver="pymongo")
+
+
+async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int) -> Load:
+    """End the processes in turn under load, and start each again at once."""
+
+    def exchange(app: App) -> None:
+        app.process.signal(number)
+        app.process.wait()
+        app.restart()
+
+    async with Load([app.base for app in apps]) as load:
+        for turn in range(times):
+            await load.answers(50)
+            await asyncio.to_thread(exchange, apps[turn % 2])
+    return load
+
+
+def kept_every_promise(load: Load) -> None:
+    """Check that all that was acknowledged is there, whole, and all that was ended is not."""
+    books = load.books
+    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
+    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+
+
+async def test_nothing_acknowledged_is_lost_or_half_when_a_process_is_killed_in_mid_save(
+    apps: tuple[App, App], report: Report
+) -> None:
+    """SIGKILL, twice; a request that was cut off may be done or not, never half."""
+    load = await end_in_turn(apps, signal.SIGKILL, 2)
+
+    report("app process killed with SIGKILL, 2 times", load.books, VISITORS)
+    kept_every_promise(load)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+async def test_twenty_restarts_in_a_row_lose_nothing(
+    apps: tuple[App, App], report: Report, number: signal.Signals
+) -> None:
+    """Two processes in turn, twenty times; nobody is signed out and nobody comes back."""
+    load = await end_in_turn(apps, number, 20)
+
+    report(f"app process restarted with {number.name}, 20 times", load.books, VISITORS)
+    kept_every_promise(load)
+    assert load.books.refused == 0

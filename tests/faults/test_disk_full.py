@@ -1,0 +1,83 @@
+"""The database's disk is full: a file system of its own in memory, so the test needs root."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from tests.faults.conftest import Report, StartApp
+from tests.faults.load import VISITORS, Load
+from tests.faults.waiting import until
+from tests.processes import free_port
+from webapp.devdb import Mongod
+
+SIZE = "512m"
+KEPT_FREE_BYTES = 64 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a small file system; skip where that is not permitted."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    options = ("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs")
+    mounting = subprocess.run(["mount", *options, str(where)], capture_output=True, check=False)
+    if mounting.returncode != 0:
+        pytest.skip("mounting a file system is not permitted here; run this test as root")
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take what is free; return the file that takes it."""
+    ballast = disk / "ballast"
+    status = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - KEPT_FREE_BYTES)
+    return ballast
+
+
+@pytest.mark.long
+async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
+    disk: Path, mongod_binary: Path, start_app: StartApp, report: Report
+) -> None:
+    """The server ends itself when it cannot write; with room again it starts, and all is there."""
+    server = Mongod(mongod_binary, disk / "mongod", port=free_port())
+    with server:
+        uri = f"{server.uri}/?journal=true"
+        apps = start_app(uri, driver="motor"), start_app(uri, driver="pymongo")
+        async with Load([app.base for app in apps]) as load:
+            await load.answers(300)
+            ballast = await asyncio.to_thread(fill, disk)
+            # The journal has room left; the next checkpoint, once a minute by itself, has none.
+            await asyncio.to_thread(checkpoint, server)
+            await asyncio.to_thread(until, lambda: has_ended(server))
+            await asyncio.to_thread(until, lambda: load.books.refused >= VISITORS)
+            ballast.unlink()
+            server.stop()
+            await asyncio.to_thread(server.start)
+            await load.answers(300)
+
+    report("disk full until mongod ended, then room again", load.books, VISITORS)
+    books = load.books
+    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
+    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+
+
+def checkpoint(server: Mongod) -> None:
+    """Have the server write down what is only in its journal so far; it may die of that."""
+    with suppress(PyMongoError), MongoClient[dict[str, object]](server.uri) as client:
+        client.admin.command("fsync")
+
+
+def has_ended(server: Mongod) -> bool:
+    """Tell whether the server's process is gone."""
+    return server._process is None or server._process.poll() is not None

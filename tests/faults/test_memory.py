@@ -1,0 +1,122 @@
+"""Memory and descriptors of an app process stay flat, however many visitors and connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import App, Remark, StartApp
+from tests.faults.raw import pour
+from tests.faults.waiting import until
+from webapp.devdb import Mongod
+
+FLAT_BYTES = 10 * 1024 * 1024
+WRITES_ONE_IN = 10
+
+
+@pytest.fixture
+def app(mongod: Mongod, database_name: str, start_app: StartApp) -> App:
+    """Run an app that closes idle connections after a second."""
+    uri = f"{mongod.uri}/?journal=true"
+    return start_app(uri, "--database", database_name, "--keepalive", "1")
+
+
+def resident_bytes(app: App) -> int:
+    """Return how much memory the process has."""
+    lines = Path(f"/proc/{app.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def descriptors(app: App) -> int:
+    """Return how many files and sockets the process has open."""
+    return len(list(Path(f"/proc/{app.process.pid}/fd").iterdir()))
+
+
+def port_of(app: App) -> int:
+    """Return the port of an app."""
+    return int(app.base.rpartition(":")[2])
+
+
+async def open_sessions(app: App, number: int) -> list[bytes]:
+    """Open sessions; return their cookies."""
+    cookies: list[bytes] = []
+
+    def note(answer: bytes) -> None:
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        cookies.append(answer.split(b"Set-Cookie: ")[1].partition(b";")[0])
+
+    await pour(
+        port_of(app),
+        (b"POST /login?owner=%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(number)),
+        note,
+    )
+    return cookies
+
+
+def requests_of(cookies: list[bytes], number: int) -> Iterator[bytes]:
+    """Let the visitors ask one after another, every tenth request a change."""
+    for count, cookie in enumerate(islice(cycle(cookies), number)):
+        line = b"GET /read"
+        if count % WRITES_ONE_IN == 0:
+            line = b"POST /set?n=%d" % count
+        yield line + b" HTTP/1.1\r\nHost: a\r\nCookie: " + cookie + b"\r\n\r\n"
+
+
+def is_answered(answer: bytes) -> None:
+    """Check that a request was served."""
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+@pytest.mark.parametrize(
+    ("requests", "visitors"),
+    [
+        pytest.param(6_000, 2_000, id="six thousand requests"),
+        pytest.param(1_000_000, 100_000, id="a million requests", marks=pytest.mark.long),
+    ],
+)
+async def test_memory_and_descriptors_are_flat_over_many_requests_of_many_visitors(
+    app: App, requests: int, visitors: int, remark: Remark
+) -> None:
+    """After a tenth of it, which fills every cache, the process grows by 10 MB at most."""
+    cookies = await open_sessions(app, visitors)
+    await pour(port_of(app), requests_of(cookies, requests // 10), is_answered)
+    before, opened = resident_bytes(app), descriptors(app)
+
+    await pour(port_of(app), requests_of(cookies, requests), is_answered)
+
+    grown = resident_bytes(app) - before
+    remark(f"{requests} requests of {visitors} visitors: memory grew by {grown / 1e6:.1f} MB")
+    assert grown < FLAT_BYTES
+    until(lambda: descriptors(app) <= opened)
+
+
+@pytest.mark.long
+async def test_idle_connections_leave_nothing_behind(app: App) -> None:
+    """Thirty-eight times 300 connections ask once and fall silent: an hour of a 95 s keep-alive."""
+    (cookie,) = await open_sessions(app, 1)
+    request = next(requests_of([cookie], 1))
+
+    async def generation() -> int:
+        pairs = [await asyncio.open_connection("127.0.0.1", port_of(app)) for _ in range(300)]
+        for _, writer in pairs:
+            writer.write(request)
+        held = 0
+        for reader, writer in pairs:
+            is_answered(await reader.readuntil(b"}"))
+            held = max(held, descriptors(app)) if writer is pairs[0][1] else held
+        for reader, writer in pairs:
+            assert await reader.read() == b""  # the app has closed it
+            writer.close()
+        return held
+
+    await generation()
+    before, opened = resident_bytes(app), descriptors(app)
+    for _ in range(37):
+        assert await generation() > opened + 200
+
+    assert resident_bytes(app) - before < FLAT_BYTES
+    assert descriptors(app) <= opened
