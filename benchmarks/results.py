@@ -47,10 +47,10 @@ Results = dict[tuple[str, Load], Measured]  # by the peer's name
 
 def middle(several: Sequence[Measured]) -> Measured:
     """Return the median of each figure; failures are added up, memory is the last."""
-    requests = median(one.requests for one in several)
+    middling = sorted(several, key=lambda one: one.rate)[len(several) // 2]
     return Measured(
-        requests=round(requests),
-        seconds=requests / median(one.rate for one in several),
+        requests=middling.requests,
+        seconds=middling.seconds,
         p50_ms=median(one.p50_ms for one in several),
         p99_ms=median(one.p99_ms for one in several),
         failures=sum(one.failures for one in several),

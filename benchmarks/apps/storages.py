@@ -61,7 +61,8 @@ async def encrypted_cookie(app: web.Application, _mongo: str, _redis: str) -> No
 
 async def redis(app: web.Application, _mongo: str, redis_url: str) -> None:
     """Keep the session in Redis, as JSON that anyone with access to Redis can read."""
-    client = Redis.from_url(redis_url)
+    # With the 100 connections that redis-py allows by itself, the 101st visitor gets an error.
+    client = Redis.from_url(redis_url, max_connections=2000)
     aiohttp_session.setup(app, RedisStorage(client, max_age=TWO_WEEKS))
     add_session_routes(app)
     app.on_cleanup.append(lambda _app: client.aclose())
