@@ -96,7 +96,7 @@ class MongoStorage(AbstractStorage):
         )
         keyring = Keyring(secrets)
         lifetime = checked_lifetime(max_age, absolute_timeout, touch_interval)
-        cookie = SessionCookie(
+        self._cookie = SessionCookie(
             name=cookie_name,
             domain=domain,
             path=path,
@@ -128,7 +128,7 @@ class MongoStorage(AbstractStorage):
             counters=self._counters,
             trips=trips,
         )
-        self._saving = Saving(self._store, cookie)
+        self._saving = Saving(self._store, self._cookie)
         # Which session this request came with: new_session() is not told.
         self._came_with = web.RequestKey("came_with", MongoSession)
         self._serving = _Serving(self._counters)
@@ -148,7 +148,7 @@ class MongoStorage(AbstractStorage):
         place would log the visitor out.
         """
         with self._serving:
-            token = from_cookie(self.load_cookie(request))
+            token = from_cookie(self._cookie.read(request))
             if token is None:
                 return await self.new_session()
             snapshot = await self._store.load(token, self._now_ms())
@@ -269,7 +269,7 @@ class MongoStorage(AbstractStorage):
             return session.snapshot.stored.identifier
         came_with = request.get(self._came_with)
         if came_with is None:
-            token = from_cookie(self.load_cookie(request))
+            token = from_cookie(self._cookie.read(request))
             return None if token is None else document_id(token)
         return None if came_with.snapshot is None else came_with.snapshot.stored.identifier
 

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_INDEXES_SECONDS = 5.0
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
-_HANDLED = web.RequestKey("handled", bool)
 
 
 def setup(app: web.Application, storage: MongoStorage) -> None:
@@ -62,18 +61,14 @@ def _savers(storage: MongoStorage) -> tuple[Middleware, OnResponsePrepare]:
 
     @web.middleware
     async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            response = await handler(request)
-        finally:
-            # A crash too ends the saving: what it changed is dropped, as with any storage, and a
-            # session that could not be saved must not break the error page as well.
-            request[_HANDLED] = True
+        response = await handler(request)
         if not isinstance(response, web.Response) and not response.prepared:
             await save(request, response)
         return response
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
-        if _HANDLED in request:
+        # With a web.Response, an error page among them, aiohttp-session has saved or shall not.
+        if isinstance(response, web.Response):
             return
         try:
             await save(request, response)
@@ -114,6 +109,8 @@ async def _start_indexes(storage: MongoStorage) -> None:
         first_try = asyncio.Event()
         storage.index_work = asyncio.create_task(_create_indexes(storage, first_try))
         await first_try.wait()
+        if storage.index_work.done():
+            storage.index_work.result()  # a mistake in the app, told while it starts
 
 
 async def _create_indexes(storage: MongoStorage, first_try: asyncio.Event) -> None:

@@ -215,5 +215,5 @@ def sealed_values(
     for name, text in encoded.items():
         before = None if known is None else known.get(name)
         field = keys.field(name) if before is None else before.field
-        values[name] = Value(field, keys.seal(field, name, text), text, live[name])
+        values[name] = Value(field, keys.seal(field, name, text), text, live[name], None)
     return values
