@@ -122,14 +122,20 @@ async def test_success_opens_the_lock(throttle: Throttle, clock: Clock) -> None:
     assert await wait_of(throttle) == 1
 
 
-async def test_parallel_tries_get_no_more_than_the_free_ones(throttle: Throttle) -> None:
-    """Of fifty tries at once five are let through: they are counted before they are made."""
+async def test_parallel_tries_get_no_more_than_the_free_ones(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """Of fifty tries at once five are let through, and the others do not extend the block."""
     answers = await asyncio.gather(
         *(throttle.count_sign_in(ADA, ATTACKER) for _ in range(50)), return_exceptions=True
     )
 
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 5
     assert sum(isinstance(answer, TooManyAttempts) for answer in answers) == 45
+    assert await wait_of(throttle) == 1
+    clock.now += 1
+    await fail(throttle, 1)
+    assert await wait_of(throttle) == 2
 
 
 async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttle) -> None:
