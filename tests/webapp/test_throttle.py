@@ -138,6 +138,21 @@ async def test_parallel_tries_get_no_more_than_the_free_ones(
     assert await wait_of(throttle) == 2
 
 
+async def test_the_loser_of_a_race_does_not_move_the_end_of_the_block(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """A try that found the lock open and comes to it late leaves it as it is."""
+    lock = throttle._id("account", ADA)
+    await fail(throttle, 5)
+    clock.now += 0.5
+
+    with pytest.raises(TooManyAttempts):
+        await throttle._take(lock)
+
+    clock.now += 0.5
+    await throttle._take(lock)
+
+
 async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttle) -> None:
     """The owner signs in from home while an attacker's guesses have closed the account."""
     await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
