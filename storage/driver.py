@@ -29,6 +29,10 @@ _CODEC = CodecOptions[dict[str, Any]](
     datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
 )
 _SHORTEST_SECONDS = 0.001
+_ANOTHER_LOOP = (
+    "collection: its client was used in another event loop before; make the client in the "
+    "coroutine that makes the app, as in web.run_app(make_app())"
+)
 
 
 class Driver:
@@ -58,7 +62,14 @@ class Driver:
         # PyMongo's own timeout ends the operation in the driver and at the server. It holds in
         # Motor's threads too, which take the context along. To PyMongo, 0 would mean "for ever".
         with pymongo.timeout(None if seconds is None else max(seconds, _SHORTEST_SECONDS)):
-            return await operation()
+            try:
+                return await operation()
+            except RuntimeError as error:
+                # Both drivers tell this mistake in words only, and in words of their own.
+                if "loop" not in str(error):
+                    raise
+                logger.error(_ANOTHER_LOOP)  # noqa: TRY400 - one line, no traceback
+                raise RuntimeError(_ANOTHER_LOOP) from error
 
     async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
         """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.

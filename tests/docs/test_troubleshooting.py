@@ -1,0 +1,304 @@
+"""Each mistake of the troubleshooting page is made, and its message is the one shown there."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp_session
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_session import get_session
+from pymongo import AsyncMongoClient, MongoClient, WriteConcern
+from pytest_aiohttp import AiohttpClient
+
+from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret, setup
+from tests.docs.markdown import ROOT, blocks
+from tests.docs.test_readme_program import free_port
+from tests.storage.conftest import MakeStorage, OpenSite, Visitor
+
+MESSAGES = [block.text.strip() for block in blocks(ROOT / "docs" / "troubleshooting.md", "text")]
+SECRET = generate_secret()
+SHOWN: set[str] = set()
+ANOTHER_LOOP = """
+import asyncio
+from aiohttp import web
+from {module} import {name}
+from storage import MongoStorage, setup
+
+client = {name}("{uri}")
+
+async def use():
+    await client["admin"].command("ping")
+
+async def serve():
+    app = web.Application()
+    setup(app, MongoStorage(client["test"]["sessions"], "{secret}"))
+    await web.AppRunner(app).setup()
+
+asyncio.run(use())
+asyncio.run(serve())
+"""
+
+on_pymongo = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+
+
+def says(message: object) -> bool:
+    """Tell whether a message stands on the page, word for word."""
+    found = [shown for shown in MESSAGES if shown in str(message)]
+    SHOWN.update(found)
+    return bool(found)
+
+
+def test_synchronous_collection() -> None:
+    """The message names the two kinds that will do."""
+    with (
+        MongoClient[Any]("mongodb://127.0.0.1", connect=False) as client,
+        pytest.raises(TypeError) as raised,
+    ):
+        MongoStorage(client["app"]["sessions"], SECRET)
+
+    assert says(raised.value)
+
+
+async def test_database_instead_of_a_collection() -> None:
+    """The message shows how a collection is named."""
+    async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
+        with pytest.raises(TypeError) as raised:
+            MongoStorage(client["app"], SECRET)
+
+    assert says(raised.value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["pymongo.AsyncMongoClient", "motor.motor_asyncio.AsyncIOMotorClient"],
+    ids=["pymongo", "motor"],
+)
+def test_client_of_another_loop(made: str, mongo_uri: str) -> None:
+    """The app does not start, and says where the client is to be made."""
+    module, _, name = made.rpartition(".")
+    program = ANOTHER_LOOP.format(module=module, name=name, uri=mongo_uri, secret=SECRET)
+
+    # A program of its own: what is left of a client in the wrong loop cannot be closed properly.
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert says(done.stderr.strip().splitlines()[-1])
+
+
+@on_pymongo
+async def test_other_runtime_error_of_a_driver_is_passed_on(storage: MongoStorage) -> None:
+    """Only what concerns the loop is put into other words."""
+
+    async def fail() -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        await storage._driver.send(fail, 1)
+
+
+@pytest.mark.parametrize("secret", [7, None], ids=["a number", "a variable that is not set"])
+async def test_secret_of_the_wrong_type(secret: Any) -> None:
+    """The message says what a secret may be."""
+    async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
+        with pytest.raises(TypeError) as raised:
+            MongoStorage(client["app"]["sessions"], secret)
+
+    assert says(raised.value)
+
+
+async def test_secret_that_is_too_short() -> None:
+    """The message says how to get a good one, and does not show this one."""
+    async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
+        with pytest.raises(ValueError, match="fewer") as raised:
+            MongoStorage(client["app"]["sessions"], "hunter22")
+
+    assert says(raised.value)
+    assert "hunter22" not in str(raised.value)
+
+
+async def test_get_session_without_set_up(
+    aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp-session's own message, in the log beside a 500."""
+    app = web.Application()
+    app.router.add_get("/", _count)
+    client = await aiohttp_client(app)
+
+    assert (await client.get("/")).status == 500
+    assert says(caplog.text)
+
+
+@on_pymongo
+async def test_middlewares_in_the_wrong_order(
+    storage: MongoStorage, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A middleware that was added before `setup` runs outside: no session there; after it, one."""
+
+    @web.middleware
+    async def greet(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await get_session(request)
+        return await handler(request)
+
+    wrong, right = web.Application(middlewares=[greet]), web.Application()
+    setup(wrong, storage)
+    setup(right, storage)
+    right.middlewares.append(greet)
+    for app in (wrong, right):
+        app.router.add_get("/", _count)
+
+    statuses = [(await (await aiohttp_client(app)).get("/")).status for app in (wrong, right)]
+
+    assert statuses == [500, 200]
+    assert says(caplog.text)
+
+
+@on_pymongo
+async def test_clone_inside_the_session_is_never_saved(
+    make_storage: MakeStorage, aiohttp_client: AiohttpClient
+) -> None:
+    """Outside of it all is well, as the page says."""
+
+    @web.middleware
+    async def clone(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(request.clone(scheme="https"))
+
+    wrong, right = web.Application(), web.Application(middlewares=[clone])
+    for app in (wrong, right):
+        setup(app, make_storage(secure=False))
+        app.router.add_get("/", _count)
+    wrong.middlewares.append(clone)
+
+    async def second_visit(app: web.Application) -> str:
+        client = await aiohttp_client(app)
+        await client.get("/")
+        return await (await client.get("/")).text()
+
+    assert [await second_visit(app) for app in (wrong, right)] == ["1", "2"]
+
+
+async def _count(request: web.Request) -> web.Response:
+    session = await get_session(request)
+    session["n"] = session.get("n", 0) + 1
+    return web.Response(text=str(session["n"]))
+
+
+@on_pymongo
+async def test_forgotten_await(visitor: Visitor, caplog: pytest.LogCaptureFixture) -> None:
+    """Python's own words."""
+
+    async def handler(request: web.Request) -> web.Response:
+        session: Any = get_session(request)
+        try:
+            session["n"] = 1
+        finally:
+            session.close()
+        return web.Response()
+
+    assert (await visitor.visit(handler)).status == 500
+    assert says(caplog.text)
+
+
+@on_pymongo
+async def test_sessions_read_with_for(storage: MongoStorage) -> None:
+    """Python's own words."""
+    with pytest.raises(TypeError) as raised:
+        list(storage.sessions("ada"))  # type: ignore[call-overload]
+
+    assert says(raised.value)
+
+
+def test_set_up_with_the_class() -> None:
+    """The message says that one is to be made."""
+    with pytest.raises(TypeError) as raised:
+        setup(web.Application(), MongoStorage)  # type: ignore[arg-type]
+
+    assert says(raised.value)
+
+
+async def test_unacknowledged_writes() -> None:
+    """The message says what to use."""
+    async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
+        collection = client["app"]["sessions"].with_options(write_concern=WriteConcern(w=0))
+        with pytest.raises(ValueError, match="w=0") as raised:
+            MongoStorage(collection, SECRET)
+
+    assert says(raised.value)
+
+
+@on_pymongo
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        pytest.param("since", datetime(2026, 1, 1, tzinfo=UTC), SessionNotSerializable, id="date"),
+        pytest.param("photo", "x" * 300_014, SessionTooLarge, id="too large"),
+    ],
+)
+async def test_value_that_cannot_be_stored(
+    storage: MongoStorage, name: str, value: object, error: type[Exception]
+) -> None:
+    """The message names the session key, not the value."""
+    session = await storage.new_session()
+    session[name] = value
+
+    with pytest.raises(error) as raised:
+        await storage.save_session(_request(), web.Response(), session)
+
+    assert says(raised.value)
+
+
+def _request() -> web.Request:
+    from aiohttp.test_utils import make_mocked_request
+
+    return make_mocked_request("GET", "/")
+
+
+async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:
+    """503 with Retry-After, from an app without a handler of its own for it."""
+    address = f"mongodb://127.0.0.1:{free_port()}"
+    async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as mongo:
+        app = web.Application()
+        aiohttp_session.setup(app, MongoStorage(mongo["app"]["sessions"], SECRET))
+        app.router.add_get("/", _count)
+        client = await aiohttp_client(app)
+
+        response = await client.get("/")
+
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert says(await response.text())
+
+
+@on_pymongo
+async def test_secret_that_changes_at_each_start(
+    open_site: OpenSite, make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The visitor of before is nobody, and the log says why."""
+    before = await (await open_site(make_storage(secrets=generate_secret()))).visitor()
+    await before.do(lambda session: session.update(user_id="ada"))
+
+    after = await (await open_site(make_storage(secrets=generate_secret()))).visitor(before.cookie)
+
+    with caplog.at_level(logging.WARNING):
+        assert await after.session() == {}
+    assert says(caplog.text)
+
+
+def test_every_message_of_the_page_was_seen(request: pytest.FixtureRequest) -> None:
+    """The tests above, when all of them have run, have met each of them."""
+    here = {item.name.split("[")[0] for item in request.session.items if item.path == request.path}
+    if here != {name for name in globals() if name.startswith("test_")}:
+        pytest.skip("only some tests of this file were chosen")
+
+    assert set(MESSAGES) == SHOWN
