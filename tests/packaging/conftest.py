@@ -1,0 +1,121 @@
+"""The wheel and the sdist, built once from what git tracks, and environments to put them in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 300
+
+
+def run(*command: str | Path, cwd: Path, **environ: str) -> str:
+    """Run a program with a bare environment and return what it printed; it must succeed."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **_pip_settings(), **environ},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `python -m build` made."""
+
+    wheel: Path
+    sdist: Path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of its own, which sees nothing of this checkout."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        """The interpreter."""
+        return self.folder / "bin" / "python"
+
+    def pip_install(self, *what: str | Path) -> None:
+        """Install from PyPI, or from a file."""
+        options = ("--disable-pip-version-check", "--no-input", "install", "-q")
+        run(self.python, "-m", "pip", *options, *what, cwd=self.folder)
+
+    def pip_install_pinned(self, *what: str | Path) -> None:
+        """Install in the versions that the project's own environment has."""
+        self.pip_install("-c", write_constraints(self.folder / "constraints.txt"), *what)
+
+    def run(self, *arguments: str | Path, **environ: str) -> str:
+        """Run its interpreter in its own folder."""
+        return run(self.python, *arguments, cwd=self.folder, **environ)
+
+
+MakeEnvironment = Callable[..., Environment]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build both from a copy of what git tracks, as a release does."""
+    source = tmp_path_factory.mktemp("source")
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    run(sys.executable, "-m", "build", cwd=source)
+    (wheel,), (sdist,) = (list((source / "dist").glob(f"*.{end}")) for end in ("whl", "tar.gz"))
+    return Built(wheel, sdist)
+
+
+@pytest.fixture(scope="session")
+def make_environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironment:
+    """Make virtual environments, with another Python if one is named."""
+
+    def make(python: str | None = None) -> Environment:
+        folder = tmp_path_factory.mktemp("environment") / "venv"
+        if python is None:
+            venv.create(folder, with_pip=True)
+        else:
+            run(python, "-m", "venv", folder, cwd=folder.parent, **naming(python))
+        return Environment(folder)
+
+    return make
+
+
+def tracked(*folders: str) -> Sequence[str]:
+    """Name the files that git tracks and that are there."""
+    listed = run("git", "ls-files", "--", *folders, cwd=ROOT).splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+def write_constraints(file: Path) -> Path:
+    """Write the pins of requirements/dev.txt as pip's constraints, without the hashes."""
+    locked = (ROOT / "requirements" / "dev.txt").read_text()
+    file.write_text("\n".join(re.findall(r"^[\w.-]+==[^ ]+", locked, re.MULTILINE)))
+    return file
+
+
+def naming(python: str) -> dict[str, str]:
+    """Let pyenv's shim, where there is one, run the version that the name says."""
+    return {"PYENV_VERSION": python.removeprefix("python")} | (
+        {"PYENV_ROOT": os.environ["PYENV_ROOT"]} if "PYENV_ROOT" in os.environ else {}
+    )
+
+
+def _pip_settings() -> dict[str, str]:
+    # How this machine reaches the package index is the machine's affair.
+    return {name: value for name, value in os.environ.items() if name.startswith("PIP_")}

@@ -1,0 +1,182 @@
+"""The wheel and the sdist as somebody else installs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import ROOT, blocks
+from tests.docs.test_readme_program import free_port, serving
+from tests.packaging.conftest import Built, Environment, MakeEnvironment, naming, run, tracked
+from webapp.devdb import find_mongod
+
+pytestmark = pytest.mark.long
+
+CONSUMER = """
+from collections.abc import AsyncIterator, Mapping
+from typing import assert_type
+
+from aiohttp import web
+from pymongo import AsyncMongoClient
+
+from storage import MongoStorage, SessionInfo, StorageUnavailable
+from storage import generate_secret, renew_session, setup
+from storage.testing import give_session
+
+
+async def use(request: web.Request) -> None:
+    client = AsyncMongoClient[dict[str, object]]("mongodb://127.0.0.1")
+    storage = MongoStorage(client["app"]["sessions"], [generate_secret()], max_age=3600)
+    setup(web.Application(), storage)
+    session = await renew_session(request)
+    assert_type(storage.handle(session), str | None)
+    assert_type(storage.sessions(7), AsyncIterator[SessionInfo])
+    assert_type(await storage.revoke("handle", owner=7), bool)
+    assert_type(await storage.revoke_owner(7, keep=session), int)
+    assert_type(await storage.count(retired=True), int)
+    assert_type(storage.counters, Mapping[str, int])
+    raise StorageUnavailable(retry_after_seconds=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def reader(built: Built, make_environment: MakeEnvironment) -> Environment:
+    """Install the wheel, and nothing else, in an empty virtual environment."""
+    environment = make_environment()
+    environment.pip_install(built.wheel)
+    return environment
+
+
+def test_wheel_holds_both_packages_and_nothing_else(built: Built) -> None:
+    """Every tracked file of them, templates and typing marks included; no test, no example."""
+    with zipfile.ZipFile(built.wheel) as wheel:
+        inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+    assert inside == set(tracked("storage", "webapp"))
+    assert {"storage/py.typed", "webapp/py.typed", "webapp/templates/login.html"} <= inside
+
+
+def test_sdist_holds_what_a_wheel_is_made_of(built: Built) -> None:
+    """Sources, settings, licence and README."""
+    with tarfile.open(built.sdist) as sdist:
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+
+    assert {"pyproject.toml", "README.md", "LICENSE", *tracked("storage", "webapp")} <= inside
+
+
+def test_metadata_says_what_it_needs(built: Built) -> None:
+    """The dependencies of storage alone; the web app's are an extra."""
+    with zipfile.ZipFile(built.wheel) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+        metadata = message_from_string(wheel.read(name).decode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    needed = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+
+    assert needed == set(project["dependencies"])
+    assert metadata.get_all("Provides-Extra") == ["webapp"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+
+
+def test_storage_is_imported_where_motor_and_the_web_apps_packages_are_missing(
+    reader: Environment,
+) -> None:
+    """`from storage import *` works in an environment that has the wheel alone."""
+    missing = "motor", "jinja2", "aiohttp_jinja2", "prometheus_client"
+    program = (
+        "import importlib.util as u; from storage import *; from storage import MongoStorage;"
+        f"print([n for n in {missing} if u.find_spec(n)], MongoStorage.__module__)"
+    )
+
+    assert reader.run("-c", program) == "[] storage.mongo\n"
+
+
+def test_program_of_readme_runs_on_the_wheel_alone(
+    reader: Environment, mongo_uri: str, tmp_path: Path
+) -> None:
+    """The reuse in five minutes: an empty folder, the wheel, the program, curl."""
+    port = str(free_port())
+    (program,) = blocks(ROOT / "README.md", "python")
+    (tmp_path / "shop.py").write_text(program.text.replace("8080", port))
+    secret = reader.run("-c", "import storage; print(storage.generate_secret())").strip()
+    environ = {"MONGO_URI": mongo_uri, "SESSION_SECRET": secret, "PYTHONUNBUFFERED": "1"}
+
+    with serving([str(reader.python), "shop.py"], environ, tmp_path):
+        visits = [
+            run("curl", "-s", "-b", "jar", "-c", "jar", f"http://127.0.0.1:{port}/", cwd=tmp_path)
+            for _ in range(2)
+        ]
+
+    assert visits == ["Visit 1\n", "Visit 2\n"]
+
+
+def test_types_of_the_wheel_satisfy_a_strict_user(reader: Environment) -> None:
+    """Mypy --strict over a program that uses the whole public face, with the wheel's own types."""
+    program = reader.folder / "consumer.py"
+    program.write_text(CONSUMER)
+
+    reader.pip_install_pinned("mypy")
+    checked = reader.run("-m", "mypy", "--strict", "--warn-unreachable", "consumer.py")
+
+    assert checked.startswith("Success"), checked
+
+
+def test_web_app_runs_with_its_extra(built: Built, make_environment: MakeEnvironment) -> None:
+    """`pip install 'aiohttp-session-mongostorage[webapp]'` brings what `python -m webapp` needs."""
+    environment = make_environment()
+    environment.pip_install(f"{built.wheel}[webapp]")
+
+    assert len(environment.run("-m", "webapp", "secret").strip()) == 43
+
+
+@pytest.mark.parametrize("python", ["python3.12", "python3.13", "python3.14"])
+def test_storage_passes_its_tests_on_another_python(
+    python: str, built: Built, make_environment: MakeEnvironment, mongo_uri: str
+) -> None:
+    """The tests that run on every driver, where that Python is installed."""
+    _skip_without(python)
+    environment = make_environment(python)
+    # mongomock-motor 0.0.36 does not say that it needs the last one.
+    tools = (
+        "pytest",
+        "pytest-aiohttp",
+        "hypothesis",
+        "motor",
+        "mongomock-motor",
+        "typing-extensions",
+    )
+    environment.pip_install_pinned(built.wheel, *tools)
+    chosen = [
+        f"tests/storage/test_{name}.py" for name in ("values", "sealing", "renewal", "owners")
+    ]
+    for name in tracked(
+        "tests/storage", "tests/conftest.py", "tests/__init__.py", "pyproject.toml"
+    ):
+        target = environment.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+
+    said = environment.run("-m", "pytest", "-q", *chosen, MONGOD=_mongod())
+
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+def _mongod() -> str:
+    return str(find_mongod(os.environ))
+
+
+def _skip_without(python: str) -> None:
+    try:
+        version = run(python, "-c", "import venv, ensurepip", cwd=ROOT, **naming(python))
+    except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
+        pytest.skip(f"{python} is not installed")
+    assert version == ""

@@ -1,0 +1,28 @@
+"""What pyproject.toml promises at least is what `make test-lowest` installs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from packaging.version import Version
+
+from tests.packaging.conftest import ROOT
+
+
+def test_lowest_versions_are_those_of_the_project() -> None:
+    """Each `>=` of the package and its extra is pinned in requirements/lowest.in."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = dict(
+        requirement.split(">=")
+        for requirement in (*project["dependencies"], *project["optional-dependencies"]["webapp"])
+    )
+    lowest = dict(
+        re.findall(
+            r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/lowest.in").read_text(), re.MULTILINE
+        )
+    )
+
+    assert lowest.keys() == promised.keys()
+    for name, version in promised.items():
+        assert Version(lowest[name]) == Version(version), name
