@@ -11,7 +11,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from ipaddress import IPv6Address
 from types import FrameType
 from typing import Any, TypeVar, cast
@@ -36,7 +37,7 @@ DRAIN_SECONDS = 18.0
 # The clean-up: twice aiohttp's own timeout for what is left, then the storage's last writes.
 SHUTDOWN_SECONDS = 2.0
 CLEANUP_SECONDS = 6.0
-# A router that keeps connections may have sent a request down one of them just now.
+# How long it must have been quiet before the last connections are closed.
 QUIET_SECONDS = 0.3
 BACKLOG = 1024
 
@@ -138,12 +139,12 @@ def _listen(config: Config) -> socket.socket:
 async def _drain(
     runner: web.AppRunner, site: web.SockSite, listener: socket.socket, under_way: UnderWay
 ) -> None:
-    under_way.draining = True
+    under_way.begin_draining()
     _log.info("ending: %d requests under way", int(under_way))
     await _stop_listening(runner, site, listener)
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
-            await _until_quiet(runner, under_way)
+            await _until_quiet(under_way)
     except TimeoutError:
         _log.warning("ending: %d requests took too long and are cut off", int(under_way))
 
@@ -151,29 +152,35 @@ async def _drain(
 async def _stop_listening(
     runner: web.AppRunner, site: web.SockSite, listener: socket.socket
 ) -> None:
-    """Close the port; who had already been let in by the kernel is still answered."""
-    with listener.dup() as last_door:
-        last_door.settimeout(0)
-        await site.stop()
-        arrived = []
-        while True:
-            try:
-                arrived.append(last_door.accept()[0])
-            except OSError:
-                break
+    """Close the port; who had already been let in by the kernel is still answered.
+
+    asyncio's own closing drops whoever it accepted a moment before, and resets who waits.
+    """
     loop = asyncio.get_running_loop()
-    server = cast(web.Server, runner.server)
-    for connection in arrived:
-        connection.settimeout(0)
-        await loop.connect_accepted_socket(server, connection)
+    loop.remove_reader(listener)
+    await asyncio.sleep(0)  # those accepted just now get their transports
+    waiting = list(_accepted(listener))
+    await site.stop()
+    for connection in waiting:
+        await loop.connect_accepted_socket(cast(web.Server, runner.server), connection)
 
 
-async def _until_quiet(runner: web.AppRunner, under_way: UnderWay) -> None:
-    """Return when nothing is under way and nothing more comes over the kept connections."""
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    with suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.settimeout(0)
+            yield connection
+
+
+async def _until_quiet(under_way: UnderWay) -> None:
+    """Return when nothing is under way and nothing more comes in for a moment.
+
+    What was let in last has perhaps not been read yet, and the router may have sent a request down
+    a kept connection just now.
+    """
     while True:
         await under_way.wait_until_none()
-        if not (runner.server and runner.server.connections):
-            return
         try:
             async with asyncio.timeout(QUIET_SECONDS):
                 await under_way.wait_for_change()

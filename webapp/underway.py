@@ -32,12 +32,17 @@ class UnderWay:
             self._count -= 1
             self._changed.set()
 
+    def begin_draining(self) -> None:
+        """Note that the process is on its way out."""
+        self.draining = True
+        self._changed.set()
+
     async def wait_until_none(self) -> None:
         """Return when no request is under way."""
         while self._count:
             await self.wait_for_change()
 
     async def wait_for_change(self) -> None:
-        """Return when a request begins or ends."""
+        """Return when a request begins or ends, or the drain begins."""
         self._changed.clear()
         await self._changed.wait()

@@ -23,6 +23,8 @@ from tests.processes import LISTENING, PATIENCE_SECONDS, ROOT, Process, free_por
 from tests.webapp.browsing import Visitor
 
 HOST = "app.example"
+# Far less than the drain's own limit: requests that keep coming must not hold up the end.
+DRAIN_AT_MOST_SECONDS = 10.0
 NGINX_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 
 
@@ -112,7 +114,7 @@ class Fleet:
         process.signal(signal.SIGTERM)
         process.wait_for("ending:")
         process.signal(signal.SIGTERM)
-        assert process.wait() == 0, process.output
+        assert process.wait(DRAIN_AT_MOST_SECONDS) == 0, process.output
         self.start(port)
 
     def stop(self) -> None:

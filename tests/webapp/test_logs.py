@@ -1,0 +1,133 @@
+"""Every line has one form, and none carries what must stay secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from aiohttp.http_exceptions import BadHttpMessage
+
+from webapp import logs
+from webapp.metrics import Metrics
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, pymongo = logging.getLogger(), logging.getLogger("pymongo")
+    before = (root.handlers[:], root.level, pymongo.level)
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], level, pymongo_level = before
+    root.setLevel(level)
+    pymongo.setLevel(pymongo_level)
+
+
+def written(style: str, level: int = logging.DEBUG) -> io.StringIO:
+    """Configure logging and return where it writes to."""
+    stream = io.StringIO()
+    logs.configure(style, level, stream)
+    return stream
+
+
+def test_a_json_line_stays_one_line_whatever_is_in_it() -> None:
+    """Neither a line end nor a traceback makes a second line."""
+    stream = written("json")
+
+    logging.getLogger("some.library").error(
+        "broken:\n%s", "here", exc_info=ValueError("two\nlines")
+    )
+
+    (line,) = stream.getvalue().splitlines()
+    content = json.loads(line)
+    assert set(content) == {"time", "level", "event", "logger", "message", "traceback"}
+    assert (content["level"], content["event"]) == ("error", "log")
+    assert content["message"] == "broken:\nhere"
+    assert content["traceback"].endswith("ValueError: two\nlines")
+    assert content["time"].endswith("Z")
+
+
+def test_a_text_line_quotes_what_could_pose_as_more_fields() -> None:
+    """For people; still no value can forge another line or field."""
+    stream = written("text")
+
+    logging.getLogger("webapp").info(
+        "x", extra={"event": "sign_in", "fields": {"address": "::1", "label": "a=1 \n b"}}
+    )
+
+    assert stream.getvalue().splitlines() == [
+        stream.getvalue()[:24] + ' info    sign_in address=::1 label="a=1 \\n b"'
+    ]
+
+
+def test_a_text_line_shows_a_traceback_below() -> None:
+    """In development the traceback is what one looks for."""
+    stream = written("text")
+
+    logging.getLogger("webapp").error("broken", exc_info=ValueError("what happened"))
+
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("error   log broken logger=webapp")
+    assert rest[-1] == "ValueError: what happened"
+
+
+def test_the_drivers_debug_lines_stay_off() -> None:
+    """PyMongo's command logging shows password hashes and sealed values."""
+    stream = written("json", logging.DEBUG)
+
+    logging.getLogger("pymongo.command").debug("a command")
+    logging.getLogger("pymongo.client").warning("a warning")
+
+    assert "a command" not in stream.getvalue()
+    assert "a warning" in stream.getvalue()
+
+
+def test_bytes_that_could_not_be_parsed_are_not_logged() -> None:
+    """The parser quotes the line at fault, which may be the cookie's; other errors are told."""
+    stream = written("json")
+    server = logging.getLogger("aiohttp.server")
+
+    server.error("Error handling request", exc_info=BadHttpMessage("Cookie: session=private"))
+    server.error("Unhandled exception", exc_info=ValueError("another fault"))
+
+    assert "private" not in stream.getvalue()
+    assert "another fault" in stream.getvalue()
+
+
+def test_warnings_go_through_logging() -> None:
+    """Python's own warnings are lines like all others."""
+    stream = written("json")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.configure("json", logging.INFO, stream)
+        warnings.warn("outdated", DeprecationWarning, stacklevel=1)
+
+    assert json.loads(stream.getvalue())["logger"] == "py.warnings"
+
+
+def test_configuring_twice_does_not_double_the_lines() -> None:
+    """One handler, one filter."""
+    written("json")
+    stream = written("json")
+
+    logging.getLogger("webapp").info("once")
+
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_made_up_method_is_counted_as_other() -> None:
+    """A client cannot fill the memory with labels."""
+    metrics = Metrics()
+
+    for method in ("GET", "BREW", "BREW2"):
+        metrics.request("/", method, 405, 0.001)
+
+    text = metrics.text().decode()
+    assert 'webapp_requests_total{method="GET",route="/",status="405"} 1.0' in text
+    assert 'webapp_requests_total{method="other",route="/",status="405"} 2.0' in text
+    assert 'webapp_request_seconds_count{route="/"} 3.0' in text
+    assert "BREW" not in text
