@@ -137,6 +137,10 @@ class MongoStorage(AbstractStorage):
 
     # The way of a load
 
+    def load_cookie(self, request: web.Request) -> str | None:
+        """Return the text of the session cookie, whatever it is."""
+        return self._cookie.read(request)
+
     async def new_session(self) -> MongoSession:
         """Return an empty session that is stored, under a new token, once it has a value."""
         return MongoSession(max_age=self._max_age)
@@ -148,7 +152,7 @@ class MongoStorage(AbstractStorage):
         place would log the visitor out.
         """
         with self._serving:
-            token = from_cookie(self._cookie.read(request))
+            token = from_cookie(self.load_cookie(request))
             if token is None:
                 return await self.new_session()
             snapshot = await self._store.load(token, self._now_ms())
@@ -269,7 +273,7 @@ class MongoStorage(AbstractStorage):
             return session.snapshot.stored.identifier
         came_with = request.get(self._came_with)
         if came_with is None:
-            token = from_cookie(self._cookie.read(request))
+            token = from_cookie(self.load_cookie(request))
             return None if token is None else document_id(token)
         return None if came_with.snapshot is None else came_with.snapshot.stored.identifier
 

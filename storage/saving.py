@@ -67,7 +67,8 @@ class Saving:
             await self._to_the_end(self._renew(visit, snapshot, draft))
         else:
             settle = session.max_age_changed
-            move_dates = settle or self._touch_is_due(snapshot, visit.now_ms)
+            touch = not session.touch_failed and self._touch_is_due(snapshot, visit.now_ms)
+            move_dates = settle or touch
             if changes or move_dates:
                 draft = self._draft(visit, changes, owner, describe=move_dates)
                 await self._update(visit, snapshot, draft, move_dates=move_dates, settle=settle)
@@ -129,6 +130,8 @@ class Saving:
             self._touched.pop(old.stored.identifier, None)
             if draft.changes or settle:
                 raise
+            # Once is enough: an outer app, or a file that starts, would let the visitor wait again.
+            visit.session.touch_failed = True
             logger.warning("session %s was not touched: MongoDB is away", _name(old))
 
     async def _write(

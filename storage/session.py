@@ -70,6 +70,7 @@ class MongoSession(Session):
         self.renewal_wanted = False
         # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
         self.abandoned = False
+        self.touch_failed = False
         self.own_max_age: float | None = None
         self.persistent = max_age is not None
         if snapshot is not None:

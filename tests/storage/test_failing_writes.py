@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp_session import get_session, new_session
 from pymongo import AsyncMongoClient, MongoClient
 
+from storage import MongoStorage
 from tests.storage.conftest import (
     Clock,
     Handler,
@@ -76,6 +77,27 @@ async def test_touch_that_fails_serves_the_read_without_a_cookie(
     assert set_cookie_of(failed) == []
     assert any("was not touched" in line.getMessage() for line in caplog.records)
     assert cookie_of(following)["max-age"] == "1200"
+
+
+async def test_touch_that_fails_is_not_tried_again_by_the_same_request(
+    site: Site, storage: MongoStorage, faulty_mongod: Mongod, clock: Clock
+) -> None:
+    """A file is saved before it is sent and asked again as it starts: its visitor waits once."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+    clock.advance(2 * 3600)
+    fail(faulty_mongod, "update")
+    sent = storage.counters["commands"]
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await get_session(request)
+        return web.FileResponse(__file__)
+
+    response = await visitor.visit(handler)
+
+    assert response.status == 200
+    assert set_cookie_of(response) == []
+    assert storage.counters["commands"] - sent == 2
 
 
 async def test_save_that_fails_is_unavailable_even_when_a_touch_was_due(
