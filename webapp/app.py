@@ -43,7 +43,7 @@ async def create_app(config: Config) -> web.Application:
         app = _with_parts(config, client)
         await prepare_database(app)
     except BaseException:
-        client.close()
+        database.disconnect(client)
         raise
     _add_middlewares(app, config, policy)
     _add_routes(app)
@@ -83,7 +83,7 @@ async def parts(config: Config) -> AsyncIterator[web.Application]:
         yield app
         await app[STORAGE].aclose()
     finally:
-        client.close()
+        database.disconnect(client)
 
 
 def _with_parts(config: Config, client: AsyncIOMotorClient[dict[str, object]]) -> web.Application:
@@ -104,7 +104,7 @@ def _with_parts(config: Config, client: AsyncIOMotorClient[dict[str, object]]) -
     accounts.setup(app)
 
     async def close_client(_app: web.Application) -> None:
-        client.close()
+        database.disconnect(client)
 
     app.on_cleanup.append(close_client)
     return app

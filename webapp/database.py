@@ -20,6 +20,7 @@ from webapp.config import Config, ConfigError
 START_SECONDS = 5.0
 # In requests: longer than any healthy operation, shorter than a router's patience.
 OPERATION_MILLISECONDS = 5_000
+GOODBYE_SECONDS = 1.0
 AUTHENTICATION_FAILED = (18, 8000)  # the second is Atlas'
 UNAUTHORIZED = 13
 
@@ -38,6 +39,16 @@ def connect(config: Config) -> AsyncIOMotorClient[dict[str, Any]]:
     if not mongo_address.says(config.mongo_uri, "timeoutMS"):
         defaults["timeoutMS"] = OPERATION_MILLISECONDS
     return AsyncIOMotorClient(config.mongo_uri, **defaults)
+
+
+def disconnect(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
+    """Close the connection, in a second at most.
+
+    PyMongo says goodbye to the server, and would look for one that is away for half a minute:
+    longer than a platform lets a process end.
+    """
+    with pymongo.timeout(GOODBYE_SECONDS):
+        client.close()
 
 
 async def ping(database: Database) -> None:

@@ -17,7 +17,7 @@ from ipaddress import IPv6Address
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_urldispatcher import MatchInfoError
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -209,7 +209,7 @@ def _dress_unreadable_requests(runner: web.AppRunner, app: web.Application) -> N
 
     def factory(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
         if message.method != UNREADABLE:
-            return make(message, *rest)
+            return make(_with_readable_expectation(message), *rest)
         headers = CIMultiDictProxy(CIMultiDict(message.headers))  # aiohttp puts a plain dict there
         request = make(message._replace(headers=headers), *rest)
         if isinstance(request, web.Request):
@@ -218,3 +218,12 @@ def _dress_unreadable_requests(runner: web.AppRunner, app: web.Application) -> N
         return request
 
     server.request_factory = factory
+
+
+def _with_readable_expectation(message: RawRequestMessage) -> RawRequestMessage:
+    """Replace an `Expect` that is not ASCII: aiohttp 3.14 fails when its 417 repeats it."""
+    if message.headers.get(hdrs.EXPECT, "").isascii():
+        return message
+    headers = CIMultiDict(message.headers)
+    headers[hdrs.EXPECT] = "unreadable"
+    return message._replace(headers=CIMultiDictProxy(headers))

@@ -10,6 +10,7 @@ import argparse
 import time
 from typing import Any
 
+import pymongo
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -17,6 +18,7 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, renew_session, setup
 
+GOODBYE_SECONDS = 1.0
 STORAGE = web.AppKey("storage", MongoStorage)
 
 
@@ -58,9 +60,11 @@ async def make_app(options: argparse.Namespace) -> web.Application:
     setup(app, storage)
 
     async def close_client(_app: web.Application) -> None:
-        closing = client.close()
-        if closing is not None:
-            await closing
+        # A server that is away would otherwise be looked for half a minute, to say goodbye to.
+        with pymongo.timeout(GOODBYE_SECONDS):
+            closing = client.close()
+            if closing is not None:
+                await closing
 
     app.on_cleanup.append(close_client)
     app.add_routes(

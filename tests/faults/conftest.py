@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from storage import generate_secret
 from tests.faults.load import Books
-from tests.processes import Process, free_port
+from tests.processes import LISTENING, Process, free_port, webapp
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
 
 ROWS = pytest.StashKey[list[str]]()
@@ -67,9 +67,9 @@ def server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
         yield mongod
 
 
-@pytest.fixture
-def start_app() -> Iterator[StartApp]:
-    """Start processes of the app under the faults; they end with the test."""
+@contextmanager
+def starter() -> Iterator[StartApp]:
+    """Lend a function that starts processes of the app under the faults; they end with it."""
     secret = generate_secret()
     with ExitStack() as stack:
 
@@ -87,6 +87,35 @@ def start_app() -> Iterator[StartApp]:
             return App(port, run)
 
         yield start
+
+
+@pytest.fixture
+def start_app() -> Iterator[StartApp]:
+    """Start processes of the app under the faults; they end with the test."""
+    with starter() as start:
+        yield start
+
+
+@pytest.fixture
+def production(mongod: Mongod, database_name: str) -> dict[str, str]:
+    """Give the environment of an app behind one router."""
+    return {
+        "MONGO_URI": mongod.uri,
+        "MONGO_DATABASE": database_name,
+        "SESSION_SECRET": generate_secret(),
+        "TRUSTED_PROXY_HOPS": "1",
+        "ALLOWED_HOSTS": "app.example",
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+    }
+
+
+@pytest.fixture
+def site(production: dict[str, str]) -> Iterator[Process]:
+    """Run the app."""
+    with webapp(environ=production) as process:
+        process.wait_for(LISTENING)
+        yield process
 
 
 @pytest.fixture

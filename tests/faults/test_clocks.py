@@ -8,13 +8,15 @@ logged out, and none moves its dates back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 from pymongo import MongoClient
 
-from tests.faults.conftest import App, StartApp
+from storage.tokens import document_id, from_cookie
+from tests.faults.conftest import App, starter
 from tests.faults.test_expiry import set_clock, status_of
 from webapp.devdb import Mongod
 
@@ -24,12 +26,22 @@ ABSOLUTE_SECONDS = 120 * MINUTE
 DIFFERENCE_SECONDS = 5 * MINUTE
 
 
-@pytest.fixture
-def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, App]:
+@pytest.fixture(scope="module")
+def processes(mongod: Mongod) -> Iterator[tuple[App, App]]:
     """Run two processes: sessions idle out after 30 minutes and end after two hours."""
     timeouts = ("--max-age", str(IDLE_SECONDS), "--absolute-timeout", str(ABSOLUTE_SECONDS))
-    uri, own = f"{mongod.uri}/?journal=true", ("--database", database_name)
-    return start_app(uri, *timeouts, *own), start_app(uri, *timeouts, *own, driver="motor")
+    uri = f"{mongod.uri}/?journal=true"
+    with starter() as start:
+        yield start(uri, *timeouts), start(uri, *timeouts, driver="motor")
+
+
+@pytest.fixture
+async def apps(processes: tuple[App, App]) -> tuple[App, App]:
+    """Set both clocks right again."""
+    async with ClientSession() as client:
+        for app in processes:
+            await set_clock(client, app, 0)
+    return processes
 
 
 async def sign_in(client: ClientSession, app: App) -> tuple[str, int]:
@@ -40,15 +52,16 @@ async def sign_in(client: ClientSession, app: App) -> tuple[str, int]:
         return cookie.value, int(cookie["max-age"])
 
 
-def stored(mongod: Mongod, database_name: str) -> dict[str, Any]:
-    """Return the one stored session."""
+def stored(mongod: Mongod, token: str) -> dict[str, Any]:
+    """Return the document of a session."""
+    identifier = document_id(from_cookie(token) or b"")
     with MongoClient[dict[str, Any]](mongod.uri) as client:
-        (document,) = client[database_name]["sessions"].find()
+        (document,) = client["faults"]["sessions"].find({"_id": identifier})
         return document
 
 
 async def test_sessions_in_use_live_on_between_clocks_that_differ_by_minutes(
-    apps: tuple[App, App], mongod: Mongod, database_name: str
+    apps: tuple[App, App], mongod: Mongod
 ) -> None:
     """Asked in turn by a process that is five minutes ahead, for far longer than the idle time."""
     early, late = apps
@@ -58,10 +71,10 @@ async def test_sessions_in_use_live_on_between_clocks_that_differ_by_minutes(
         for passed_minutes in range(0, 110, 10):
             await set_clock(client, early, passed_minutes * MINUTE)
             await set_clock(client, late, passed_minutes * MINUTE + DIFFERENCE_SECONDS)
-            before = stored(mongod, database_name)
+            before = stored(mongod, token)
             assert await status_of(client, late, token) == 200
             assert await status_of(client, early, token, "POST", f"/set?n={passed_minutes}") == 200
-            after = stored(mongod, database_name)
+            after = stored(mongod, token)
             assert after["expires_at"] >= before["expires_at"]
             assert after["last_seen_at"] >= before["last_seen_at"]
 
@@ -113,7 +126,7 @@ async def test_absolute_timeout_holds_over_clocks_that_differ(apps: tuple[App, A
 
 
 async def test_clock_that_is_set_back_ends_nothing_and_revives_nothing(
-    apps: tuple[App, App], mongod: Mongod, database_name: str
+    apps: tuple[App, App], mongod: Mongod
 ) -> None:
     """An hour back: who is signed in stays so and can save; who signed out stays signed out."""
     app, _ = apps
@@ -124,13 +137,13 @@ async def test_clock_that_is_set_back_ends_nothing_and_revives_nothing(
         async with client.post(f"{app.base}/logout", headers=headers) as answer:
             assert answer.status == 200
         token, _ = await sign_in(client, app)
-        before = stored(mongod, database_name)
+        before = stored(mongod, token)
 
         await set_clock(client, app, -60 * MINUTE)
 
         assert await status_of(client, app, token) == 200
         assert await status_of(client, app, token, "POST", "/set?n=5") == 200
-        after = stored(mongod, database_name)
+        after = stored(mongod, token)
         dates = ("created_at", "last_seen_at", "expires_at")
         assert [after[name] for name in dates] == [before[name] for name in dates]
         assert await status_of(client, app, token, "POST", "/renew") == 200

@@ -74,7 +74,7 @@ def is_answered(answer: bytes) -> None:
 @pytest.mark.parametrize(
     ("requests", "visitors"),
     [
-        pytest.param(6_000, 2_000, id="six thousand requests"),
+        pytest.param(3_000, 1_000, id="three thousand requests"),
         pytest.param(1_000_000, 100_000, id="a million requests", marks=pytest.mark.long),
     ],
 )

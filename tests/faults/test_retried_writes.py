@@ -53,7 +53,7 @@ async def held(client: ClientSession, app: App, token: str) -> int:
         return int((await answer.json())["left"])
 
 
-@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+@pytest.mark.parametrize("driver", ["motor", pytest.param("pymongo", marks=pytest.mark.long)])
 async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
     members: ReplicaSet, start_app: StartApp, driver: str
 ) -> None:
