@@ -13,7 +13,7 @@ PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq -
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run test test-faults test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
+.PHONY: help run docs test test-faults test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ format: venv  ## mend what lint finds, where a program can
 
 types: venv  ## check the types of both packages
 	$(PY) -m mypy
+
+docs: venv  ## build the site of docs/ into site/
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 screenshots: venv  ## write the pictures of README and docs with a real Chromium; look at them before you commit
 	$(PY) -m tests.browser.screenshots
@@ -97,5 +100,5 @@ lock: venv  ## pin the newest versions of every dependency, with hashes and with
 	done
 
 clean:  ## remove what the targets above made, development data in .dev excepted
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
 	rm -rf $(BROWSER_TESTS)/node_modules $(BENCH_NODE)/node_modules

@@ -1,0 +1,65 @@
+"""What the pages refer to is there: files, headings, tests; and the comparison is backed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import PAGES, ROOT, links, named_tests, table
+
+README = ROOT / "README.md"
+PROMISES = ROOT / "docs" / "promises.md"
+
+each_page = pytest.mark.parametrize(
+    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
+)
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file, and its fragment a heading of it."""
+    for target in links(page):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if fragment:
+            assert fragment in _anchors(file), target
+
+
+@each_page
+def test_named_tests_exist(page: Path) -> None:
+    """A page that says "this is tested by ..." names a test that is there."""
+    for file, name in named_tests(page):
+        assert (ROOT / file).is_file(), file
+        if name is not None:
+            assert name in _tests_of(ROOT / file), f"{file}::{name}"
+
+
+def test_every_row_of_the_comparison_has_a_test() -> None:
+    """What README says of MongoStorage is backed by docs/promises.md, row by row."""
+    compared = [cells[0] for cells in table(README, "Compared")]
+    backed = {cells[0]: cells[-1] for cells in table(PROMISES, "The comparison in README")}
+
+    assert compared == list(backed)
+    assert all("::test_" in tests for tests in backed.values())
+
+
+@cache
+def _tests_of(file: Path) -> frozenset[str]:
+    nodes = ast.walk(ast.parse(file.read_text()))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in nodes if isinstance(node, functions))
+
+
+@cache
+def _anchors(page: Path) -> frozenset[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return frozenset(
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    )

@@ -1,0 +1,95 @@
+"""The site of docs/: built strictly, and asking no other host for anything."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from playwright.async_api import Browser
+
+from storage import __all__ as public_names
+from tests.browser.chromium import visiting
+from tests.browser.conftest import browser
+from tests.docs.markdown import ROOT
+
+__all__ = ["browser"]
+
+# What a browser fetches by itself; a link that somebody has to follow is no request.
+FETCHED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
+    r"|<link\b(?![^>]*rel=[\"']?(?:canonical|next|prev))[^>]*\bhref=[\"']?(?:https?:)?//"
+    r"|@import\s+(?:url\()?[\"']?(?:https?:)?//"
+    r"|url\([\"']?(?:https?:)?//",
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site as `make docs` does; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+def test_every_page_is_in_the_site(built: Path) -> None:
+    """Each Markdown file became a page."""
+    written = {page.stem for page in (ROOT / "docs").glob("*.md")}
+
+    assert written <= {page.stem for page in built.glob("*.html")}
+
+
+def test_no_file_names_another_host_to_fetch_from(built: Path) -> None:
+    """Neither a font nor a script nor a picture."""
+    found = {
+        file.relative_to(built): match[0]
+        for file in built.rglob("*")
+        if file.suffix in {".html", ".css"}
+        for match in FETCHED.finditer(file.read_text())
+    }
+
+    assert found == {}
+
+
+def test_api_page_has_every_public_name(built: Path) -> None:
+    """What can be imported from `storage` is described, from its docstring."""
+    page = (built / "api.html").read_text()
+
+    missing = [name for name in public_names if not re.search(rf'id="storage[\w.]*\.{name}"', page)]
+
+    assert missing == []
+    assert "<strong>max_age</strong>: the idle timeout in seconds" in page
+
+
+async def test_browser_asks_no_other_host_and_has_no_complaint(
+    built: Path, browser: Browser
+) -> None:
+    """Every page opened in a real Chromium."""
+    pages = _names(built)
+    app = web.Application()
+    app.router.add_static("/", built)
+    async with TestServer(app) as server:
+        site = str(server.make_url("/")).rstrip("/")
+        async with visiting(browser, site) as visitor:
+            for name in pages:
+                await visitor.open(f"/{name}")
+                await visitor.page.wait_for_load_state("networkidle")
+
+    assert visitor.complaints == []
+
+
+def _names(built: Path) -> list[str]:
+    return sorted(page.name for page in built.glob("*.html"))
