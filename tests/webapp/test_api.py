@@ -214,6 +214,18 @@ async def test_what_happened_is_told_to_the_log_without_whole_handles(
         assert secret not in fields
 
 
+async def test_of_several_who_sign_a_device_out_one_is_told_that_it_did(client: Client) -> None:
+    """However the requests race, the session ends once."""
+    await arrive(client)
+    async with another_device(client) as phone:
+        await sign_in(phone)
+    (handle,) = await _others(client)
+
+    answers = await asyncio.gather(*(client.delete(f"/api/sessions/{handle}") for _ in range(5)))
+
+    assert sorted(answer.status for answer in answers) == [204, 404, 404, 404, 404]
+
+
 async def test_ending_ones_own_session_by_its_handle_is_a_logout(client: Client) -> None:
     """The current handle ends this session and deletes the cookie."""
     await arrive(client)
