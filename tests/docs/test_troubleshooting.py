@@ -270,7 +270,9 @@ async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:
     address = f"mongodb://127.0.0.1:{free_port()}"
     async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as mongo:
         app = web.Application()
-        aiohttp_session.setup(app, MongoStorage(mongo["app"]["sessions"], SECRET))
+        aiohttp_session.setup(
+            app, MongoStorage(mongo["app"]["sessions"], SECRET, operation_timeout=0.2)
+        )
         app.router.add_get("/", _count)
         client = await aiohttp_client(app)
 
