@@ -140,31 +140,58 @@ async def test_app_and_sub_app_say_once_that_a_session_ended_elsewhere(
     assert await storage.count() == 0
 
 
-async def test_change_above_the_sub_app_is_saved_as_well(
-    open_site: OpenSite, storage: MongoStorage
-) -> None:
-    """What a middleware of the outer app adds on the way back is not lost."""
+async def _visit_below(
+    change_above: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
+) -> tuple[Visitor, list[str]]:
+    """Store a name in a sub-app, then let the outer app change the session on the way back."""
 
     @web.middleware
-    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def change(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
-        (await get_session(request))["seen"] = True
+        if request.path.startswith("/sub/"):
+            change_above(await get_session(request))
         return response
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
-        app.middlewares.append(count)
+        app.middlewares.append(change)
         sub_app = make_app(storage, setup)
         sub_app[HANDLERS] = app[HANDLERS]
         app.add_subapp("/sub", sub_app)
 
     site = await open_site(storage, set_up)
     visitor = await site.visitor()
-    change = _after(lambda session: session.update(name="Ada"), _plain)
+    path = site.path_of(_after(lambda session: session.update(name="Ada"), _plain))
+    response = await visitor.client.get(f"/sub{path}")
+    return visitor, set_cookie_of(response)
 
-    await visitor.client.get(f"/sub{site.path_of(change)}")
 
+async def test_change_above_the_sub_app_is_saved_as_well(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """What a middleware of the outer app adds on the way back is not lost."""
+    visitor, cookies = await _visit_below(lambda s: s.update(seen=True), open_site, storage)
+
+    assert len(cookies) == 1
     assert await visitor.session() == {"name": "Ada", "seen": True}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda session: session.invalidate(), id="logout"),
+        pytest.param(lambda session: session.renew(), id="renewal"),
+    ],
+)
+async def test_last_word_on_the_cookie_is_the_only_one(
+    change: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """A logout or a renewal above the sub-app takes the place of the cookie set below."""
+    visitor, cookies = await _visit_below(change, open_site, storage)
+
+    assert len(cookies) == 1
+    assert (visitor.cookie is None) == ("Max-Age=0" in cookies[0])
+    assert len(await visitor.session()) == await storage.count()
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
