@@ -28,13 +28,15 @@ from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
 from storage.trips import TripBounds
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 COUNTERS = (
     "loads", "hits", "misses", "expired", "unreadable",
     "inserts", "updates", "touches", "deletes", "commands", "unavailable",
 )  # fmt: skip
 _DEFAULT_TRIPS = TripBounds()
+# Which session a request came with, and who loaded it: new_session() is not told.
+_CAME_WITH = web.RequestKey("came_with", tuple[AbstractStorage, MongoSession])
 
 
 class MongoStorage(AbstractStorage):
@@ -129,8 +131,6 @@ class MongoStorage(AbstractStorage):
             trips=trips,
         )
         self._saving = Saving(self._store, self._cookie)
-        # Which session this request came with: new_session() is not told.
-        self._came_with = web.RequestKey("came_with", MongoSession)
         self._serving = _Serving(self._counters)
         # The work of ``setup``, where an app or several share this storage.
         self.index_work: asyncio.Task[None] | None = None
@@ -160,7 +160,7 @@ class MongoStorage(AbstractStorage):
         if (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
         session = MongoSession(max_age=self._max_age, snapshot=snapshot)
-        request[self._came_with] = session
+        request[_CAME_WITH] = self, session
         return session
 
     # The way of a save
@@ -271,8 +271,8 @@ class MongoStorage(AbstractStorage):
         """Return the id of the stored session that a new one takes the place of, if any."""
         if session.snapshot is not None:
             return session.snapshot.stored.identifier
-        came_with = request.get(self._came_with)
-        if came_with is None:
+        storage, came_with = request.get(_CAME_WITH, (None, None))
+        if came_with is None or storage is not self:
             token = from_cookie(self.load_cookie(request))
             return None if token is None else document_id(token)
         return None if came_with.snapshot is None else came_with.snapshot.stored.identifier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import subprocess
@@ -96,6 +97,13 @@ def test_storage_has_what_its_users_call(lone_storage: MongoStorage) -> None:
     called |= {"revoke", "revoke_owner", "sessions"}
 
     assert called <= set(dir(lone_storage))
+
+
+async def test_storage_can_be_made_in_a_thread(collection: Any) -> None:
+    """The keys of aiohttp want a module on the stack, which a thread has not."""
+    storage = await asyncio.to_thread(MongoStorage, collection, generate_secret())
+
+    assert storage.max_age == 14 * 24 * 3600
 
 
 def test_importing_storage_brings_neither_motor_nor_the_web_app() -> None:
