@@ -11,7 +11,7 @@ from aiohttp_session import get_session, new_session
 
 from storage import generate_secret
 from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
-from tests.storage.overlap import Change
+from tests.storage.overlap import Change, at_once
 
 UNKNOWN = generate_secret()  # 43 characters of base64url, as a token is written
 
@@ -226,3 +226,24 @@ async def test_new_session_during_a_load_is_the_session_of_the_request(
     assert await response.json() is True
     assert await visitor.session() == {"name": "Bob"}
     assert await collection.count_documents({}) == 1
+
+
+async def test_double_clicked_new_session_gives_two_that_both_work(
+    visitor: Visitor, site: Site, collection: Any
+) -> None:
+    """A login through new_session() succeeds whoever was first to end the old session."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    old = await site.visitor(visitor.cookie)
+
+    async def log_in(request: web.Request) -> web.StreamResponse:
+        (await new_session(request))["user_id"] = 7
+        return web.Response()
+
+    responses = await at_once((visitor, log_in), (visitor, log_in))
+
+    for response in responses:
+        (line,) = set_cookie_of(response)
+        browser = await site.visitor(line.removeprefix("session=").split(";")[0])
+        assert await browser.session() == {"user_id": 7}
+    assert await old.session() == {}
+    assert await collection.count_documents({}) == 2
