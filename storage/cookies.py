@@ -30,7 +30,9 @@ class SessionCookie:
         samesite: str | None,
     ) -> None:
         """Check the attributes; a wrong one raises an error that names it."""
-        self.name = _matching("cookie_name", name, _TOKEN, "letters, digits and !#$%&'*+-.^_`|~")
+        self.name: str = _matching(
+            "cookie_name", name, _TOKEN, "letters, digits and !#$%&'*+-.^_`|~"
+        )
         self._secure = _flag("secure", secure, (True, False, None))
         attributes = [f"Path={_path(path)}"]
         if domain is not None:

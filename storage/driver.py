@@ -21,7 +21,7 @@ from storage.errors import StorageUnavailable
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # Dates as plain milliseconds and text without complaint: one odd document, which anybody with
 # access to the collection can write, must not make the driver refuse a whole batch.
@@ -44,7 +44,7 @@ class Driver:
 
     def __init__(self, collection: Any, timeout_seconds: float, counters: dict[str, int]) -> None:
         """Wrap a collection; ``counters["commands"]`` counts what is sent."""
-        self.collection = _on_primary(collection)
+        self.collection: Any = _on_primary(collection)
         self.timeout_seconds = timeout_seconds
         self._counters = counters
         self._tasks: set[asyncio.Task[Any]] = set()

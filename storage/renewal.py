@@ -12,7 +12,7 @@ from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.store import Draft, Store, sealed_values
 from storage.tokens import to_handle
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

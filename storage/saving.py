@@ -18,7 +18,7 @@ from storage.session import Changes, Encoded, MongoSession, Snapshot, changes_of
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LABEL_CHARACTERS = 200
 TOUCHES_REMEMBERED = 4096

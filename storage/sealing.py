@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from os import urandom
 from secrets import token_urlsafe
@@ -71,12 +71,14 @@ class Keyring:
     def __init__(self, secrets: object) -> None:
         """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
         keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
-        self.first = keys[0]
+        self.first: SecretKey = keys[0]
         # A visitor's next request finds the keys derived: that saves a quarter of a load.
-        self.session_keys = lru_cache(maxsize=SESSIONS_REMEMBERED)(self._session_keys)
+        self.session_keys: Callable[[bytes, bytes, int], SessionKeys] = lru_cache(
+            maxsize=SESSIONS_REMEMBERED
+        )(self._session_keys)
         # Oldest last: the position is the age.
         self.keys: Mapping[bytes, SecretKey] = MappingProxyType({k.key_id: k for k in keys})
-        self.ages = {key.key_id: age for age, key in enumerate(keys)}
+        self.ages: dict[bytes, int] = {key.key_id: age for age, key in enumerate(keys)}
 
     def _session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
         """Return the keys of one session, each derived when it is first needed."""

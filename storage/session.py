@@ -66,13 +66,13 @@ class MongoSession(Session):
         self._storage_max_age = max_age
         self.snapshot = snapshot
         self.assigned: set[str] = set()
-        self.invalidated = False
-        self.renewal_wanted = False
+        self.invalidated: bool = False
+        self.renewal_wanted: bool = False
         # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
         self.abandoned = False
         self.touch_failed = False
         self.own_max_age: float | None = None
-        self.persistent = max_age is not None
+        self.persistent: bool = max_age is not None
         if snapshot is not None:
             self._mapping = {name: value.loaded for name, value in snapshot.values.items()}
             self._created = snapshot.stored.dates.created_ms // 1000

@@ -16,7 +16,7 @@ from storage.errors import IndexConflict, StorageUnavailable
 from storage.mongo import MongoStorage
 from storage.session import MongoSession
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_INDEXES_SECONDS = 5.0
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]

@@ -22,7 +22,7 @@ from storage.tokens import document_id, new_token, to_handle
 from storage.trips import TripBounds, Trips
 from storage.writes import Delete, Insert, Update, Write, carry_writes
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Draft(NamedTuple):
