@@ -15,6 +15,7 @@ from tests.faults.raw import ask
 from tests.processes import Process
 
 AT_ONCE = 32
+LOOK_EVERY = 250
 
 
 @pytest.mark.parametrize(
@@ -42,15 +43,13 @@ async def test_hostile_requests_crash_nothing_leak_nothing_and_take_nothing_over
             answer = await ask(port, request)
             statuses[answer.status] += 1
             assert answer.status != 500, request
-            assert not [text for text in private if text in answer.head + answer.body], request
+            told = answer.head + answer.body
+            # What the attacker wrote may come back to the attacker.
+            assert not [text for text in private if text in told and text not in request], request
+            if sum(statuses.values()) % LOOK_EVERY == 0:
+                assert [await person.is_served() for person in people] == [True, True]
 
-    async def live() -> None:
-        while not attacks.done():
-            for person in people:
-                assert await person.is_served()
-
-    attacks = asyncio.gather(*(attack() for _ in range(AT_ONCE)))
-    await asyncio.gather(attacks, live())
+    await asyncio.gather(*(attack() for _ in range(AT_ONCE)))
 
     remark(f"{sum(statuses.values())} hostile requests: {dict(sorted(statuses.items()))}")
     assert [await person.is_served() for person in people] == [True, True]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from tests.faults.conftest import App, Report, StartApp
+from tests.faults.conftest import App, Remark, Report, StartApp
 from tests.faults.load import VISITORS, Books, Load
 from tests.faults.replica_set import ReplicaSet, replica_set
 
 # How many requests go well before a fault and after it.
 CALM = 200
+
+
+class BreakIt(Protocol):
+    """Breaks the primary under load, and keeps books."""
+
+    async def __call__(self, name: str, fault: Callable[[], None], times: int = 1) -> Books:
+        """Do so; `fault` returns when there is a primary again."""
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +44,30 @@ def kept_every_promise(books: Books) -> None:
     assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
 
 
-async def break_it(
-    members: ReplicaSet, apps: tuple[App, App], fault: Callable[[], None], times: int
-) -> Books:
-    """Do something to the primary again and again, under load; return the books."""
-    async with Load([app.base for app in apps]) as load:
-        for _ in range(times):
-            await load.answers(CALM)
-            await asyncio.to_thread(fault)
-            await load.answers(CALM)
-            await asyncio.to_thread(members.wait_until_whole)
-    return load.books
+@pytest.fixture
+def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark: Remark) -> BreakIt:
+    """Do something to the primary, again and again, under load; return the books."""
+
+    async def do(name: str, fault: Callable[[], None], times: int = 1) -> Books:
+        elections = []
+        async with Load([app.base for app in apps]) as load:
+            for _ in range(times):
+                await load.answers(CALM)
+                begun = time.monotonic()
+                await asyncio.to_thread(fault)
+                elections.append(f"{time.monotonic() - begun:.1f}")
+                await load.answers(CALM)
+                await asyncio.to_thread(members.wait_until_whole)
+        report(f"{name}, {times} times", load.books, VISITORS)
+        remark(f"{name}: the fault and its election took {', '.join(elections)} s")
+        return load.books
+
+    return do
 
 
 @pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_is_killed(
-    members: ReplicaSet, apps: tuple[App, App], report: Report
+    members: ReplicaSet, break_it: BreakIt
 ) -> None:
     """SIGKILL; the others elect; the dead one comes back on what its disk holds."""
 
@@ -60,16 +77,15 @@ async def test_nothing_is_lost_when_the_primary_is_killed(
         members.primary(other_than=victim)
         victim.mongod.start()
 
-    books = await break_it(members, apps, kill, 2)
+    books = await break_it("primary killed with SIGKILL", kill, 2)
 
-    report("primary killed with SIGKILL, 2 times", books, VISITORS)
     kept_every_promise(books)
     assert (books.stale, books.overtaken) == (0, 0)
 
 
 @pytest.mark.long
 async def test_nobody_notices_that_the_primary_steps_down(
-    members: ReplicaSet, apps: tuple[App, App], report: Report
+    members: ReplicaSet, break_it: BreakIt
 ) -> None:
     """As a rolling upgrade does: the drivers' retries bridge it, no request is refused."""
 
@@ -77,9 +93,8 @@ async def test_nobody_notices_that_the_primary_steps_down(
         members.primary().step_down()
         members.primary()
 
-    books = await break_it(members, apps, step_down, 5)
+    books = await break_it("primary stepped down", step_down, 5)
 
-    report("primary stepped down, 5 times", books, VISITORS)
     kept_every_promise(books)
     assert (books.stale, books.overtaken) == (0, 0)
     assert books.refused == 0
@@ -87,7 +102,7 @@ async def test_nobody_notices_that_the_primary_steps_down(
 
 @pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_freezes(
-    members: ReplicaSet, apps: tuple[App, App], report: Report
+    members: ReplicaSet, break_it: BreakIt
 ) -> None:
     """SIGSTOP until the others have elected, then SIGCONT: what it had read it answers late."""
 
@@ -99,15 +114,14 @@ async def test_nothing_is_lost_when_the_primary_freezes(
         finally:
             victim.thaw()
 
-    books = await break_it(members, apps, freeze, 2)
+    books = await break_it("primary frozen with SIGSTOP", freeze, 1)
 
-    report("primary frozen with SIGSTOP, 2 times", books, VISITORS)
     kept_every_promise(books)
 
 
 @pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_is_cut_off(
-    members: ReplicaSet, apps: tuple[App, App], report: Report
+    members: ReplicaSet, break_it: BreakIt
 ) -> None:
     """No byte passes between it and anybody until the others have elected, and then all do."""
 
@@ -119,15 +133,14 @@ async def test_nothing_is_lost_when_the_primary_is_cut_off(
         finally:
             members.heal()
 
-    books = await break_it(members, apps, cut_off, 2)
+    books = await break_it("primary cut off from everybody", cut_off, 1)
 
-    report("primary cut off from everybody, 2 times", books, VISITORS)
     kept_every_promise(books)
 
 
 @pytest.mark.long
 async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
-    members: ReplicaSet, apps: tuple[App, App], report: Report
+    members: ReplicaSet, apps: tuple[App, App], break_it: BreakIt
 ) -> None:
     """One app sees the old primary alone, the other the rest, which elects a new one."""
 
@@ -139,7 +152,6 @@ async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
         finally:
             members.heal()
 
-    books = await break_it(members, apps, split, 2)
+    books = await break_it("primary and one app cut off from the rest", split, 1)
 
-    report("primary and one app cut off from the rest, 2 times", books, VISITORS)
     kept_every_promise(books)
