@@ -168,8 +168,6 @@ class Store:
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
 
     def _open(self, token: bytes, identifier: bytes, stored: Stored) -> Snapshot:
-        if stored.identifier != identifier:
-            raise Unreadable("its field '_id' is not the one that was asked for")
         keys = self.keyring.session_keys(token, identifier, stored.dates.created_ms)
         values = open_values(keys, stored.values, self.settings.decoder)
         owner_key = self.settings.owner_key
