@@ -39,15 +39,16 @@ async def chat(request: web.Request) -> web.WebSocketResponse:
     user, handle = session["user_id"], request.app[STORAGE].handle(session)
     socket = web.WebSocketResponse()
     await socket.prepare(request)
-    request.app[SOCKETS].add(socket)
+    sockets = request.app[SOCKETS]
+    sockets.add(socket)
     look = asyncio.create_task(_close_when_signed_out(request.app, socket, user, handle))
     try:
         async for message in socket:
-            for other in list(request.app[SOCKETS]):
+            for other in list(sockets):
                 await other.send_str(f"{user}: {message.data}")
     finally:
         look.cancel()
-        request.app[SOCKETS].discard(socket)
+        sockets.discard(socket)
     return socket
 
 
@@ -68,9 +69,9 @@ async def _close_when_signed_out(
 
 async def make_app(mongo_uri: str, secret: str, look_seconds: float = 5) -> web.Application:
     app = web.Application()
-    app[SOCKETS] = set()
+    app[SOCKETS] = set[web.WebSocketResponse]()
     app[LOOK_SECONDS] = look_seconds
-    client = AsyncMongoClient(mongo_uri)
+    client = AsyncMongoClient[dict[str, object]](mongo_uri)
     app[STORAGE] = MongoStorage(client.get_default_database("shop")["sessions"], secret)
     setup(app, app[STORAGE])
     app.router.add_post("/sign-in", sign_in)

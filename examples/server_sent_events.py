@@ -45,7 +45,7 @@ async def end_streams(app: web.Application) -> None:
 
 
 async def make_app(mongo_uri: str, secret: str) -> web.Application:
-    client = AsyncMongoClient(mongo_uri)
+    client = AsyncMongoClient[dict[str, object]](mongo_uri)
     app = web.Application()
     app[READERS] = set()
     setup(app, MongoStorage(client.get_default_database("shop")["sessions"], secret))

@@ -3,7 +3,7 @@
 import os
 
 from aiohttp import web
-from aiohttp_session import get_session
+from aiohttp_session import Session, get_session
 from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, setup
@@ -46,10 +46,10 @@ async def sign_out_others(request: web.Request) -> web.Response:
     return web.json_response({"ended": ended})
 
 
-def _user(session: dict[str, str]) -> str:
+def _user(session: Session) -> str:
     if "user_id" not in session:
         raise web.HTTPUnauthorized
-    return session["user_id"]
+    return str(session["user_id"])
 
 
 def device_name(request: web.Request) -> str:
@@ -57,7 +57,7 @@ def device_name(request: web.Request) -> str:
 
 
 async def make_app(mongo_uri: str, secret: str) -> web.Application:
-    client = AsyncMongoClient(mongo_uri)
+    client = AsyncMongoClient[dict[str, object]](mongo_uri)
     sessions = client.get_default_database("shop")["sessions"]
     app = web.Application()
     app[STORAGE] = MongoStorage(sessions, secret, describe=device_name)

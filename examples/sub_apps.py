@@ -38,7 +38,7 @@ def make_shop(storage: MongoStorage) -> web.Application:
 
 
 async def make_app(mongo_uri: str, secret: str) -> web.Application:
-    client = AsyncMongoClient(mongo_uri)
+    client = AsyncMongoClient[dict[str, object]](mongo_uri)
     storage = MongoStorage(client.get_default_database("shop")["sessions"], secret)
     app = web.Application()
     setup(app, storage)

@@ -51,7 +51,7 @@ async def write(request: web.Request) -> web.Response:
 
 
 async def make_app(mongo_uri: str, secret: str) -> web.Application:
-    client = AsyncMongoClient(mongo_uri)
+    client = AsyncMongoClient[dict[str, object]](mongo_uri)
     sessions = client.get_default_database("shop")["sessions"]
     app = web.Application()
     setup(app, MongoStorage(sessions, secret, owner_key=IDENTITY))

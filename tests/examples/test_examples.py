@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from examples import chat, server_sent_events, sign_out_everywhere, sub_apps, with_security
+from tests.docs.markdown import ROOT
 from tests.examples.conftest import Browser, Serve
 
 
@@ -144,3 +147,21 @@ async def test_devices_are_json_that_names_this_one(serve: Serve) -> None:
     (device,) = json.loads(await (await here.get("/devices")).text())
 
     assert device["this_one"]
+
+
+def test_examples_can_be_copied_into_a_strictly_typed_app() -> None:
+    """A strict mypy has nothing to say, but for the smallest, which leaves the client untyped."""
+    programs = [
+        path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem != "smallest"
+    ]
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", *programs, "examples/testing_your_app/app.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stdout

@@ -129,6 +129,19 @@ def test_types_of_the_wheel_satisfy_a_strict_user(reader: Environment) -> None:
     assert checked.startswith("Success"), checked
 
 
+def test_every_type_of_the_package_is_known(reader: Environment) -> None:
+    """Pyright's own count over the installed wheel: nothing unknown, nothing left to inference."""
+    reader.pip_install("basedpyright==1.40.2")
+
+    # It looks for packages beside the first `python` of PATH.
+    path = os.pathsep.join([str(reader.python.parent), os.environ["PATH"]])
+    said = reader.run(
+        *("-m", "basedpyright", "--verifytypes", "storage", "--ignoreexternal"), PATH=path
+    )
+
+    assert "Type completeness score: 100%" in said
+
+
 def test_web_app_runs_with_its_extra(built: Built, make_environment: MakeEnvironment) -> None:
     """`pip install 'aiohttp-session-mongostorage[webapp]'` brings what `python -m webapp` needs."""
     environment = make_environment()
