@@ -39,6 +39,7 @@ class Proxy:
         # Takes what a client sends; True: break the connection half-way through the answer.
         self.breaks: Callable[[bytes], bool] = lambda _sent: False
         self.broken = 0
+        self.stalls: Callable[[bytes], bool] = lambda _sent: False
 
     def stall(self, *, sources: Collection[int] | None = None, spare: Collection[int] = ()) -> None:
         """Hold up what processes send and are sent: all, or these `sources`; never `spare`."""
@@ -53,6 +54,10 @@ class Proxy:
 
         self._set(is_stalled)
 
+    def stall_at(self, recognises: Callable[[bytes], bool]) -> None:
+        """Hold up everything once a client sends what `recognises` knows, that included."""
+        self.stalls = recognises
+
     def stall_from_now_on(self, sources: Collection[int]) -> None:
         """Hold up connections that these processes open later; callable inside `breaks`."""
         self.is_stalled = lambda port: any(
@@ -62,6 +67,7 @@ class Proxy:
     def heal(self) -> None:
         """Let everything through again, what was held up first."""
         self.delay_seconds = 0.0
+        self.stalls = lambda _sent: False
         self._set(lambda _port: False)
 
     def delay(self, seconds: float) -> None:
@@ -135,9 +141,13 @@ class _Client(asyncio.Protocol):
         self.obey()
 
     def data_received(self, data: bytes) -> None:
+        if self.proxy.stalls(data):
+            self.proxy.is_stalled = lambda _port: True
+            for client in self.proxy.connections:
+                client.obey()
         if self.proxy.breaks(data):
             self.breaks_next_answer = True
-        if self.server is None:
+        if self.server is None or self._stalled:
             self._early.append(data)
         else:
             self.server.transport.write(data)
@@ -153,6 +163,9 @@ class _Client(asyncio.Protocol):
         for side in (self.transport, self.server.transport if self.server else None):
             if side is not None and not side.is_closing():
                 (side.pause_reading if self._stalled else side.resume_reading)()
+        if self.server is not None and not self._stalled:
+            self.server.transport.writelines(self._early)
+            self._early.clear()
 
     def reset(self) -> None:
         """Break the connection without a word."""
@@ -174,7 +187,6 @@ class _Client(asyncio.Protocol):
         if self.transport.is_closing():
             server.transport.abort()
             return
-        server.transport.writelines(self._early)
         self.obey()
 
 
