@@ -1,0 +1,59 @@
+"""Random interleavings of everything that can happen to a session, against a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+
+from tests.storage.interleavings import Interleavings
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """Run coroutines between the steps of a machine that knows nothing of asyncio."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("client_class", [AsyncIOMotorClient, AsyncMongoClient])
+@pytest.mark.parametrize(
+    "histories",
+    [pytest.param(25, id="some"), pytest.param(1500, id="many", marks=pytest.mark.long)],
+)
+def test_nothing_acknowledged_is_lost_and_nothing_ended_comes_back(
+    mongo_uri: str,
+    database_name: str,
+    runner: asyncio.Runner,
+    client_class: Any,
+    histories: int,
+) -> None:
+    """Whatever the order of loads, changes, saves, ends, restarts and hours: the model agrees."""
+
+    async def connect() -> Any:
+        return client_class(mongo_uri)
+
+    client = runner.run(connect())
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        partial(Interleavings, runner, client[database_name]["sessions"]),
+        settings=settings(
+            max_examples=histories,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+    async def close() -> None:
+        if (closing := client.close()) is not None:
+            await closing
+
+    runner.run(close())
