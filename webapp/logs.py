@@ -12,12 +12,14 @@ import json
 import logging
 import re
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import TextIO
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http import HttpProcessingError
+from aiohttp.web_exceptions import NotAppKeyWarning
 
 from webapp.identity import whose
 from webapp.keys import METRICS
@@ -37,6 +39,8 @@ def configure(style: str, level: int, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    # aiohttp-session 2.12 keeps the session under a text key of the request; nobody can mend it.
+    warnings.filterwarnings("ignore", category=NotAppKeyWarning)
     logging.getLogger("pymongo").setLevel(max(level, logging.WARNING))
     server = logging.getLogger("aiohttp.server")
     server.removeFilter(_is_not_a_parser_error)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from tests.webapp.conftest import Client, MakeApp
-from tests.webapp.forwarded_cases import CASES, REAL, Case
+from tests.webapp.forwarded_cases import CASES, REAL
 from webapp import gate
 from webapp.keys import CLIENT
 
@@ -45,30 +45,35 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[web.Request]:
     return requests
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES if c.hops == 1])
 async def test_forwarded_headers_over_http(
-    seen: list[web.Request], make_app: MakeApp, case: Case, caplog: pytest.LogCaptureFixture
+    seen: list[web.Request], make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler sees the client of the table; a refusal is a 400, one event and one count."""
-    client = await make_app(**PRODUCTION, METRICS_TOKEN="m" * 32)
-    headers = [("Host", "app.example")]
-    headers += [("X-Forwarded-For", line) for line in case.forwarded_for if line.isascii()]
-    headers += [("X-Forwarded-Proto", line) for line in case.proto]
+    """A handler sees the client of the table; each refusal is a 400, one event and one count."""
     caplog.set_level(logging.INFO)
+    client = await make_app(**PRODUCTION, METRICS_TOKEN="m" * 32)
+    cases = [case for case in CASES if case.hops == 1]
 
-    answer = await client.get("/api/openapi.json", headers=headers, allow_redirects=False)
+    for case in cases:
+        seen.clear()
+        headers = [("Host", "app.example")]
+        headers += [("X-Forwarded-For", line) for line in case.forwarded_for]
+        headers += [("X-Forwarded-Proto", line) for line in case.proto]
+        answer = await client.get("/api/openapi.json", headers=headers, allow_redirects=False)
 
+        if case.client is None:
+            assert (answer.status, seen) == (400, []), case.name
+        else:
+            assert answer.status == (200 if case.scheme == "https" else 308), case.name
+            assert (seen[0].remote, seen[0].scheme) == (case.client, case.scheme), case.name
+            assert seen[0].secure is (case.scheme == "https")
+            assert seen[0][CLIENT].address == case.client
+
+    refused = sum(case.client is None for case in cases)
     metrics = await client.get("/metrics", headers={"Authorization": "Bearer " + "m" * 32})
-    refused = 'webapp_events_total{event="forwarded_refused"} 1.0' in await metrics.text()
-    if case.client is None:
-        assert (answer.status, refused, seen) == (400, True, [])
-        assert [r.message for r in caplog.records].count("forwarded_refused") == 1
-    else:
-        assert answer.status == (200 if case.scheme == "https" else 308)
-        assert (seen[0].remote, seen[0].scheme) == (case.client, case.scheme)
-        assert seen[0].secure is (case.scheme == "https")
-        assert seen[0][CLIENT].address == case.client
-        assert not refused
+    counted = f'webapp_events_total{{event="forwarded_refused"}} {float(refused)}'
+    assert counted in await metrics.text()
+    assert [r.message for r in caplog.records].count("forwarded_refused") == refused
+    assert not any(REAL in str(r.__dict__.get("fields")) for r in caplog.records)
 
 
 @pytest.mark.parametrize(

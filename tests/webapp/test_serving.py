@@ -177,6 +177,7 @@ async def test_access_lines_have_the_documented_fields_and_no_secrets(
     assert mine[0]["route"] == "/metrics"
     assert (mine[0]["status"], mine[0]["address"]) == (200, "127.0.0.1")
     assert {"sign_up", "sign_in", "request", "log"} <= set(events)
+    assert "py.warnings" not in process.output
     secrets = (cookie, PASSWORD, token, served["SESSION_SECRET"], "private", "$argon2")
     assert not [secret for secret in secrets if secret in process.output]
 
