@@ -1,0 +1,74 @@
+"""The files that platforms read say what the app is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage import generate_secret
+from tests.deploy.conftest import procfile
+from tests.processes import ROOT
+from webapp.config import KNOWN, Config, ConfigError
+
+
+def test_the_procfile_names_the_release_phase_and_the_process() -> None:
+    """Two process types, and nothing else."""
+    assert procfile() == {"release": "python -m webapp check", "web": "python -m webapp"}
+
+
+def test_app_json_asks_for_all_that_is_required_and_generates_the_secret() -> None:
+    """With its values, and answers to its questions, the app is fit to start."""
+    variables = json.loads((ROOT / "app.json").read_text())["env"]
+    answers = {"MONGO_URI": "mongodb+srv://u:p@c.example/db", "ALLOWED_HOSTS": "app.example"}
+    generated = "0123456789abcdef" * 2 + generate_secret().encode().hex()[:32]  # 64 hex digits
+    environ = {
+        name: v.get("value") or answers.get(name, generated) for name, v in variables.items()
+    }
+
+    assert variables["SESSION_SECRET"]["generator"] == "secret"
+    assert set(variables) <= set(KNOWN)
+    assert Config.from_environ(environ).warnings == ()
+    for name in environ:
+        with pytest.raises(ConfigError, match=f"{name}: is not set"):
+            Config.from_environ({k: v for k, v in environ.items() if k != name})
+
+
+def test_the_container_holds_the_app_and_runs_it_as_the_procfile_does() -> None:
+    """What is copied exists and is let through, the Python is the pinned one, root is left."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY ")]
+    let_in = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    command = json.loads(next(line for line in lines if line.startswith("CMD "))[4:])
+
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+    assert " ".join(command) == procfile()["web"]
+    assert f"python:{(ROOT / '.python-version').read_text().strip()}-" in lines[0]
+    assert any(re.fullmatch(r"USER [1-9]\d+", line) for line in lines)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_the_unit_is_valid_and_hardened(tmp_path: Path) -> None:
+    """Systemd finds nothing to complain of, and rates its exposure as low."""
+    unit = tmp_path / "webapp@8081.service"
+    text = (ROOT / "deploy" / "webapp@.service").read_text()
+    unit.write_text(text.replace("/srv/webapp/.venv/bin/python", sys.executable))
+
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=20", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert rated.returncode == 0, rated.stdout.splitlines()[-1]
