@@ -75,6 +75,21 @@ async def test_max_age_can_be_chosen_before_the_first_save(
     assert await max_age_of(visitor) == 60
 
 
+async def test_browser_session_can_be_chosen_before_the_first_save(
+    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """And it is remembered: a touch sends no Max-Age either."""
+    visitor = await (await open_site(make_storage(max_age=1200))).visitor()
+
+    created = await visitor.do(lambda s: (choose(None)(s), s.update(a=1)))
+    clock.advance(60)
+    touched = await visitor.do(lambda session: session.max_age)
+
+    assert cookie_of(created)["max-age"] == ""
+    assert await touched.json() is None
+    assert cookie_of(touched)["max-age"] == ""
+
+
 async def test_max_age_alone_is_no_reason_to_store_a_session(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:

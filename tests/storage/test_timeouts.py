@@ -209,7 +209,7 @@ def _log_out(session: MongoSession) -> None:
 
 def _start_over(session: MongoSession) -> None:
     session.invalidate()
-    session["a"] = 2
+    session.update(user_id=7, a=2)
 
 
 @pytest.mark.parametrize(
