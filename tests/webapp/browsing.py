@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,6 +58,12 @@ class Visitor:
         body = {"email": self.email, "password": password, "remember": remember}
         async with self._session.post(f"{self.base}/api/auth/login", json=body) as answer:
             return answer.status
+
+    async def post(self, path: str, body: AsyncIterator[bytes]) -> tuple[int, str | None]:
+        """Send a JSON body in pieces; return the status and the Connection header."""
+        as_json = {"Content-Type": "application/json"}
+        async with self._session.post(f"{self.base}{path}", data=body, headers=as_json) as answer:
+            return answer.status, answer.headers.get("Connection")
 
     async def profile(self) -> int:
         """Return the status of looking at the profile."""

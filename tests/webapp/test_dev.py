@@ -56,7 +56,7 @@ async def test_accounts_secret_and_sessions_survive_a_restart(
             visitor.email = email
             assert await visitor.sign_in(password) == 200
             assert mongods_of(tmp_path)
-            first.signal(signal.SIGINT)
+            os.killpg(first.pid, signal.SIGINT)  # Ctrl-C: to everybody in the terminal's group
             assert first.wait() == 0
         assert mongods_of(tmp_path) == []
 
