@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from examples import chat, server_sent_events, sign_out_everywhere, sub_apps, with_security
 from tests.docs.markdown import ROOT
 from tests.examples.conftest import Browser, Serve
@@ -149,6 +151,7 @@ async def test_devices_are_json_that_names_this_one(serve: Serve) -> None:
     assert device["this_one"]
 
 
+@pytest.mark.long
 def test_examples_can_be_copied_into_a_strictly_typed_app() -> None:
     """A strict mypy has nothing to say, but for the smallest, which leaves the client untyped."""
     programs = [
