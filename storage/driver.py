@@ -48,6 +48,7 @@ class Driver:
         self.timeout_seconds = timeout_seconds
         self._counters = counters
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._undrained: set[asyncio.Task[Any]] = set()
 
     def deadline(self) -> float:
         """Return the instant of the running loop's clock at which a load or save gives up."""
@@ -83,20 +84,22 @@ class Driver:
             raise StorageUnavailable
         return task.result()
 
-    def start(self, work: Awaitable[T]) -> asyncio.Task[T]:
-        """Run ``work`` as a task that ``drained`` waits for."""
+    def start(self, work: Awaitable[T], *, drain: bool = True) -> asyncio.Task[T]:
+        """Run ``work`` as a task of its own, which ``drained`` waits for unless told not to."""
 
         async def run() -> T:
             return await work
 
         # In a context of its own: a timeout or a variable of the request must not reach it.
         task = asyncio.get_running_loop().create_task(run(), context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        tasks = self._tasks if drain else self._undrained
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_note_its_error)
         return task
 
     async def drained(self) -> None:
-        """Wait for every task that was started."""
+        """Wait for every task that was started, and does not say that it takes its time."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -107,10 +110,10 @@ class Driver:
             logger.warning("MongoDB did not carry out a command: %s", type(error).__name__)
             raise StorageUnavailable from error
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited may have gone: nobody else would ask
+
+def _note_its_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waited may have gone: nobody else would ask
 
 
 def _on_primary(collection: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp_session
@@ -19,6 +20,8 @@ from storage.session import MongoSession
 logger: logging.Logger = logging.getLogger(__name__)
 
 RETRY_INDEXES_SECONDS = 5.0
+# Longer than any answer but that of building an index on a large collection.
+START_WAITS_FOR_INDEXES_SECONDS = 10.0
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -104,11 +107,16 @@ def _forget_framing(request: web.Request) -> None:
 
 
 async def _start_indexes(storage: MongoStorage) -> None:
-    """Start the index work once, however many apps share the storage; await its first try."""
+    """Start the index work once, however many apps share the storage; await its first try.
+
+    For some seconds: an index that takes minutes to build is built while the app serves.
+    """
     if storage.index_work is None:
         first_try = asyncio.Event()
         storage.index_work = asyncio.create_task(_create_indexes(storage, first_try))
-        await first_try.wait()
+        with suppress(TimeoutError):
+            # Sessions work without the indexes; a platform ends an app that starts too slowly.
+            await asyncio.wait_for(first_try.wait(), START_WAITS_FOR_INDEXES_SECONDS)
         if storage.index_work.done():
             storage.index_work.result()  # a mistake in the app, told while it starts
 

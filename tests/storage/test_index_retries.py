@@ -109,6 +109,36 @@ async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
     assert storage_without_mongodb.counters["unavailable"] == 1
 
 
+async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_long(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    late_mongod: Mongod,
+    collection: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a large collection it takes minutes: the app serves meanwhile, and may be stopped."""
+    monkeypatch.setattr(import_module("storage.setup"), "START_WAITS_FOR_INDEXES_SECONDS", 0.1)
+    await asyncio.to_thread(late_mongod.start)
+    await collection.database.client.admin.command(
+        "configureFailPoint",
+        "failCommand",
+        mode="alwaysOn",
+        data={"failCommands": ["createIndexes"], "blockConnection": True, "blockTimeMS": 60_000},
+    )
+    storage = make_storage()
+    started = asyncio.get_running_loop().time()
+
+    site = await open_site(storage)
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(a=1))
+    assert await visitor.session() == {"a": 1}
+    assert storage.index_work is not None
+    assert not storage.index_work.done()
+    await site.server.close()
+
+    assert asyncio.get_running_loop().time() - started < 30
+
+
 @pytest.mark.parametrize(
     ("command", "code", "error"),
     [
