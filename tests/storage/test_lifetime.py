@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage.lifetime import (
     Dates,
@@ -167,6 +169,43 @@ def test_clock_that_jumped_back_ends_no_session() -> None:
 
     assert not clocks.is_over(dates, 0)
     assert clocks.cookie_seconds(HOUR_MS, 0, None) == 1200
+
+
+SECONDS = st.floats(0.001, 10**8) | st.integers(1, 10**8)
+INSTANT = st.integers(0, 4 * 10**12)
+
+
+@settings(deadline=None)
+@given(
+    max_age=SECONDS,
+    absolute=st.none() | SECONDS,
+    own=st.none() | SECONDS,
+    created_ms=INSTANT,
+    idle_ms=st.integers(0, 10**11),
+    now_ms=INSTANT,
+)
+def test_every_session_that_is_used_is_touched_before_it_ends(
+    *,
+    max_age: float,
+    absolute: float | None,
+    own: float | None,
+    created_ms: int,
+    idle_ms: int,
+    now_ms: int,
+) -> None:
+    """Whatever the timeouts: in its last twentieth a session of idle timeout is due for a touch."""
+    clocks = lifetime(max_age, absolute)
+    last_seen_ms = created_ms + idle_ms
+    dates = Dates(created_ms, last_seen_ms, clocks.end(created_ms, last_seen_ms, own), own)
+    cookie_seconds = clocks.cookie_seconds(created_ms, now_ms, own)
+
+    almost_over = last_seen_ms + clocks.idle_of(own) - 1
+    if clocks.idle_of(own) > 1 and not clocks.is_over(dates, almost_over):
+        assert clocks.touch_is_due(dates, None, almost_over)
+    assert clocks.is_over(dates, clocks.end(created_ms, last_seen_ms, own))
+    assert 0 <= cookie_seconds <= clocks.idle_of(own) / 1000 + 1
+    if clocks.absolute_ms is not None:
+        assert now_ms + cookie_seconds * 1000 <= max(now_ms, created_ms + clocks.absolute_ms)
 
 
 @pytest.mark.parametrize(

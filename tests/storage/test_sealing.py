@@ -7,6 +7,8 @@ from base64 import urlsafe_b64encode
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage import generate_secret
 from storage.errors import Unreadable
@@ -219,6 +221,37 @@ def test_any_name_is_hidden_in_sixteen_characters(keys: SessionKeys, name: str) 
     assert len(field) == 16
     assert field.replace("-", "").replace("_", "").isalnum()
     assert keys.open(field, keys.seal(field, name, "1")) == (name, "1")
+
+
+ANY_NAME = st.text(st.characters(codec=None, categories=None))  # lone surrogates too
+
+
+@settings(deadline=None)
+@given(name=ANY_NAME, encoded=st.text() | st.binary())
+def test_any_name_and_any_encoded_value_come_back(name: str, encoded: str | bytes) -> None:
+    """Text comes back as text and bytes as bytes, and the length shows no more than the length."""
+    keys = Keyring(SECRET).session_keys(TOKEN, IDENTIFIER, CREATED_MS)
+    field = keys.field(name)
+
+    sealed = keys.seal(field, name, encoded)
+
+    opened = keys.open(field, sealed)
+    assert opened == (name, encoded)
+    assert type(opened[1]) is type(encoded)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_other_bytes_open(noise: bytes) -> None:
+    """Whatever lies in the place of a sealed value is refused, and in no other way."""
+    keyring = Keyring(SECRET)
+    keys = keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS)
+
+    for sealed in (noise, HEADER + noise):
+        with pytest.raises(Unreadable):
+            keys.open(KNOWN_FIELD, sealed)
+        with pytest.raises(Unreadable):
+            keyring.open_label(sealed, IDENTIFIER, CREATED_MS)
 
 
 def test_field_name_survives_rotation_and_differs_between_sessions(keyring: Keyring) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage.tokens import document_id, from_cookie, from_handle, new_token, to_cookie, to_handle
 
@@ -57,6 +59,15 @@ def test_every_drawn_token_survives_its_spelling() -> None:
 def test_other_text_is_no_token(text: str | None) -> None:
     """Each token has one canonical spelling; anything else is malformed."""
     assert from_cookie(text) is None
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("ABCaz09-_+/= é\0"), min_size=43, max_size=43) | st.text())
+def test_whatever_is_read_as_a_token_is_spelled_the_one_way(text: str) -> None:
+    """No two cookies mean the same session."""
+    token = from_cookie(text)
+
+    assert token is None or to_cookie(token) == text
 
 
 def test_only_one_last_character_in_four_is_canonical() -> None:
