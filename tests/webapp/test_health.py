@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.webapp.conftest import Client, MakeApp
+from webapp.devdb import Mongod
 
 TOKEN = "a-token-of-sixteen-or-more"
 
@@ -11,6 +14,21 @@ async def test_alive_and_ready_answer_200(client: Client) -> None:
     """A running app with its database is alive and ready."""
     assert (await client.get("/healthz")).status == 200
     assert (await client.get("/readyz")).status == 200
+
+
+async def test_without_its_database_it_is_alive_and_not_ready(
+    make_app: MakeApp, mongod: Mongod, tmp_path: Path
+) -> None:
+    """503 while MongoDB is away, 200 once it is back; no restart is needed."""
+    with Mongod(mongod._binary, tmp_path) as own:
+        client = await make_app(MONGO_URI=own.uri)
+        port = own.port
+        own.stop()
+        away = [(await client.get(path)).status for path in ("/healthz", "/readyz")]
+        with Mongod(mongod._binary, tmp_path, port=port):
+            back = await client.get("/readyz")
+
+            assert (away, back.status) == ([200, 503], 200)
 
 
 async def test_health_checks_come_by_address_in_plain_http(make_app: MakeApp) -> None:

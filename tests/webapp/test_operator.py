@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -17,7 +18,9 @@ import pytest
 from storage import generate_secret
 from tests.processes import LISTENING, ROOT, free_port, inherited, run_webapp, webapp
 from tests.webapp.browsing import PASSWORD, Visitor
+from webapp import __main__ as commands
 from webapp.__main__ import main
+from webapp.operator import Outcome
 
 EMAIL = "ada@example.com"
 OTHER_PASSWORD = "another-plain-text-for-tests"
@@ -280,6 +283,29 @@ def test_on_a_terminal_a_password_is_typed_twice_and_not_shown(environ: dict[str
     assert "differ" in wrong[1]
     assert right[0] == 0
     assert PASSWORD not in wrong[1] + right[1]
+
+
+async def test_long_work_shows_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal the seconds are counted, on standard error; elsewhere nothing is."""
+    monkeypatch.setattr(commands, "PROGRESS_SECONDS", 0.01)
+    asked = asyncio.Event()
+
+    async def long_work() -> Outcome:
+        await asked.wait()
+        return Outcome("done")
+
+    def ask() -> bool:
+        asked.set()
+        return on_a_terminal
+
+    monkeypatch.setattr(sys.stderr, "isatty", ask)
+    for on_a_terminal in (True, False):
+        asked.clear()
+        assert (await commands._with_progress(long_work())).sentence == "done"
+
+        assert ("still working, 1 s" in capsys.readouterr().err) is on_a_terminal
 
 
 def test_ctrl_c_at_a_question_is_code_130(environ: dict[str, str]) -> None:
