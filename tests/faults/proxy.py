@@ -34,6 +34,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.connections: set[_Client] = set()
+        self.onward: set[_Server] = set()
         self.is_stalled: Callable[[int], bool] = lambda _pid: False
         self.delay_seconds = 0.0
         # Takes what a client sends; True: break the connection half-way through the answer.
@@ -112,12 +113,12 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
-        while self.connections:
+        while self.connections or self.onward:
             for client in tuple(self.connections):
                 client.reset()
             await asyncio.sleep(0)
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Client(asyncio.Protocol):
@@ -199,6 +200,7 @@ class _Server(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._client.proxy.onward.add(self)
 
     def data_received(self, data: bytes) -> None:
         client, proxy = self._client, self._client.proxy
@@ -213,6 +215,7 @@ class _Server(asyncio.Protocol):
             client.transport.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._client.proxy.onward.discard(self)
         self._client.transport.close()
 
     def _deliver(self, data: bytes) -> None:

@@ -58,7 +58,7 @@ def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark:
                 elections.append(f"{time.monotonic() - begun:.1f}")
                 await load.answers(CALM)
                 await asyncio.to_thread(members.wait_until_whole)
-        report(f"{name}, {times} times", load.books, VISITORS)
+        report(f"{name}, {times} ×", load.books, VISITORS)
         remark(f"{name}: the fault and its election took {', '.join(elections)} s")
         return load.books
 
