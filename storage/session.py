@@ -23,6 +23,8 @@ Decoder = Callable[[Any], Any]
 _read = json.JSONDecoder().raw_decode
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NAME_SHOWN_CHARACTERS = 80
+# Python's default limit of recursion is 1000, and the program around a load needs some of it.
+MOST_NESTED = 400
 
 
 class Value(NamedTuple):
@@ -220,7 +222,7 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
         if before is not None and encoded == before.encoded:
             continue
         if not is_scalar:
-            _check_decodes(name, encoded, decoder)
+            _check_reads_back(name, value, encoded, decoder)
             if before is not None and _is_respelled(before.encoded, encoded, encoder, decoder):
                 continue
         written[name] = encoded
@@ -263,12 +265,27 @@ def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
     return encoded
 
 
-def _check_decodes(name: str, encoded: Encoded, decoder: Decoder) -> None:
-    # What is nested too deeply to be read back would end the session at its next request.
+def _check_reads_back(name: str, value: Any, encoded: Encoded, decoder: Decoder) -> None:
+    # What cannot be read back would end the session at its next request. Nesting has a limit of
+    # its own: how deep a decoder gets depends on how deep inside a program it is called.
+    if len(encoded) > MOST_NESTED and _is_nested_deeper_than(MOST_NESTED, value):
+        raise _refused(name, f"it is nested more than {MOST_NESTED} deep")
     try:
         decoder(encoded)
     except Exception as error:  # noqa: BLE001 - whatever an app's decoder raises
         raise _refused(name, f"the decoder cannot read it back ({type(error).__name__})") from None
+
+
+def _is_nested_deeper_than(levels: int, value: Any) -> bool:
+    inside = [value]
+    for _ in range(levels):
+        inside = [
+            child
+            for item in inside
+            if isinstance(item, dict | list | tuple)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list | tuple) for item in inside)
 
 
 def _is_respelled(before: Encoded, encoded: Encoded, encoder: Encoder, decoder: Decoder) -> bool:

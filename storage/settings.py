@@ -12,8 +12,9 @@ from pymongo.collection import Collection
 from storage.session import Decoder, Encoder
 
 Describe = Callable[[web.Request], str]
-# A document may have 16 MiB (MongoDB's limit); one of them is left for everything but the values.
-MOST_BYTES = 15 * 1024 * 1024
+# A document, and the update that seals one anew, may have 16 MiB (MongoDB's limit). That update
+# carries every value twice, and the field of a small value takes nearly as much as the value.
+MOST_BYTES = 4 * 1024 * 1024
 LONGEST_OPERATION_SECONDS = 3600.0
 _COLLECTION = (
     "use a Motor collection or a PyMongo AsyncCollection, such as client['app']['sessions']"

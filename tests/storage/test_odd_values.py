@@ -1,0 +1,241 @@
+"""Names and values of every kind: stored as they are, or refused by name before any write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret
+from tests.storage.conftest import SECRET, MakeStorage, on_a_real_server
+from tests.storage.direct import load, values, visit
+
+NAMES = [
+    "", " ", "a", "a.b", ".", "..", "a.", ".a", "$", "$set", "$where", "a$b", "values.x", "_id",
+    "0", "-1", "\0", "a\0b", "\n", "é", "e\u0301", "\U0001f36a", "\u202e", "\ufeff", "\ud800",
+    "\udfff\ud800", "constructor", "__proto__", "user_id ", "x" * 10_000, "\U0010ffff" * 100,
+]  # fmt: skip
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2**31, 2**53 + 1, 2**63, -(2**63) - 1, 2**64, 10**300, 10**4000,
+    0.0, -0.0, 0.1, 1e308, 5e-324, float("inf"), float("-inf"),
+    "", " ", "\0", "$set", "a.b", "\U0001f36a", "\ud800", "\udc80\udcff", "\u2028", "x" * 100_000,
+    [], {}, [[]], [{}], {"": {"": [None]}}, {"$set": {"a.b": 1}}, {"\0": "\ud800"}, [0] * 10_000,
+    {"a": [1, 2.5, None, True, "é", {"b": []}]}, {str(n): n for n in range(1000)},
+]  # fmt: skip
+
+
+def nested(depth: int) -> Any:
+    """Nest lists in each other."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+async def test_every_name_keeps_its_value(storage: MongoStorage, collection: Any) -> None:
+    """Names with dots, dollars, NUL, emoji, lone surrogates and none at all are names."""
+    mine = {name: number for number, name in enumerate(NAMES)}
+    cookie = await visit(storage, None, lambda session: session.update(mine))
+
+    assert await values(storage, cookie) == mine
+    (document,) = await collection.find({}).to_list(None)
+    assert len(document["values"]) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:20]))
+async def test_value_of_any_name_is_changed_and_removed_alone(
+    storage: MongoStorage, name: str
+) -> None:
+    """An update of one field finds exactly that field, whatever its name is."""
+    others = {"other": [1], "more": 2}
+    cookie = await visit(storage, None, lambda session: session.update({name: "old", **others}))
+
+    await visit(storage, cookie, lambda session: session.update({name: "new"}))
+    assert await values(storage, cookie) == {name: "new", **others}
+
+    await visit(storage, cookie, lambda session: session.pop(name))
+    assert await values(storage, cookie) == others
+
+
+async def test_every_json_value_comes_back_as_it_was(storage: MongoStorage) -> None:
+    """Whatever JSON can hold is stored faithfully: type, sign, length and order."""
+    mine = {str(number): value for number, value in enumerate(VALUES)}
+    cookie = await visit(storage, None, lambda session: session.update(mine))
+
+    got = await values(storage, cookie)
+
+    # As text: True would equal 1, and -0.0 would equal 0.
+    assert {name: repr(value) for name, value in got.items()} == {
+        name: repr(value) for name, value in mine.items()
+    }
+
+
+async def test_not_a_number_comes_back_and_is_no_change(storage: MongoStorage) -> None:
+    """NaN equals nothing, itself included; unchanged, it is not written again."""
+    cookie = await visit(
+        storage, None, lambda session: session.update(x=float("nan"), y=[math.nan])
+    )
+
+    begun = await load(storage, cookie)
+    await begun.save()
+
+    assert math.isnan(begun.session["x"])
+    assert math.isnan(begun.session["y"][0])
+    assert storage.counters["updates"] == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({1, 2}, id="set"),
+        pytest.param(b"bytes", id="bytes"),
+        pytest.param(datetime(2026, 1, 1, tzinfo=UTC), id="datetime"),
+        pytest.param(Decimal("0.1"), id="Decimal"),
+        pytest.param(1j, id="complex"),
+        pytest.param(object(), id="object"),
+        pytest.param({(1, 2): 3}, id="tuple as a key"),
+        pytest.param([[{"a": {1}}]], id="set deep inside"),
+    ],
+)
+async def test_value_without_a_json_form_is_refused_by_name_and_nothing_is_written(
+    storage: MongoStorage, collection: Any, value: Any
+) -> None:
+    """The session in MongoDB is byte for byte what it was; the value itself is not shown."""
+    cookie = await visit(storage, None, lambda session: session.update(name="Ada", n=1))
+    before = await collection.find_one({})
+
+    with pytest.raises(SessionNotSerializable, match=r"^session\['cart'\]: ") as refusal:
+        await visit(storage, cookie, lambda session: session.update(n=2, cart=value))
+
+    assert await collection.find_one({}) == before
+    assert repr(value) not in str(refusal.value)
+
+
+async def test_integer_of_more_digits_than_python_reads_is_refused_by_name(
+    storage: MongoStorage,
+) -> None:
+    """Python reads 4300 digits (CVE-2020-10735); more would end the session at its next load."""
+    with pytest.raises(SessionNotSerializable, match=r"^session\['huge'\]: "):
+        await visit(storage, None, lambda session: session.update(huge=[10**5000]))
+
+
+async def test_value_that_contains_itself_is_refused_by_name(storage: MongoStorage) -> None:
+    """A circle has no JSON form."""
+    circle: list[Any] = []
+    circle.append(circle)
+
+    with pytest.raises(SessionNotSerializable, match=r"^session\['circle'\]"):
+        await visit(storage, None, lambda session: session.update(circle=circle))
+
+
+@pytest.mark.parametrize("name", [7, None, True, 1.5, b"name", ("a",)], ids=repr)
+async def test_name_that_is_no_text_is_refused(storage: MongoStorage, name: Any) -> None:
+    """JSON would turn it into text, and it would come back as another name."""
+    begun = await load(storage)
+    begun.session[name] = 1
+
+    with pytest.raises(SessionNotSerializable, match=f"is {type(name).__name__}; use text"):
+        await begun.save()
+
+
+async def deeper(frames: int, storage: MongoStorage, cookie: str | None) -> dict[str, Any]:
+    """Load from deeper inside a program."""
+    if frames:
+        return await deeper(frames - 1, storage, cookie)
+    return await values(storage, cookie)
+
+
+@pytest.mark.parametrize("depth", [100, 399, 400])
+async def test_nesting_that_was_accepted_is_read_however_deep_inside_a_program(
+    storage: MongoStorage, depth: int
+) -> None:
+    """What was stored must not end the session of whoever loads it from further down."""
+    deep = nested(depth)
+    cookie = await visit(storage, None, lambda session: session.update(deep=deep))
+
+    assert json.dumps(await deeper(300, storage, cookie)) == json.dumps({"deep": deep})
+
+
+@pytest.mark.parametrize("depth", [401, 900, 985, 100_000])
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+async def test_nesting_beyond_what_every_program_can_read_is_refused_by_name(
+    storage: MongoStorage, depth: int, kind: type
+) -> None:
+    """Python's own limit would depend on where the session is used."""
+    deep: Any = 1
+    for _ in range(depth):
+        deep = {"x": deep} if kind is dict else kind([deep])
+
+    with pytest.raises(SessionNotSerializable, match=r"^session\['deep'\]: "):
+        await visit(storage, None, lambda session: session.update(deep=deep))
+
+
+@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+async def test_largest_accepted_session_of_smallest_values_can_be_stored_and_sealed_anew(
+    make_storage: MakeStorage,
+) -> None:
+    """Many small values take far more room than their bytes, and sealing them anew twice that."""
+    most, new = 4 * 1024 * 1024, generate_secret()
+    storage = make_storage(max_bytes=most, operation_timeout=60)
+    small = {f"{number:x}": 1 for number in range(most // 44)}
+    cookie = await visit(storage, None, lambda session: session.update(small))
+
+    rotated = make_storage(secrets=[new, SECRET], max_bytes=most, operation_timeout=60)
+    await visit(rotated, cookie, lambda session: session.update(f=2))
+
+    assert len(await values(make_storage(secrets=new, operation_timeout=60), cookie)) == len(small)
+
+
+@on_a_real_server
+async def test_largest_value_can_be_stored_and_sealed_anew(make_storage: MakeStorage) -> None:
+    """A session as large as `max_bytes` may be takes part in a rotation of secrets."""
+    most, new = 4 * 1024 * 1024, generate_secret()
+    storage = make_storage(max_bytes=most, operation_timeout=60)
+    cookie = await visit(storage, None, lambda session: session.update(big="x" * (most - 200)))
+
+    rotated = make_storage(secrets=[new, SECRET], max_bytes=most, operation_timeout=60)
+    await visit(rotated, cookie, lambda session: session.update(small=1))
+
+    got = await values(make_storage(secrets=new, operation_timeout=60), cookie)
+    assert (len(got["big"]), got["small"]) == (most - 200, 1)
+
+
+async def test_size_limit_is_exact_and_names_the_largest_new_value(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """One byte more than `max_bytes` is refused, and the message shows how much there is."""
+    cookie = await visit(make_storage(), None, lambda session: session.update(a="x", bb="y"))
+    sealed = (await collection.find_one({}))["values"].values()
+    total = sum(map(len, sealed))
+
+    exact = make_storage(max_bytes=total)
+    await visit(exact, cookie, lambda session: session.update(a="z"))
+    tight = make_storage(max_bytes=total - 1)
+    with pytest.raises(SessionTooLarge, match=rf"session\['bb'\].*{total} bytes.*{total - 1}"):
+        await visit(tight, cookie, lambda session: session.update(bb="z"))
+
+    assert await values(exact, cookie) == {"a": "z", "bb": "y"}
+
+
+async def test_encoder_and_decoder_of_ones_own_carry_what_json_cannot(
+    make_storage: MakeStorage,
+) -> None:
+    """Whatever the encoder accepts is stored, in the order in which it was put in."""
+
+    def encode(value: Any) -> bytes:
+        return json.dumps(value, default=lambda odd: {"set": sorted(odd)}).encode()
+
+    def decode(text: Any) -> Any:
+        return json.loads(text, object_pairs_hook=OrderedDict)
+
+    storage = make_storage(encoder=encode, decoder=decode)
+    cookie = await visit(storage, None, lambda session: session.update(x={"b": {2, 1}, "a": 0}))
+
+    got = await values(storage, cookie)
+
+    assert list(got["x"].items()) == [("b", {"set": [1, 2]}), ("a", 0)]
