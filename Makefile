@@ -47,7 +47,7 @@ types: venv  ## check the types of both packages
 	$(PY) -m mypy
 
 docs: venv  ## build the site of docs/ into site/
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 screenshots: venv  ## write the pictures of README and docs with a real Chromium; look at them before you commit
 	$(PY) -m tests.browser.screenshots

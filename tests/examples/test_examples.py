@@ -45,6 +45,20 @@ async def test_security_forgets_who_signs_out(serve: Serve) -> None:
     assert (await thief.post("/write")).status == 401
 
 
+async def test_security_gives_a_new_token_to_each_user(serve: Serve) -> None:
+    """The policy's key is the owner key: a token that was planted before is worth nothing."""
+    browser = await serve(with_security.make_app)
+    shared = await browser()
+    tokens = set()
+
+    for user in ("ada", "bob"):
+        await signed_in(shared, user)
+        cookies = shared.session.cookie_jar.filter_cookies(shared.make_url("/"))
+        tokens.add(cookies["session"].value)
+
+    assert len(tokens) == 2
+
+
 async def test_sign_out_everywhere_spares_this_device(serve: Serve) -> None:
     """Three devices; one signs out the two others."""
     browser = await serve(sign_out_everywhere.make_app)
