@@ -12,7 +12,7 @@ from datetime import datetime
 from aiohttp import web
 
 from webapp.accounts import ACCOUNTS, Account
-from webapp.keys import STORAGE
+from webapp.keys import CONFIG, STORAGE
 
 Row = dict[str, str | int | bool]
 
@@ -30,15 +30,23 @@ class Outcome:
 
 
 async def stats(app: web.Application) -> Outcome:
-    """Count the live sessions, and those that still hang on an older secret."""
+    """Count the live sessions, and those that still hang on another secret than the first."""
     live = await app[STORAGE].count()
     retired = await app[STORAGE].count(retired=True)
-    advice = (
-        "An older secret can be dropped from SESSION_SECRET."
-        if retired == 0
-        else "Keep the older secrets in SESSION_SECRET until retired_sessions is 0."
-    )
+    advice = rotation_advice(retired, len(app[CONFIG].session_secrets))
     return Outcome(advice, [{"live_sessions": live, "retired_sessions": retired}])
+
+
+def rotation_advice(retired: int, secrets: int) -> str:
+    """Say what an operator who rotates the secret should do next."""
+    if retired == 0:
+        return "Every session is under the first secret; older ones can go from SESSION_SECRET."
+    if secrets > 1:
+        return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
+    return (
+        f"{retired} sessions need a secret that SESSION_SECRET does not list: their users are"
+        " signed out. If that is not meant, put the old secret back behind the new one."
+    )
 
 
 async def list_sessions(app: web.Application, email: str) -> Outcome:

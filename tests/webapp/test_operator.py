@@ -159,18 +159,20 @@ def test_an_unknown_account_is_not_done(
     assert output == "There is no account with the email address 'nobody@example.com'.\n"
 
 
-async def test_stats_say_when_an_older_secret_can_go(served: Served) -> None:
-    """Sessions that need the older secret are counted until none is left."""
-    older = served["SESSION_SECRET"]
-    rotated = served | {"SESSION_SECRET": f"{generate_secret()},{older}"}
+async def test_a_rotation_is_told_what_comes_next(served: Served) -> None:
+    """Counted until none is left; the wrong order is told by the release phase, too."""
+    older, newer = served["SESSION_SECRET"], generate_secret()
+    rotated = served | {"SESSION_SECRET": f"{newer},{older}"}
+    too_soon = served | {"SESSION_SECRET": newer}
     async with Visitor(base_of(served), EMAIL) as visitor:
         await visitor.sign_up()
         await visitor.sign_in()
 
         assert rows_of(rotated, "sessions", "stats")[0]["retired_sessions"] == 1
         assert "Keep the older secrets" in run(rotated, "sessions", "stats")[1]
+        assert "put the old secret back behind the new one" in run(too_soon, "check")[1]
         run(rotated, "sessions", "revoke", EMAIL)
-        assert "can be dropped" in run(rotated, "sessions", "stats")[1]
+        assert "older ones can go" in run(rotated, "check")[1]
 
 
 def test_mongodb_gone_is_a_sentence(environ: dict[str, str]) -> None:
