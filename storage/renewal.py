@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from storage.document import Change, Document, Stored, alive, parse
+from storage.document import Change, Document, Stored, alive, parse, parse_listed
 from storage.errors import StorageUnavailable, Unreadable
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.store import Draft, Store, sealed_values
@@ -74,10 +74,16 @@ async def _adopt(
 ) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
     try:
-        last = parse(removed)
+        # Without values: parallel requests have emptied it together.
+        emptied = removed.get("values") == {}
+        last = parse_listed(removed)._replace(values={}) if emptied else parse(removed)
         adopted, dropped = _changed_by_others(store, old, last, draft.changes)
     except Unreadable:
         return Renewed(new, {}, [])
+    if not adopted and len(dropped) == len(new.values):
+        # Nothing is left to move: an emptied session is a logout.
+        await store.delete(new.stored.identifier, draft.deadline)
+        return None
     live = {name: value.loaded for name, value in adopted.items()}
     sealed = sealed_values(
         new.keys, {n: value.encoded for n, value in adopted.items()}, live, known=new.values
