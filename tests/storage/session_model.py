@@ -90,7 +90,8 @@ class Model:
         elif not request.invalidated:
             fresh.values = record.merge(*changes(loaded, values))
             fresh.created = record.created if was == owner else fresh.created
-        return fresh
+        # Emptied together with others: that is a logout as well.
+        return fresh if fresh.values else None
 
     def begun(self, request: Request, fresh: Record) -> Record | None:
         """Predict the first save of a session: it takes the place of the one that was sent."""
