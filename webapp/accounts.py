@@ -27,6 +27,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from webapp import names, password_rules
+from webapp.database import ensure_index
 from webapp.keys import CONFIG, DATABASE
 from webapp.passwords import Passwords
 from webapp.refusals import AccountExists, FieldsRefused, WrongPassword
@@ -74,8 +75,8 @@ class Accounts:
 
     async def create_indexes(self) -> None:
         """Create the two unique indexes; harmless when they exist."""
-        await self._users.create_index("email", unique=True)
-        await self._users.create_index("username_folded", unique=True)
+        await ensure_index(self._users, "email", unique=True)
+        await ensure_index(self._users, "username_folded", unique=True)
 
     def close(self) -> None:
         """End the hashing threads. MongoDB's client belongs to whoever made it."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import pymongo
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+from motor.motor_asyncio import (
+    AsyncIOMotorClient,
+    AsyncIOMotorCollection,
+    AsyncIOMotorDatabase,
+)
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from storage import IndexConflict
@@ -58,6 +62,26 @@ async def ping(database: Database) -> None:
             await database.command("ping")
     except PyMongoError as error:
         raise ConfigError(explain(error, database.name)) from None
+
+
+async def ensure_index(
+    collection: AsyncIOMotorCollection[dict[str, Any]], field: str, **options: Any
+) -> None:
+    """Create an index on one field, unless it is there and this user may not create any.
+
+    Raises PyMongo's error when it is missing and cannot be made.
+    """
+    try:
+        await collection.create_index(field, **options)
+    except OperationFailure as refusal:
+        if refusal.code != UNAUTHORIZED:
+            raise
+        existing = (await collection.index_information()).values()
+        wanted = {"key": [(field, 1)], **options}
+        if not any(
+            all(index.get(key) == value for key, value in wanted.items()) for index in existing
+        ):
+            raise
 
 
 async def check_rights(database: Database) -> None:

@@ -30,6 +30,7 @@ from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import DeleteOne, ReturnDocument, UpdateOne
 
+from webapp.database import ensure_index
 from webapp.names import fold_email
 from webapp.refusals import TooManyAttempts
 
@@ -69,7 +70,7 @@ class Throttle:
 
     async def create_indexes(self) -> None:
         """Create the TTL index; harmless when it exists."""
-        await self._counters.create_index("expires_at", expireAfterSeconds=0)
+        await ensure_index(self._counters, "expires_at", expireAfterSeconds=0)
 
     async def count_sign_in(self, email: str, address: str) -> Attempt:
         """Count a sign-in try. Raises `TooManyAttempts`; then nothing may be tried.

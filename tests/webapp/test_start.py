@@ -166,6 +166,10 @@ def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             privilege = {"resource": {"db": "shop", "collection": ""}, "actions": allowed}
             client.admin.command("createRole", "indexes", privileges=[privilege], roles=[])
             client.admin.command("createUser", "indexer", pwd=PASSWORD, roles=["indexes"])
+            allowed = ["find", "listIndexes", "insert", "update", "remove"]
+            privilege = {"resource": {"db": "shop", "collection": ""}, "actions": allowed}
+            client.admin.command("createRole", "least", privileges=[privilege], roles=[])
+            client.admin.command("createUser", "least", pwd=PASSWORD, roles=["least"])
         yield server
 
 
@@ -199,6 +203,22 @@ def test_a_user_who_may_only_read(environ: dict[str, str], guarded: Mongod) -> N
     assert "an administrator run" in without_indexes[-1]
     assert "may not write" in with_indexes[-1]
     assert "db.grantRolesToUser" in with_indexes[-1]
+
+
+def test_a_user_without_index_rights_is_served_when_the_indexes_exist(
+    environ: dict[str, str], guarded: Mongod
+) -> None:
+    """Least privilege: an administrator makes the indexes once, with `check`."""
+    least = environ | uri_of(guarded, "least")
+    with MongoClient[dict[str, object]](guarded.uri.replace("//", f"//root:{PASSWORD}@")) as client:
+        client.drop_database("shop")
+
+    missing = refused(least)
+    assert run_webapp("check", environ=environ | uri_of(guarded, "writer"))[0] == 0
+    code, output = run_webapp("check", environ=least)
+
+    assert "an administrator run" in missing[-1]
+    assert code == 0, output
 
 
 def test_a_user_who_may_make_indexes_and_nothing_else(
