@@ -24,9 +24,9 @@ WRITES_ONE_IN = 10
 
 @pytest.fixture
 def app(mongod: Mongod, database_name: str, start_app: StartApp) -> App:
-    """Run an app that closes idle connections after a second."""
+    """Run an app that closes idle connections after half a second."""
     uri = f"{mongod.uri}/?journal=true"
-    return start_app(uri, "--database", database_name, "--keepalive", "1")
+    return start_app(uri, "--database", database_name, "--keepalive", "0.5")
 
 
 def resident_bytes(app: App) -> int:
