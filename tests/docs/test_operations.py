@@ -89,8 +89,10 @@ def test_words_of_the_check_are_those_of_the_app() -> None:
     """What the page shows below `check` is what the app prints; a test of the app runs it."""
     said = [out for block in blocks_of(PAGE, "console") for _in, out in commands(block) if out]
 
-    assert said
-    assert all(line.strip() in (ROOT / "webapp" / "__main__.py").read_text() for line in said)
+    code = "".join((ROOT / "webapp" / f).read_text() for f in ("__main__.py", "operator.py"))
+    shown = [line.strip() for out in said for line in out.splitlines()]
+    assert shown
+    assert all(line in code for line in shown)
 
 
 def test_table_names_every_command_and_no_other() -> None:
