@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp_session
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern
@@ -213,7 +214,7 @@ async def test_forgotten_await(visitor: Visitor, caplog: pytest.LogCaptureFixtur
 
 @on_pymongo
 async def test_sessions_read_with_for(storage: MongoStorage) -> None:
-    """Python's own words."""
+    """Python's own words again."""
     with pytest.raises(TypeError) as raised:
         list(storage.sessions("ada"))  # type: ignore[call-overload]
 
@@ -254,15 +255,9 @@ async def test_value_that_cannot_be_stored(
     session[name] = value
 
     with pytest.raises(error) as raised:
-        await storage.save_session(_request(), web.Response(), session)
+        await storage.save_session(make_mocked_request("GET", "/"), web.Response(), session)
 
     assert says(raised.value)
-
-
-def _request() -> web.Request:
-    from aiohttp.test_utils import make_mocked_request
-
-    return make_mocked_request("GET", "/")
 
 
 async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,12 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **_pip_settings(), **environ},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", str(cwd)),
+            **_pip_settings(),
+            **environ,
+        },
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -57,9 +62,11 @@ class Environment:
         options = ("--disable-pip-version-check", "--no-input", "install", "-q")
         run(self.python, "-m", "pip", *options, *what, cwd=self.folder)
 
-    def pip_install_pinned(self, *what: str | Path) -> None:
-        """Install in the versions that the project's own environment has."""
-        self.pip_install("-c", write_constraints(self.folder / "constraints.txt"), *what)
+    def pip_install_pinned(self, *what: str | Path, pins: Mapping[str, str]) -> None:
+        """Install with the versions that ``pins`` gives by name."""
+        constraints = self.folder / "constraints.txt"
+        constraints.write_text("\n".join(f"{name}=={pin}" for name, pin in pins.items()))
+        self.pip_install("-c", constraints, *what)
 
     def run(self, *arguments: str | Path, **environ: str) -> str:
         """Run its interpreter in its own folder."""
@@ -102,11 +109,10 @@ def tracked(*folders: str) -> Sequence[str]:
     return [name for name in listed if (ROOT / name).is_file()]
 
 
-def write_constraints(file: Path) -> Path:
-    """Write the pins of requirements/dev.txt as pip's constraints, without the hashes."""
-    locked = (ROOT / "requirements" / "dev.txt").read_text()
-    file.write_text("\n".join(re.findall(r"^[\w.-]+==[^ ]+", locked, re.MULTILINE)))
-    return file
+def pinned_in(name: str) -> dict[str, str]:
+    """Return the versions that a file of requirements/ pins, by the packages' names."""
+    locked = (ROOT / "requirements" / name).read_text()
+    return dict(re.findall(r"^([\w.-]+)==([^ \n]+)", locked, re.MULTILINE))
 
 
 def naming(python: str) -> dict[str, str]:

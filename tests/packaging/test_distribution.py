@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tarfile
 import tomllib
 import zipfile
@@ -14,8 +13,7 @@ import pytest
 
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.test_readme_program import free_port, serving
-from tests.packaging.conftest import Built, Environment, MakeEnvironment, naming, run, tracked
-from webapp.devdb import find_mongod
+from tests.packaging.conftest import Built, Environment, MakeEnvironment, pinned_in, run, tracked
 
 pytestmark = pytest.mark.long
 
@@ -123,7 +121,7 @@ def test_types_of_the_wheel_satisfy_a_strict_user(reader: Environment) -> None:
     program = reader.folder / "consumer.py"
     program.write_text(CONSUMER)
 
-    reader.pip_install_pinned("mypy")
+    reader.pip_install_pinned("mypy", pins=pinned_in("dev.txt"))
     checked = reader.run("-m", "mypy", "--strict", "--warn-unreachable", "consumer.py")
 
     assert checked.startswith("Success"), checked
@@ -148,48 +146,3 @@ def test_web_app_runs_with_its_extra(built: Built, make_environment: MakeEnviron
     environment.pip_install(f"{built.wheel}[webapp]")
 
     assert len(environment.run("-m", "webapp", "secret").strip()) == 43
-
-
-@pytest.mark.parametrize("python", ["python3.12", "python3.13", "python3.14"])
-def test_storage_passes_its_tests_on_another_python(
-    python: str, built: Built, make_environment: MakeEnvironment, mongo_uri: str
-) -> None:
-    """The tests that run on every driver, where that Python is installed."""
-    _skip_without(python)
-    environment = make_environment(python)
-    # mongomock-motor 0.0.36 does not say that it needs the last one.
-    tools = (
-        "pytest",
-        "pytest-aiohttp",
-        "hypothesis",
-        "motor",
-        "mongomock-motor",
-        "typing-extensions",
-    )
-    environment.pip_install_pinned(built.wheel, *tools)
-    chosen = [
-        f"tests/storage/test_{name}.py" for name in ("values", "sealing", "renewal", "owners")
-    ]
-    for name in tracked(
-        "tests/storage", "tests/conftest.py", "tests/__init__.py", "pyproject.toml"
-    ):
-        target = environment.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
-
-    said = environment.run("-m", "pytest", "-q", *chosen, MONGOD=_mongod())
-
-    assert " passed" in said
-    assert "skipped" not in said
-
-
-def _mongod() -> str:
-    return str(find_mongod(os.environ))
-
-
-def _skip_without(python: str) -> None:
-    try:
-        version = run(python, "-c", "import venv, ensurepip", cwd=ROOT, **naming(python))
-    except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
-        pytest.skip(f"{python} is not installed")
-    assert version == ""

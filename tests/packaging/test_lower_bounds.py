@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 
 from packaging.version import Version
 
-from tests.packaging.conftest import ROOT
+from tests.packaging.conftest import ROOT, pinned_in
 
 
 def test_lowest_versions_are_those_of_the_project() -> None:
@@ -17,11 +16,7 @@ def test_lowest_versions_are_those_of_the_project() -> None:
         requirement.split(">=")
         for requirement in (*project["dependencies"], *project["optional-dependencies"]["webapp"])
     )
-    lowest = dict(
-        re.findall(
-            r"^([\w-]+)==([\d.]+)", (ROOT / "requirements/lowest.in").read_text(), re.MULTILINE
-        )
-    )
+    lowest = pinned_in("lowest.in")
 
     assert lowest.keys() == promised.keys()
     for name, version in promised.items():

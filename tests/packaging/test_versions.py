@@ -1,0 +1,72 @@
+"""The wheel under other Pythons, and with the lowest versions of what it needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from tests.packaging.conftest import (
+    ROOT,
+    Built,
+    Environment,
+    MakeEnvironment,
+    naming,
+    pinned_in,
+    run,
+    tracked,
+)
+from webapp.devdb import find_mongod
+
+pytestmark = pytest.mark.long
+
+# What the chosen tests need beside the wheel; mongomock-motor does not say that it needs the last.
+TOOLS = "pytest", "pytest-aiohttp", "hypothesis", "motor", "mongomock-motor", "typing-extensions"
+CHOSEN = [f"tests/storage/test_{name}.py" for name in ("values", "sealing", "renewal", "owners")]
+
+
+@pytest.mark.parametrize("python", ["python3.12", "python3.13", "python3.14"])
+def test_storage_passes_its_tests_on_another_python(
+    python: str, built: Built, make_environment: MakeEnvironment
+) -> None:
+    """A part that meets every module, over every driver, where that Python is installed."""
+    _skip_without(python)
+    environment = make_environment(python)
+    environment.pip_install_pinned(built.wheel, *TOOLS, pins=pinned_in("dev.txt"))
+
+    assert _passes(environment)
+
+
+def test_storage_passes_its_tests_with_the_lowest_versions(
+    built: Built, make_environment: MakeEnvironment
+) -> None:
+    """What pyproject.toml says is enough, is; `make test-lowest` runs the whole suite with it."""
+    environment = make_environment()
+    lowest, tools = pinned_in("lowest.in"), pinned_in("dev.txt")
+    pins = {name: tools[name] for name in (*TOOLS, "mongomock")} | lowest
+    environment.pip_install_pinned(built.wheel, *TOOLS, pins=pins)
+
+    installed = environment.run("-m", "pip", "--disable-pip-version-check", "freeze")
+
+    assert f"aiohttp=={lowest['aiohttp']}\n" in installed
+    assert f"pymongo=={lowest['pymongo']}\n" in installed
+    assert _passes(environment)
+
+
+def _passes(environment: Environment) -> bool:
+    for name in tracked("tests/storage", "tests/*.py", "pyproject.toml"):
+        target = environment.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    mongod = str(find_mongod(os.environ))
+    said = environment.run("-m", "pytest", "-q", *CHOSEN, MONGOD=mongod)
+    return " passed" in said and "skipped" not in said
+
+
+def _skip_without(python: str) -> None:
+    try:
+        said = run(python, "-c", "import venv, ensurepip", cwd=ROOT, **naming(python))
+    except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
+        pytest.skip(f"{python} is not installed")
+    assert said == ""
