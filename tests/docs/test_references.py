@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_every_row_of_the_comparison_has_a_test() -> None:
 
     assert compared == list(backed)
     assert all("::test_" in tests for tests in backed.values())
+
+
+def test_changelog_begins_with_the_version_of_the_project() -> None:
+    """A release without an entry, or an entry without a release, is noticed."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert newest is not None
+    assert newest[1] == version
 
 
 @cache
