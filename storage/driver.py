@@ -112,8 +112,8 @@ class Driver:
 
 
 def _note_its_error(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever waited may have gone: nobody else would ask
+    # Whoever waited may have gone: nobody else would ask.
+    _ = task.cancelled() or task.exception()
 
 
 def _on_primary(collection: Any) -> Any:
