@@ -29,7 +29,10 @@ class SessionTooLarge(StorageError):
 
 
 class SessionNotSerializable(StorageError):
-    """A session key is not text, or the encoder refused its value; nothing was written."""
+    """A session key is not text, or its value cannot be encoded and read back; nothing was written.
+
+    Values may be nested 400 deep.
+    """
 
 
 class IndexConflict(StorageError):

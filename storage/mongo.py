@@ -76,7 +76,7 @@ class MongoStorage(AbstractStorage):
             Never more than a twentieth of a session's idle timeout.
         owner_key: the session key whose value says whose session it is; ``None``: no owners.
         describe: called with the request to name the device for ``sessions()``.
-        max_bytes: the most that one session's sealed values may take.
+        max_bytes: the most that one session's sealed values may take, up to 4 MiB.
         operation_timeout: seconds that one load or one save may wait for MongoDB.
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http.cookies import SimpleCookie
+from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +20,10 @@ from storage.session import MongoSession
 from storage.tokens import document_id, from_cookie
 
 # Cloned for each visit: mocking one takes longer than everything that the storage does with it.
-_REQUEST = make_mocked_request("GET", "/")
+# A mocked protocol would note every look at it for ever.
+_REQUEST = make_mocked_request(
+    "GET", "/", protocol=SimpleNamespace(ssl_context=None, peername=None, sockname=None)
+)
 
 
 class Visit:

@@ -1,0 +1,111 @@
+"""What a storage keeps: nothing of requests that are over, and no task once it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+
+from storage import MongoStorage, StorageUnavailable, setup
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import SECRET, Clock, MakeStorage, on_a_real_server
+from tests.storage.direct import load, stored, values, visit
+
+
+def objects() -> int:
+    """Count what the garbage collector keeps an eye on."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def tasks_of_the_storage() -> list[asyncio.Task[Any]]:
+    """Return the tasks that run the storage's own code."""
+    return [task for task in asyncio.all_tasks() if "storage." in repr(task.get_coro())]
+
+
+@on_a_real_server
+async def test_requests_of_many_visitors_leave_nothing_behind(
+    make_storage: MakeStorage, clock: Clock, log: CommandLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First visits, touches, writes, logouts and misses: memory is as it was before."""
+    # What is remembered of the latest visitors has a bound, which this test reaches sooner.
+    monkeypatch.setattr("storage.saving.TOUCHES_REMEMBERED", 50)
+    monkeypatch.setattr("storage.sealing.SESSIONS_REMEMBERED", 50)
+    storage = make_storage(operation_timeout=60)
+
+    async def visitors(rounds: int) -> int:
+        for _round in range(rounds):
+            cookies = await stored(storage, 200)
+            clock.advance(7200)
+            for change in (lambda s: s["n"].append(2), lambda s: s.clear(), len):
+                await asyncio.gather(*(visit(storage, cookie, change) for cookie in cookies))
+        log.commands.clear()
+        return objects()
+
+    before = await visitors(rounds=2)
+    after = await visitors(rounds=4)
+
+    assert after - before < 200
+    assert storage.queued == 0
+
+
+@on_a_real_server
+async def test_cancelled_requests_leave_nothing_behind(
+    make_storage: MakeStorage, log: CommandLog
+) -> None:
+    """Visitors who leave before their answer is there: memory is as it was before."""
+    storage = make_storage(operation_timeout=60)
+    cookie = await visit(storage, None, lambda session: session.update(a=1))
+
+    async def impatient(rounds: int) -> int:
+        for _round in range(rounds):
+            tasks = [asyncio.create_task(load(storage, cookie)) for _ in range(200)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await storage._store.drained()
+        tasks.clear()
+        log.commands.clear()
+        return objects()
+
+    before = await impatient(rounds=2)
+    after = await impatient(rounds=8)
+
+    assert after - before < 200
+    assert (storage.queued, tasks_of_the_storage()) == (0, [])
+
+
+@on_a_real_server
+async def test_no_task_is_left_after_closing(site: Any, storage: MongoStorage) -> None:
+    """Index work and trips have ended when aclose() returns."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(a=1))
+
+    await storage.aclose()
+
+    assert tasks_of_the_storage() == []
+
+
+@pytest.mark.parametrize("client_class", [AsyncIOMotorClient, AsyncMongoClient])
+async def test_no_task_is_left_after_closing_while_mongodb_is_away(
+    client_class: Any, unused_tcp_port: int
+) -> None:
+    """The retries of the index work end with the storage too."""
+    client = client_class("127.0.0.1", unused_tcp_port)
+    storage = MongoStorage(client["app"]["sessions"], SECRET, operation_timeout=0.05)
+    app = web.Application()
+    setup(app, storage)
+    async with TestServer(app):
+        with pytest.raises(StorageUnavailable):
+            await values(storage, "A" * 43)
+
+    assert tasks_of_the_storage() == []
+    if (closing := client.close()) is not None:
+        await closing
