@@ -1,77 +1,92 @@
-"""However the app's own client is set up, sessions are stored and read the same."""
+"""Whatever options an app's own client has: sessions are read from the primary, and read well."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from bson import SON
-from bson.codec_options import CodecOptions
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient, ReadPreference, WriteConcern
 
-from tests.storage.conftest import Clock, MakeStorage, on_a_real_server
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import MakeStorage, on_a_real_server
 from tests.storage.direct import values, visit
+from webapp.devdb import Mongod, find_mongod
 
-OPTIONS = [
-    pytest.param({"tz_aware": True}, id="aware dates"),
-    pytest.param({"document_class": SON}, id="another document class"),
-    pytest.param({"uuidRepresentation": "standard"}, id="UUIDs"),
-    pytest.param({"readPreference": "secondaryPreferred"}, id="reads from secondaries"),
-    pytest.param({"readConcernLevel": "majority"}, id="majority reads"),
-    pytest.param({"w": "majority", "journal": True}, id="journalled majority writes"),
-    pytest.param({"retryWrites": False, "retryReads": False}, id="no retries"),
-    pytest.param({"compressors": "zlib"}, id="compressed"),
-    pytest.param({"maxPoolSize": 1}, id="one connection"),
-    pytest.param({"unicode_decode_error_handler": "ignore"}, id="lenient text"),
-]
+pytestmark = on_a_real_server
 
 
-@on_a_real_server
-@pytest.mark.parametrize("options", OPTIONS)
-async def test_sessions_do_not_hang_on_the_clients_options(
-    *,
-    mongo_uri: str,
-    database_name: str,
-    driver: str,
-    make_storage: MakeStorage,
-    clock: Clock,
-    options: dict[str, Any],
+@pytest.fixture(scope="module")
+def replica_set(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a replica set of one member: to a lone server no read preference is sent."""
+    directory = tmp_path_factory.mktemp("replica")
+    with Mongod(find_mongod(os.environ), directory, arguments=["--replSet", "one"]) as server:
+        members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
+        with MongoClient[dict[str, Any]](server.uri, directConnection=True) as client:
+            client.admin.command("replSetInitiate", {"_id": "one", "members": members})
+        uri = f"{server.uri}/?replicaSet=one"
+        with MongoClient[dict[str, Any]](uri) as client:
+            client.admin.command("ping")  # waits for the election
+        yield uri
+
+
+@pytest.fixture
+def mongo_uri(replica_set: str) -> str:
+    """Send this module's tests to the replica set."""
+    return replica_set
+
+
+async def test_reads_ask_the_primary_whatever_the_client_prefers(
+    make_storage: MakeStorage, collection: Any, log: CommandLog
 ) -> None:
-    """Stored, changed, touched, renewed, listed and counted."""
-    make: Any = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
-    client = make(mongo_uri, **options)
-    storage = make_storage(client[database_name]["sessions"], max_age=1200)
-    await storage.create_indexes()
+    """A secondary may not have heard of a login yet, or of a logout."""
+    far = collection.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
+    cookie = await visit(make_storage(far), None, lambda session: session.update(a=1))
+    log.commands.clear()
 
-    cookie = await visit(storage, None, lambda session: session.update(user_id=7, cart=[1]))
-    await visit(storage, cookie, lambda session: session["cart"].append(2))
-    clock.advance(60)
-    await visit(storage, cookie, dict)
-    renewed = await visit(storage, cookie, lambda session: session.renew())
+    await values(make_storage(far), cookie)
+    await make_storage(far).count()
+    await far.find_one({})
 
-    assert await values(storage, renewed) == {"user_id": 7, "cart": [1, 2]}
-    assert [info.last_seen_at.timestamp() async for info in storage.sessions(7)] == [clock.now]
-    assert await storage.count() == 1
-    await storage.aclose()
-    closing = client.close()
-    if closing is not None:
-        await closing
+    asked = [command.get("$readPreference", {}).get("mode") for _name, command in log.commands]
+    # Of a replica set nothing but the primary is asked where nothing is said.
+    assert asked == [None, None, "secondaryPreferred"]
 
 
-@on_a_real_server
-async def test_sessions_do_not_hang_on_the_collections_options(
-    collection: Any, make_storage: MakeStorage
+async def test_writes_keep_the_write_concern_of_the_collection(
+    make_storage: MakeStorage, collection: Any, log: CommandLog
 ) -> None:
-    """A collection that the app made with options of its own is used with ours."""
-    odd = collection.with_options(
-        codec_options=CodecOptions(tz_aware=True, document_class=SON),
-        read_preference=ReadPreference.NEAREST,
-        write_concern=WriteConcern(w=1),
-    )
-    storage = make_storage(odd)
+    """An app that asked for a majority gets it, alone and in a bulk write."""
+    careful = collection.with_options(write_concern=WriteConcern("majority"))
 
-    cookie = await visit(storage, None, lambda session: session.update(user_id=7))
+    await visit(make_storage(careful), None, lambda session: session.update(a=1))
 
-    assert await values(storage, cookie) == {"user_id": 7}
+    assert log.commands[0][1]["writeConcern"] == {"w": "majority"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(CodecOptions(tz_aware=True), id="aware dates"),
+        pytest.param(CodecOptions(document_class=SON), id="ordered documents"),
+        pytest.param(CodecOptions(document_class=RawBSONDocument), id="raw documents"),
+        pytest.param(
+            CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO), id="other dates"
+        ),
+    ],
+)
+async def test_codec_options_of_the_app_do_not_matter(
+    make_storage: MakeStorage, collection: Any, options: Any
+) -> None:
+    """The storage reads its documents in its own way, and leaves the app's collection alone."""
+    storage = make_storage(collection.with_options(codec_options=options))
+    cookie = await visit(storage, None, lambda session: session.update(a=[1], user_id=7))
+
+    await visit(storage, cookie, lambda session: session["a"].append(2))
+
+    assert await values(storage, cookie) == {"a": [1, 2], "user_id": 7}
     assert len([info async for info in storage.sessions(7)]) == 1
