@@ -52,6 +52,8 @@ class Router:
     http_port: int
     certificate: Path
     error_log: Path
+    configuration: Path
+    running: Process | None = None
 
     @property
     def https(self) -> str:
@@ -66,6 +68,19 @@ class Router:
     def visitor(self, email: str) -> Visitor:
         """Open a browser that finds the host here and trusts the certificate."""
         return Visitor(self.https, email, trusts=self.certificate)
+
+    def leave_out(self, port: int) -> None:
+        """Send nothing more to a process, as a platform's router does once it is told to end."""
+        self._reload(f"127.0.0.1:{port} max_fails=0;", f"127.0.0.1:{port} down;")
+
+    def send_to(self, port: int) -> None:
+        """Send to this process again."""
+        self._reload(f"127.0.0.1:{port} down;", f"127.0.0.1:{port} max_fails=0;")
+
+    def _reload(self, old: str, new: str) -> None:
+        self.configuration.write_text(self.configuration.read_text().replace(old, new))
+        if self.running:
+            self.running.signal(signal.SIGHUP)
 
     def complaints(self) -> list[str]:
         """Return the lines of the error log."""
@@ -107,15 +122,20 @@ class Fleet:
         process = self.running[port] = Process(*command, environ=environ | self.path())
         process.wait_for(LISTENING)
 
-    def restart(self, port: int) -> None:
-        """End one process as a platform does, with two SIGTERMs, and start the next."""
+    def restart(self, port: int, router: Router) -> None:
+        """End one process as a platform does, with two SIGTERMs, and start the next.
+
+        The router learns of it at the same moment, not before: what it sends meanwhile counts.
+        """
         process = self.running.pop(port)
         self.ended.append(process)
         process.signal(signal.SIGTERM)
+        router.leave_out(port)
         process.wait_for("ending:")
         process.signal(signal.SIGTERM)
         assert process.wait(DRAIN_AT_MOST_SECONDS) == 0, process.output
         self.start(port)
+        router.send_to(port)
 
     def stop(self) -> None:
         """End all of them."""
@@ -168,7 +188,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def router(fleet: Fleet, certificate: Path, tmp_path: Path) -> Iterator[Router]:
     """Run nginx on the example configuration, with this machine's ports and paths put in."""
-    router = Router(free_port(), free_port(), certificate, tmp_path / "error.log")
+    router = Router(
+        *(free_port(), free_port(), certificate),
+        *(tmp_path / "error.log", tmp_path / "nginx.conf"),
+    )
     example = (ROOT / "deploy" / "nginx.conf").read_text()
     for old, new in (
         ("server 127.0.0.1:8081;", f"server 127.0.0.1:{fleet.ports[0]} max_fails=0;"),
@@ -180,14 +203,14 @@ def router(fleet: Fleet, certificate: Path, tmp_path: Path) -> Iterator[Router]:
     ):
         assert example.count(old) == 1, old
         example = example.replace(old, new)
-    (tmp_path / "nginx.conf").write_text(_main_configuration(tmp_path, example))
-    command = [program("nginx"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    router.configuration.write_text(_main_configuration(tmp_path, example))
+    command = [program("nginx"), "-p", str(tmp_path), "-c", str(router.configuration)]
     command += ["-e", str(router.error_log)]
     subprocess.run([*command, "-t", "-q"], check=True)
-    process = Process(*command, environ={})
+    router.running = Process(*command, environ={})
     _wait_for_ports(router)
     yield router
-    assert process.end() == 0
+    assert router.running.end() == 0
 
 
 def _main_configuration(folder: Path, example: str) -> str:

@@ -83,7 +83,7 @@ async def test_a_rolling_restart_breaks_no_request_and_no_session(
     async with signed_in_load(router) as load:
         for port in fleet.ports * 2:
             await load.wait_for_more(100)
-            await asyncio.to_thread(fleet.restart, port)
+            await asyncio.to_thread(fleet.restart, port, router)
         await load.wait_for_more(100)
 
     nothing_was_lost(load, router)
@@ -102,7 +102,7 @@ async def test_a_secret_is_rotated_in_three_steps_without_signing_anybody_out(
     async def restart_all(secrets: str) -> None:
         fleet.environ["SESSION_SECRET"] = secrets
         for port in fleet.ports:
-            await asyncio.to_thread(fleet.restart, port)
+            await asyncio.to_thread(fleet.restart, port, router)
         await load.wait_for_more(20)
 
     async with signed_in_load(router) as load:
