@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 300
+SECONDS = 600  # a package index can be slow
 
 
 def run(*command: str | Path, cwd: Path, **environ: str) -> str:
