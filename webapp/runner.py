@@ -73,6 +73,8 @@ class StopSignals:
             signal.signal(number, signal.SIG_IGN)
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        # One is enough, and a flood of them would leave no time to end: the kernel drops the rest.
+        self.ignore_from_now_on()
         self._loop.call_soon_threadsafe(self._stopped.set)
 
 
