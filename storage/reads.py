@@ -23,21 +23,24 @@ async def carry_finds(
     distinct = list(dict.fromkeys(identifiers))
     try:
         found = await _find(driver, distinct, seconds)
-    except PyMongoError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
+    except Unreadable:
         found = await _find_each(driver, distinct, seconds)
     return [found.get(identifier) for identifier in identifiers]
 
 
 async def _find(driver: Driver, distinct: list[bytes], seconds: float) -> Found:
     collection = driver.collection
-    if len(distinct) == 1:
-        lone = await driver.send(lambda: collection.find_one({"_id": distinct[0]}), seconds)
-        return {} if lone is None else {distinct[0]: lone}
-    # One more than can come: the server then knows that there is nothing left to ask for.
-    cursor = collection.find({"_id": {"$in": distinct}}, batch_size=len(distinct) + 1)
-    documents = await driver.send(lambda: cursor.to_list(None), seconds)
+    try:
+        if len(distinct) == 1:
+            lone = await driver.send(lambda: collection.find_one({"_id": distinct[0]}), seconds)
+            return {} if lone is None else {distinct[0]: lone}
+        # One more than can come: the server then knows that there is nothing left to ask for.
+        cursor = collection.find({"_id": {"$in": distinct}}, batch_size=len(distinct) + 1)
+        documents = await driver.send(lambda: cursor.to_list(None), seconds)
+    except PyMongoError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
+        raise Unreadable("the driver cannot decode it") from None
     return {document["_id"]: document for document in documents}
 
 
@@ -46,8 +49,6 @@ async def _find_each(driver: Driver, distinct: list[bytes], seconds: float) -> F
     for identifier in distinct:
         try:
             found.update(await _find(driver, [identifier], seconds))
-        except PyMongoError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
-            found[identifier] = Unreadable("the driver cannot decode it")
+        except Unreadable as reason:
+            found[identifier] = reason
     return found
