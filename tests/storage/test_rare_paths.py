@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from aiohttp_session import SimpleCookieStorage, get_session
+from aiohttp_session import SimpleCookieStorage
 from aiohttp_session import setup as plain_setup
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern, monitoring
 
