@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -53,6 +55,34 @@ def fail(server: Mongod, command: str) -> None:
             mode={"times": 1},
             data={"failCommands": [command], "closeConnection": True},
         )
+
+
+@contextmanager
+def unconfirmed(server: Mongod, command: str) -> Iterator[None]:
+    """Let the server carry out commands of that name, yet say that too few servers confirmed."""
+    too_few = {"code": 64, "errmsg": "waiting for replication timed out"}
+    data = {"failCommands": [command], "writeConcernError": too_few}
+    with MongoClient[dict[str, Any]](server.uri) as client:
+        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        try:
+            yield
+        finally:
+            client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+
+async def test_saves_that_too_few_servers_confirm_are_no_saves(
+    site: Site, faulty_mongod: Mongod
+) -> None:
+    """Alone or in a shared trip: 503 for each visitor, and no cookie."""
+    visitors = [await site.visitor() for _ in range(4)]
+
+    with unconfirmed(faulty_mongod, "insert"):
+        answers = await asyncio.gather(
+            *(visitor.do(lambda session: session.update(name="Ada")) for visitor in visitors)
+        )
+
+    assert [answer.status for answer in answers] == [503] * 4
+    assert all(set_cookie_of(answer) == [] for answer in answers)
 
 
 async def test_touch_that_fails_serves_the_read_without_a_cookie(

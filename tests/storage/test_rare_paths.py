@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import OrderedDict
 from functools import partial
@@ -13,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp_session import SimpleCookieStorage
 from aiohttp_session import setup as plain_setup
-from pymongo import AsyncMongoClient, MongoClient, WriteConcern, monitoring
+from pymongo import AsyncMongoClient, MongoClient, monitoring
 
 from storage import MongoStorage, SessionNotSerializable, renew_session
 from storage.session import MongoSession
@@ -22,7 +21,6 @@ from tests.storage.conftest import (
     OpenSite,
     Site,
     Visitor,
-    on_a_real_server,
     set_cookie_of,
 )
 
@@ -188,18 +186,15 @@ def driver() -> str:
     return "pymongo"
 
 
-@on_a_real_server
-async def test_saves_that_too_few_servers_confirm_are_no_saves(
-    collection: Any, make_storage: MakeStorage, open_site: OpenSite
+async def test_value_that_the_decoder_refuses_is_no_session_and_no_error_page(
+    make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """A shared trip whose write concern was not met answers each of its visitors with 503."""
-    doubtful = collection.with_options(write_concern=WriteConcern(w=2, wtimeout=100))
-    site = await open_site(make_storage(doubtful))
-    visitors = [await site.visitor() for _ in range(4)]
+    """An app that exchanged its decoder signs people out; it does not break."""
+    before = await (await open_site(make_storage())).visitor()
+    await before.do(lambda session: session.update(name="Ada"))
+    exchanged = make_storage(decoder=refusing)
 
-    answers = await asyncio.gather(
-        *(visitor.do(lambda session: session.update(name="Ada")) for visitor in visitors)
-    )
+    after = await (await open_site(exchanged)).visitor(before.cookie)
 
-    assert [answer.status for answer in answers] == [503] * 4
-    assert all(set_cookie_of(answer) == [] for answer in answers)
+    assert await after.session() == {}
+    assert exchanged.counters["unreadable"] == 1
