@@ -72,7 +72,7 @@ class Keyring:
         """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
         keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
         self.first: SecretKey = keys[0]
-        # A visitor's next request finds the keys derived: that saves a quarter of a load.
+        # A visitor's next request finds the keys derived: that saves a derivation.
         self.session_keys: Callable[[bytes, bytes, int], SessionKeys] = lru_cache(
             maxsize=SESSIONS_REMEMBERED
         )(self._session_keys)

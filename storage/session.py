@@ -185,7 +185,7 @@ def checked_max_age(value: object) -> float | None:
 
 
 def read_json(encoded: Encoded) -> Any:
-    """Do what ``json.loads`` does, three times as fast, with what ``json.dumps`` wrote."""
+    """Do what ``json.loads`` does, for less, with what ``json.dumps`` wrote."""
     return _read(encoded)[0] if isinstance(encoded, str) else json.loads(encoded)
 
 

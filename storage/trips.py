@@ -34,7 +34,7 @@ class TripBounds:
     queue: how many may wait; beyond it the answer is ``StorageUnavailable`` at once, since whoever
         joined would wait longer than a visitor does.
 
-    The defaults were measured with ``make bench``.
+    What another choice does, ``make bench`` shows.
     """
 
     in_flight: int = 1
