@@ -95,7 +95,7 @@ lock: venv  ## pin the newest versions of every dependency, with hashes and with
 		"requirements/dev.txt --extra webapp pyproject.toml requirements/dev.in" \
 		"requirements/bench.txt requirements/bench.in" "requirements/lowest.txt requirements/lowest.in"; do \
 		CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --upgrade \
-			--generate-hashes --strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
+			--generate-hashes --no-strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
 			--no-emit-trusted-host --no-emit-find-links --output-file $$set || exit 1; \
 	done
 
