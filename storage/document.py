@@ -6,11 +6,13 @@ No name of a value, no value, no owner's id and no token is anywhere in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 
 from storage.errors import Unreadable
 from storage.lifetime import LONGEST, Dates, Lifetime, from_datetime, to_datetime
@@ -18,6 +20,14 @@ from storage.sealing import KEY_ID_BYTES, OWNER_BYTES
 
 Document = Mapping[str, Any]
 ID_BYTES = 32
+# MongoDB puts ``_id`` first: behind the length of the document stand its type, its name, its own
+# length and its subtype (bsonspec.org).
+_ID_START = len(b"size" + b"\x05" + b"_id\0" + b"size" + b"\x00")
+_ID = slice(_ID_START, _ID_START + ID_BYTES)
+# Dates that Python cannot hold as plain milliseconds, and text without complaint.
+_CODEC = CodecOptions[dict[str, Any]](
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
+)
 _LONGEST_SECONDS = LONGEST.total_seconds()
 # With any timeout added it still fits a datetime.
 _LATEST_MS = from_datetime(datetime(9000, 1, 1, tzinfo=UTC))
@@ -33,6 +43,27 @@ class Stored(NamedTuple):
     key_id: bytes
     label: bytes | None
     values: Mapping[str, bytes]
+
+
+def bson_of(document: Document) -> bytes:
+    """Return a found document as the bytes that came over the wire.
+
+    Collections that exist in memory only (mongomock's) return dicts, whatever they are asked for.
+    """
+    return bytes(document.raw) if isinstance(document, RawBSONDocument) else bson.encode(document)
+
+
+def identifier_of(raw: bytes) -> bytes:
+    """Return the ``_id`` of a document that was found by it, without decoding the rest."""
+    return raw[_ID]
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Decode one document; raises ``Unreadable`` for what BSON can hold and Python cannot."""
+    try:
+        return bson.decode(raw, _CODEC)
+    except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
+        raise Unreadable("the driver cannot decode it") from None
 
 
 def build(stored: Stored) -> dict[str, Any]:
@@ -55,8 +86,7 @@ def build(stored: Stored) -> dict[str, Any]:
     return document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """What one update does to a stored session; what is ``None`` stays as it is."""
 
     values: Mapping[str, bytes]
@@ -64,16 +94,14 @@ class Change:
     dates: Dates | None = None
     # Given only by the request that changed session.max_age.
     persistent: bool | None = None
-    owner: bytes | None = None
     label: bytes | None = None
     key_id: bytes | None = None
 
     def operators(self) -> dict[str, dict[str, Any]]:
         """Spell it with MongoDB's update operators."""
         assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
-        for field in ("persistent", "owner", "label", "key_id"):
-            if (value := getattr(self, field)) is not None:
-                assigned[field] = value
+        settled = {"persistent": self.persistent, "label": self.label, "key_id": self.key_id}
+        assigned |= {field: value for field, value in settled.items() if value is not None}
         operators = {"$set": assigned} if assigned else {}
         if self.removed:
             operators["$unset"] = {f"values.{field}": "" for field in self.removed}
@@ -92,13 +120,12 @@ class Change:
 
 def parse(document: Document) -> Stored:
     """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
-    values = document.get("values")
-    # A session without values is never stored: an empty one is a logout.
-    if not isinstance(values, dict) or not values:
-        raise Unreadable("its field 'values' is not a document of sealed values")
-    for sealed in values.values():
-        if not isinstance(sealed, bytes):
-            raise Unreadable("a field of its 'values' is not binary")
+    values = checked_values(document.get("values"))
+    return parse_listed(document)._replace(values=values)
+
+
+def parse_listed(document: Document) -> Stored:
+    """Read a document without its values, as the list of an owner's sessions fetches it."""
     identifier, key_id = document.get("_id"), document.get("key_id")
     persistent = document.get("persistent")
     owner, label = document.get("owner"), document.get("label")
@@ -112,12 +139,18 @@ def parse(document: Document) -> Stored:
         raise Unreadable("its field 'owner' is not binary of 16 bytes")
     if label is not None and not isinstance(label, bytes):
         raise Unreadable("its field 'label' is not binary")
-    return Stored(identifier, _dates(document), persistent, owner, key_id, label, values)
+    return Stored(identifier, _dates(document), persistent, owner, key_id, label, values={})
 
 
-def parse_listed(document: Document) -> Stored:
-    """Read a document that was fetched without its values, for the list of an owner's sessions."""
-    return parse({**document, "values": {"": b""}})
+def checked_values(values: object) -> Mapping[str, bytes]:
+    """Return the field 'values' of a document; raises ``Unreadable`` for a wrong shape."""
+    # A session without values is never stored: an empty one is a logout.
+    if not isinstance(values, dict) or not values:
+        raise Unreadable("its field 'values' is not a document of sealed values")
+    for sealed in values.values():
+        if not isinstance(sealed, bytes):
+            raise Unreadable("a field of its 'values' is not binary")
+    return values
 
 
 def alive(now_ms: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 import pymongo
-from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
 
@@ -23,11 +24,10 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# Dates as plain milliseconds and text without complaint: one odd document, which anybody with
-# access to the collection can write, must not make the driver refuse a whole batch.
-_CODEC = CodecOptions[dict[str, Any]](
-    datetime_conversion=DatetimeConversion.DATETIME_MS, unicode_decode_error_handler="replace"
-)
+# Documents come as they are on the wire. One that cannot be decoded, which anybody with access to
+# the collection can write, then harms no other of its batch; and one that is known already need
+# not be decoded again.
+_AS_SENT = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
 _ANOTHER_LOOP = (
     "collection: its client was used in another event loop before; make the client in the "
@@ -122,4 +122,4 @@ def _on_primary(collection: Any) -> Any:
     if getattr(type(collection), "with_options", None) is None:
         return collection
     # A secondary may not have heard of a login yet, whatever the client prefers to read from.
-    return collection.with_options(codec_options=_CODEC, read_preference=ReadPreference.PRIMARY)
+    return collection.with_options(codec_options=_AS_SENT, read_preference=ReadPreference.PRIMARY)

@@ -22,7 +22,7 @@ from storage.lifetime import checked_lifetime, duration, whole
 from storage.owners import SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
-from storage.session import MongoSession, read_json
+from storage.session import MongoSession, read_json, write_json
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
@@ -35,6 +35,7 @@ COUNTERS = (
     "inserts", "updates", "touches", "deletes", "commands", "unavailable",
 )  # fmt: skip
 _DEFAULT_TRIPS = TripBounds()
+_JSON = json.dumps, json.loads
 # Which session a request came with, and who loaded it: new_session() is not told.
 _CAME_WITH = web.RequestKey("came_with", tuple[AbstractStorage, MongoSession])
 
@@ -93,8 +94,8 @@ class MongoStorage(AbstractStorage):
             describe=describe,
             max_bytes=max_bytes,
             operation_timeout=operation_timeout,
-            encoder=encoder,
-            decoder=read_json if (encoder, decoder) == (json.dumps, json.loads) else decoder,
+            encoder=write_json if (encoder, decoder) == _JSON else encoder,
+            decoder=read_json if (encoder, decoder) == _JSON else decoder,
         )
         keyring = Keyring(secrets)
         lifetime = checked_lifetime(max_age, absolute_timeout, touch_interval)
@@ -151,15 +152,20 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable`` when MongoDB does not answer in time; an empty session in its
         place would log the visitor out.
         """
-        with self._serving:
-            token = from_cookie(self.load_cookie(request))
-            if token is None:
-                return await self.new_session()
-            snapshot = await self._store.load(token, self._now_ms())
+        self._serving.check()
+        token = from_cookie(self.load_cookie(request))
+        if token is None:
+            return await self.new_session()
+        try:
+            loaded = await self._store.load(token, self._now_ms())
+        except StorageUnavailable:
+            self._counters["unavailable"] += 1
+            raise
         # A parallel get_session() of the same request, or its new_session(), was faster.
         if (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
-        session = MongoSession(max_age=self._max_age, snapshot=snapshot)
+        snapshot, values = (None, None) if loaded is None else loaded
+        session = MongoSession(max_age=self._max_age, snapshot=snapshot, values=values)
         request[_CAME_WITH] = self, session
         return session
 
@@ -282,10 +288,7 @@ class MongoStorage(AbstractStorage):
 
 
 class _Serving:
-    """Refuses to serve after ``aclose()``, and counts what MongoDB left unanswered.
-
-    A class, and one object of it, because it stands in every load and every save.
-    """
+    """Refuses to serve after ``aclose()``, and counts what MongoDB left unanswered."""
 
     __slots__ = ("_counters", "closed")
 
@@ -293,9 +296,13 @@ class _Serving:
         self._counters = counters
         self.closed = False
 
-    def __enter__(self) -> None:
+    def check(self) -> None:
+        """Raise ``RuntimeError`` once the storage is closed."""
         if self.closed:
             raise RuntimeError("this MongoStorage was closed by aclose(); make a new one")
+
+    def __enter__(self) -> None:
+        self.check()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, StorageUnavailable):

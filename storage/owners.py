@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage.document import Document, live, parse_listed
-from storage.errors import StorageUnavailable, Unreadable
+from storage.document import Document, bson_of, decode, live, parse_listed
+from storage.errors import Unreadable
 from storage.lifetime import to_datetime
-from storage.reads import carry_finds
 from storage.store import Store
 from storage.tokens import from_handle, to_handle
 
@@ -35,7 +34,7 @@ async def sessions(store: Store, owner: object, now_ms: int) -> AsyncIterator[Se
     documents = await _documents_of(store, owner)
     for document in documents:
         try:
-            stored = parse_listed(document)
+            stored = parse_listed(decode(bson_of(document)))
         except Unreadable:
             continue  # it will not let anybody in either
         dates = stored.dates
@@ -95,25 +94,10 @@ async def purge(store: Store, now_ms: int) -> int:
 async def _documents_of(store: Store, owner: object) -> list[Document]:
     # By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which
     # holds everybody's sessions.
-    find, owned, driver = store.driver.collection.find, _owned_by(store, owner), store.driver
-    deadline = driver.deadline()
-
-    async def listed(projection: Mapping[str, bool]) -> list[Document]:
-        cursor = find(owned, projection).sort("last_seen_at", -1)
-        return await driver.call(lambda: cursor.to_list(None), deadline)
-
-    try:
-        return await listed({"values": False})
-    except StorageUnavailable:
-        raise
-    except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
-        # One document that cannot be decoded must not hide the others.
-        found = [document["_id"] for document in await listed({"_id": True})]
-        identifiers = [identifier for identifier in found if isinstance(identifier, bytes)]
-        documents = await driver.call(
-            lambda: carry_finds(driver, identifiers, driver.timeout_seconds), deadline
-        )
-        return [document for document in documents if isinstance(document, Mapping)]
+    find, driver = store.driver.collection.find, store.driver
+    cursor = find(_owned_by(store, owner), {"values": False}).sort("last_seen_at", -1)
+    documents: list[Document] = await driver.call(lambda: cursor.to_list(None), driver.deadline())
+    return documents
 
 
 async def _delete_many(

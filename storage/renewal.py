@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from storage.document import Change, Document, Stored, alive, parse, parse_listed
+from storage.document import Change, Stored, alive, bson_of, decode, parse, parse_listed
 from storage.errors import StorageUnavailable, Unreadable
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.store import Draft, Store, sealed_values
@@ -20,7 +21,7 @@ class Renewed:
     """A session under its new token, and what was adopted from parallel requests."""
 
     snapshot: Snapshot
-    adopted: dict[str, Value]
+    adopted: dict[str, Any]
     dropped: list[str]
 
 
@@ -59,32 +60,34 @@ async def renew(
         return Renewed(new, {}, [])
 
 
-async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> Document | None:
+async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> bytes | None:
     # One command that finds it alive and removes it: of two renewals at once only one succeeds.
     living = {"_id": identifier, **alive(draft.now_ms)}
     remove = store.driver.collection.find_one_and_delete
-    removed: Document | None = await store.driver.call(lambda: remove(living), draft.deadline)
-    if removed is not None:
-        store.counters["deletes"] += 1
-    return removed
+    removed = await store.driver.call(lambda: remove(living), draft.deadline)
+    if removed is None:
+        return None
+    store.counters["deletes"] += 1
+    return bson_of(removed)
 
 
 async def _adopt(
-    store: Store, old: Snapshot, new: Snapshot, removed: Document, draft: Draft
+    store: Store, old: Snapshot, new: Snapshot, removed: bytes, draft: Draft
 ) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
     try:
+        document = decode(removed)
         # Without values: parallel requests have emptied it together.
-        emptied = removed.get("values") == {}
-        last = parse_listed(removed)._replace(values={}) if emptied else parse(removed)
+        emptied = document.get("values") == {}
+        last = parse_listed(document)._replace(values={}) if emptied else parse(document)
         adopted, dropped = _changed_by_others(store, old, last, draft.changes)
+        live = {name: value.fresh(store.settings.decoder) for name, value in adopted.items()}
     except Unreadable:
         return Renewed(new, {}, [])
     if not adopted and len(dropped) == len(new.values):
         # Nothing is left to move: an emptied session is a logout.
         await store.delete(new.stored.identifier, draft.deadline)
         return None
-    live = {name: value.loaded for name, value in adopted.items()}
     sealed = sealed_values(
         new.keys, {n: value.encoded for n, value in adopted.items()}, live, known=new.values
     )
@@ -104,7 +107,7 @@ async def _adopt(
     if change.operators() and not await store.apply(stored.identifier, change, draft):
         return None
     values = {n: value for n, value in new.values.items() if n not in dropped} | sealed
-    return Renewed(replace(new, stored=stored, values=values), sealed, dropped)
+    return Renewed(new._replace(stored=stored, values=values), live, dropped)
 
 
 def _changed_by_others(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from storage.document import alive
 from storage.errors import Unreadable
 from storage.sealing import key_id_of
 from storage.session import Snapshot
-from storage.store import Store, sealed_values
+from storage.store import Store
 
 
 def needs_reseal(store: Store, snapshot: Snapshot) -> bool:
@@ -30,9 +29,10 @@ async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float)
     match it waits for the next save.
     """
     stored = snapshot.stored
-    encoded = {name: value.encoded for name, value in snapshot.values.items()}
-    live = {name: value.loaded for name, value in snapshot.values.items()}
-    values = sealed_values(snapshot.keys, encoded, live, known=snapshot.values)
+    values = {
+        name: value._replace(sealed=snapshot.keys.seal(value.field, name, value.encoded))
+        for name, value in snapshot.values.items()
+    }
     sealed = {value.field: value.sealed for value in values.values()}
     loaded = {value.field: value.sealed for value in snapshot.values.values()}
     fields: dict[str, Any] = {"values": sealed, "key_id": store.keyring.first.key_id}
@@ -50,9 +50,8 @@ async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float)
     if not result.matched_count:
         return snapshot
     store.counters["updates"] += 1
-    return replace(
-        snapshot, values=values, stored=stored._replace(key_id=store.keyring.first.key_id)
-    )
+    stored = stored._replace(key_id=store.keyring.first.key_id)
+    return snapshot._replace(values=values, stored=stored)
 
 
 def _sealed_again(store: Store, snapshot: Snapshot, label: bytes) -> bytes:

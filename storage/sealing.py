@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from os import urandom
 from secrets import token_urlsafe
 from struct import Struct
@@ -36,7 +35,6 @@ OWNER_BYTES = 16
 MAX_SECRETS = 5
 MIN_SECRET_BYTES = 32
 MIN_DISTINCT_BYTES = 8
-SESSIONS_REMEMBERED = 1024
 _DOMAIN = b"aiohttp-session-mongostorage 1 "
 _HEADER_BYTES = len(VERSION) + KEY_ID_BYTES
 _NONCE_BYTES = 12
@@ -72,15 +70,11 @@ class Keyring:
         """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
         keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
         self.first: SecretKey = keys[0]
-        # A visitor's next request finds the keys derived: that saves a derivation.
-        self.session_keys: Callable[[bytes, bytes, int], SessionKeys] = lru_cache(
-            maxsize=SESSIONS_REMEMBERED
-        )(self._session_keys)
         # Oldest last: the position is the age.
         self.keys: Mapping[bytes, SecretKey] = MappingProxyType({k.key_id: k for k in keys})
         self.ages: dict[bytes, int] = {key.key_id: age for age, key in enumerate(keys)}
 
-    def _session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
+    def session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
         """Return the keys of one session, each derived when it is first needed."""
         return SessionKeys(self, token, identifier, created_ms)
 

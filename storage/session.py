@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import marshal
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiohttp_session import Session
@@ -27,19 +28,38 @@ _NAME_SHOWN_CHARACTERS = 80
 MOST_NESTED = 400
 
 
+class _NotKept:
+    """Stands for a value that has to be decoded whenever it is asked for."""
+
+
 class Value(NamedTuple):
-    """One value as it was loaded or last saved."""
+    """One value as it was loaded or last saved. It never changes, so that requests can share it."""
 
     field: str
     sealed: bytes
     encoded: Encoded
-    loaded: Any
-    # Of a nested value, as it was when ``loaded`` was made: the app may change it in place.
-    picture: bytes | None
+    # Of a nested value, from which each request gets a copy of its own to change in place.
+    picture: bytes | None = None
+    # Itself, where it cannot be changed in place.
+    scalar: Any = _NotKept
+
+    def fresh(self, decoder: Decoder) -> Any:
+        """Return the value for one request; raises ``Unreadable`` when the decoder refuses it."""
+        if self.picture is not None:
+            return marshal.loads(self.picture)  # noqa: S302 - our own bytes, from ``_picture``
+        if self.scalar is not _NotKept:
+            return self.scalar
+        try:
+            return decoder(self.encoded)
+        except Exception:  # noqa: BLE001 - whatever an app's decoder raises
+            raise Unreadable("the decoder refused a value") from None
+
+    def with_scalar(self, value: Any) -> Value:
+        """Keep what the app holds, where it cannot change it in place."""
+        return self._replace(scalar=value) if type(value) in _SCALARS else self
 
 
-@dataclass(slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A session as MongoDB has it, as far as this request knows."""
 
     token: bytes
@@ -62,27 +82,37 @@ class Changes(NamedTuple):
 class MongoSession(Session):
     """A session that remembers what was loaded, so that a save writes only what changed."""
 
-    def __init__(self, *, max_age: float | None, snapshot: Snapshot | None = None) -> None:
-        """Start empty, or from a snapshot; ``max_age`` is the storage's, in seconds."""
-        super().__init__(None, data=None, new=snapshot is None)
+    invalidated = False
+    renewal_wanted = False
+    # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
+    abandoned = False
+    touch_failed = False
+    own_max_age: float | None = None
+
+    def __init__(
+        self,
+        *,
+        max_age: float | None,
+        snapshot: Snapshot | None = None,
+        values: dict[str, Any] | None = None,
+    ) -> None:
+        """Start empty, or from a snapshot and its values; ``max_age`` is the storage's, seconds."""
+        # Not by the parent's constructor, which costs every request as much as opening a value.
+        self._mapping = {} if values is None else values
         self._storage_max_age = max_age
         self.snapshot = snapshot
         self.assigned: set[str] = set()
-        self.invalidated: bool = False
-        self.renewal_wanted: bool = False
-        # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
-        self.abandoned = False
-        self.touch_failed = False
-        self.own_max_age: float | None = None
-        self.persistent: bool = max_age is not None
-        if snapshot is not None:
-            self._mapping = {name: value.loaded for name, value in snapshot.values.items()}
+        if snapshot is None:
+            self._new, self._changed = True, False
+            self._created = int(time.time())
+            self.persistent: bool = max_age is not None
+        else:
+            # The middleware saves only what says it changed; whether it did, the save decides:
+            # a nested change or a due touch shows nowhere else.
+            self._new, self._changed = False, True
             self._created = snapshot.stored.dates.created_ms // 1000
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
-            # The middleware saves only what says it changed; whether it did, the save decides:
-            # a nested change or a due touch shows nowhere else.
-            self._changed = True
 
     @property
     def identity(self) -> str | None:
@@ -156,9 +186,9 @@ class MongoSession(Session):
     def _forget_max_age(self) -> None:
         self.own_max_age, self.persistent = None, self._storage_max_age is not None
 
-    def take_over(self, written: Mapping[str, Value], removed: Iterable[str]) -> None:
+    def take_over(self, written: Mapping[str, Any], removed: Iterable[str]) -> None:
         """Adopt what parallel requests have saved."""
-        self._mapping.update({name: value.loaded for name, value in written.items()})
+        self._mapping.update(written)
         for name in removed:
             self._mapping.pop(name, None)
 
@@ -184,25 +214,45 @@ def checked_max_age(value: object) -> float | None:
     return whole(value)
 
 
+def write_json(value: Any) -> str:
+    """Do what ``json.dumps`` does, for less where it is a number that changed."""
+    return int.__repr__(value) if type(value) is int else json.dumps(value)
+
+
 def read_json(encoded: Encoded) -> Any:
     """Do what ``json.loads`` does, for less, with what ``json.dumps`` wrote."""
     return _read(encoded)[0] if isinstance(encoded, str) else json.loads(encoded)
 
 
 def open_values(
-    keys: SessionKeys, sealed_values: Mapping[str, bytes], decoder: Decoder
+    keys: SessionKeys,
+    sealed_values: Mapping[str, bytes],
+    decoder: Decoder,
+    known: Mapping[str, Value] = MappingProxyType({}),
 ) -> dict[str, Value]:
-    """Open every value of a document; raises ``Unreadable`` when one of them does not open."""
+    """Open the values of a document; raises ``Unreadable`` when one of them does not open.
+
+    Those of the same session that are ``known``, byte for byte, are not opened again.
+    """
+    by_field = {value.field: (name, value) for name, value in known.items()}
     values = {}
-    for field_name, sealed in sealed_values.items():
-        name, encoded = keys.open(field_name, sealed)
-        try:
-            loaded = decoder(encoded)
-        except Exception:  # noqa: BLE001 - whatever an app's decoder raises
-            raise Unreadable("the decoder refused a value") from None
-        picture = _picture(loaded) if decoder is read_json else None
-        values[name] = Value(field_name, sealed, encoded, loaded, picture)
+    for field, sealed in sealed_values.items():
+        name, value = by_field.get(field, ("", None))
+        if value is None or value.sealed != sealed:
+            name, encoded = keys.open(field, sealed)
+            value = _opened(field, sealed, encoded, decoder)
+        values[name] = value
     return values
+
+
+def _opened(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
+    value = Value(field, sealed, encoded)
+    if decoder is not read_json:
+        return value  # an app's own decoder may make of it what nobody can copy
+    loaded = value.fresh(decoder)
+    if type(loaded) in _SCALARS:
+        return Value(field, sealed, encoded, None, loaded)
+    return Value(field, sealed, encoded, _picture(loaded))
 
 
 def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Changes:
@@ -216,8 +266,13 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
     for name, value in live.items():
         before = loaded.get(name)
         is_scalar = type(value) in _SCALARS
-        if before is not None and _is_untouched(value, before, is_scalar=is_scalar):
-            continue
+        # Without encoding it: whether it is surely what was loaded.
+        if before is not None:
+            if is_scalar:
+                if value is before.scalar:
+                    continue
+            elif before.picture is not None and _picture(value) == before.picture:
+                continue
         encoded = _encode(name, value, encoder)
         if before is not None and encoded == before.encoded:
             continue
@@ -227,13 +282,6 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
                 continue
         written[name] = encoded
     return Changes(written, [name for name in loaded if name not in live])
-
-
-def _is_untouched(value: Any, before: Value, *, is_scalar: bool) -> bool:
-    """Tell, without encoding it, whether a value is surely what was loaded."""
-    if is_scalar:
-        return value is before.loaded
-    return before.picture is not None and _picture(value) == before.picture
 
 
 def _picture(value: Any) -> bytes | None:

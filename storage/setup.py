@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp_session
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from aiohttp_session import SESSION_KEY
+from aiohttp_session import SESSION_KEY, STORAGE_KEY
 
 from storage.errors import IndexConflict, StorageUnavailable
 from storage.mongo import MongoStorage
@@ -41,45 +41,62 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     async def stop(app: web.Application) -> None:
         await storage.aclose()
 
-    aiohttp_session.setup(app, storage)
-    for_files, for_streams = _savers(storage)
-    app.middlewares.append(for_files)
-    app.on_response_prepare.append(for_streams)
+    app.middlewares.append(_middleware(storage))
+    app.on_response_prepare.append(_save_before_a_stream(storage))
     app.on_startup.append(start)
     # First of all: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
 
 
-def _savers(storage: MongoStorage) -> tuple[Middleware, OnResponsePrepare]:
-    """Return what saves where aiohttp-session, which saves with a ``web.Response`` only, does not.
+def _middleware(storage: MongoStorage) -> Middleware:
+    """Do what aiohttp-session's middleware does, and save with files and streams too.
 
-    The first saves with files and streams that a handler returns before they start, the second
-    with streams and WebSockets that start inside the handler.
+    That one saves with a ``web.Response`` only, and a second one around it would cost every request
+    as much as the whole of a save that has nothing to write.
     """
 
-    async def save(request: web.Request, response: web.StreamResponse) -> None:
-        session = request.get(SESSION_KEY)
-        if session is not None:
-            await storage.save_session(request, response, session)
-
     @web.middleware
-    async def save_what_is_sent_later(request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await handler(request)
-        if not isinstance(response, web.Response) and not response.prepared:
-            await save(request, response)
+    async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[STORAGE_KEY] = storage
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            await _save(storage, request, error)
+            raise
+        if not isinstance(response, web.StreamResponse):
+            raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
+        if not response.prepared:
+            await _save(storage, request, response)
+        elif isinstance(response, web.Response):
+            raise RuntimeError(
+                "the handler has sent its response before the session could be saved; return it "
+                "unprepared, or use a web.StreamResponse"
+            )
         return response
 
+    return sessions
+
+
+def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
+    """Return what saves with streams and WebSockets that start inside the handler."""
+
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
-        # With a web.Response, an error page among them, aiohttp-session has saved or shall not.
+        # With a web.Response, an error page among them, the middleware has saved or shall not.
         if isinstance(response, web.Response):
             return
         try:
-            await save(request, response)
+            await _save(storage, request, response)
         except BaseException:
             _forget_framing(request)
             raise
 
-    return save_what_is_sent_later, save_before_headers
+    return save_before_headers
+
+
+async def _save(storage: MongoStorage, request: web.Request, response: web.StreamResponse) -> None:
+    session = request.get(SESSION_KEY)
+    if session is not None:
+        await storage.save_session(request, response, session)
 
 
 async def renew_session(request: web.Request) -> MongoSession:

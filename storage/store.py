@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from storage.document import Change, Document, Stored, build, parse
+from storage.document import Change, Stored, build, checked_values, decode, parse_listed
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
+from storage.recent import Opened, Recent
 from storage.sealing import Keyring, SessionKeys, key_id_of
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.settings import Settings, owner_text
@@ -57,7 +59,8 @@ class Store:
         self.lifetime = lifetime
         self.settings = settings
         self.counters = counters
-        self._finds: Trips[bytes, Document | None] = Trips(partial(carry_finds, driver), trips)
+        self._recent = Recent()
+        self._finds: Trips[bytes, bytes | None] = Trips(partial(carry_finds, driver), trips)
         # A write that was handed over is finished even if the visitor has gone.
         self._writes: Trips[Write, bool] = Trips(
             partial(carry_writes, driver), trips, keep_cancelled=True
@@ -74,27 +77,29 @@ class Store:
         await self._finds.drained()
         await self._writes.drained()
 
-    async def load(self, token: bytes, now_ms: int) -> Snapshot | None:
-        """Read and open one session; one that is over, unknown or unreadable is ``None``."""
+    async def load(self, token: bytes, now_ms: int) -> tuple[Snapshot, dict[str, Any]] | None:
+        """Read and open one session, with values that are the caller's own.
+
+        One that is over, unknown or unreadable is ``None``.
+        """
         identifier = document_id(token)
         self.counters["loads"] += 1
+        raw = await self._finds.submit(identifier, self.driver.deadline())
         try:
-            document = await self._finds.submit(identifier, self.driver.deadline())
-            # Without values: parallel requests have emptied it together, which is a logout too.
-            if document is None or document.get("values") == {}:
+            snapshot = None if raw is None else self._opened(token, identifier, raw)
+            if snapshot is None:
                 self.counters["misses"] += 1
-                return None
-            stored = parse(document)
-            if self.lifetime.is_over(stored.dates, now_ms):
+            elif self.lifetime.is_over(snapshot.stored.dates, now_ms):
                 self.counters["expired"] += 1
-                return None
-            snapshot = self._open(token, identifier, stored)
+            else:
+                decoder = self.settings.decoder
+                values = {name: value.fresh(decoder) for name, value in snapshot.values.items()}
+                self.counters["hits"] += 1
+                return snapshot, values
         except Unreadable as reason:
             self.counters["unreadable"] += 1
             logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
-            return None
-        self.counters["hits"] += 1
-        return snapshot
+        return None
 
     async def insert(
         self, draft: Draft, encoded: Mapping[str, Encoded], *, created_ms: int
@@ -155,6 +160,7 @@ class Store:
 
     async def delete(self, identifier: bytes, deadline: float) -> None:
         """End a session; it need not be there."""
+        self._recent.forget(identifier)
         await self._writes.submit(Delete(identifier), deadline)
         self.counters["deletes"] += 1
 
@@ -167,12 +173,39 @@ class Store:
         end = self.lifetime.end(created_ms, draft.now_ms, draft.max_age)
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
 
-    def _open(self, token: bytes, identifier: bytes, stored: Stored) -> Snapshot:
-        keys = self.keyring.session_keys(token, identifier, stored.dates.created_ms)
-        values = open_values(keys, stored.values, self.settings.decoder)
-        owner_key = self.settings.owner_key
+    def _opened(self, token: bytes, identifier: bytes, raw: bytes) -> Snapshot | None:
+        """Open a document; ``None`` where parallel requests have emptied it together: a logout.
+
+        Of what was opened lately only that is read again which has changed since.
+        """
+        before = self._recent.get(identifier)
+        if before is not None and before.raw == raw:
+            return before.snapshot
+        rest = decode(raw)
+        values = rest.pop("values", None)
+        if values == {}:
+            return None
+        known = None
+        if before is not None and before.rest == rest:
+            known = before.snapshot
+            stored = known.stored
+        else:
+            stored = parse_listed(rest)
+        stored = stored._replace(values=checked_values(values))
+        snapshot = self._open(token, stored, known)
+        self._recent.put(Opened(raw, rest, snapshot))
+        return snapshot
+
+    def _open(self, token: bytes, stored: Stored, known: Snapshot | None) -> Snapshot:
+        decoder, owner_key = self.settings.decoder, self.settings.owner_key
+        if known is None:
+            keys = self.keyring.session_keys(token, stored.identifier, stored.dates.created_ms)
+            values = open_values(keys, stored.values, decoder)
+        else:
+            keys = known.keys
+            values = open_values(keys, stored.values, decoder, known.values)
         owned = None if owner_key is None else values.get(owner_key)
-        owner = None if owned is None else owner_text(owned.loaded)
+        owner = None if owned is None else owner_text(owned.fresh(decoder))
         expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
         if owner_key is not None and stored.owner not in expected:
             # Somebody who may write to the collection gave the session to another owner, or took
@@ -206,12 +239,12 @@ def sealed_values(
     keys: SessionKeys,
     encoded: Mapping[str, Encoded],
     live: Mapping[str, Any],
-    known: Mapping[str, Value] | None = None,
+    known: Mapping[str, Value] = MappingProxyType({}),
 ) -> dict[str, Value]:
     """Seal encoded values; a name that is ``known`` keeps its field."""
     values = {}
     for name, text in encoded.items():
-        before = None if known is None else known.get(name)
-        field = keys.field(name) if before is None else before.field
-        values[name] = Value(field, keys.seal(field, name, text), text, live[name], None)
+        field = known[name].field if name in known else keys.field(name)
+        value = Value(field, keys.seal(field, name, text), text)
+        values[name] = value.with_scalar(live[name])
     return values

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from storage.document import alive
+from storage.document import alive, bson_of, identifier_of
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
 
 Operation = InsertOne[Any] | UpdateOne | DeleteOne
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(NamedTuple):
     """Store a new document."""
 
     document: dict[str, Any]
@@ -27,8 +25,7 @@ class Insert:
         return InsertOne(self.document)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """Change single fields of a document that is still alive at ``now_ms``."""
 
     identifier: bytes
@@ -46,8 +43,7 @@ class Update:
         return {"_id": self.identifier, **alive(self.now_ms)}
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Remove a document, if it is there."""
 
     identifier: bytes
@@ -114,4 +110,4 @@ async def _missed(driver: Driver, updates: list[Update], seconds: float) -> set[
     living = {"_id": {"$in": identifiers}, **alive(max(update.now_ms for update in updates))}
     cursor = driver.collection.find(living, {"_id": True}, batch_size=len(identifiers) + 1)
     documents = await driver.send(lambda: cursor.to_list(None), seconds)
-    return set(identifiers) - {document["_id"] for document in documents}
+    return set(identifiers) - {identifier_of(bson_of(document)) for document in documents}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 
 from storage import MongoStorage
@@ -102,6 +103,7 @@ def move_date(document: Document, other: Document, chance: random.Random) -> Non
     document[field] = DatetimeMS(int(document[field]) + span)
 
 
+AS_MILLISECONDS = CodecOptions[Document](datetime_conversion=DatetimeConversion.DATETIME_MS)
 DAMAGES: list[Damage] = [
     replace_field, remove_field, take_field, take_value, swap_values, drop_value, replace_value,
     flip_bit, cut_value, move_date,
@@ -120,7 +122,7 @@ async def stored_sessions(storage: MongoStorage, count: int) -> dict[str, Docume
 
 async def damage_all(storage: MongoStorage, chance: random.Random) -> None:
     """Damage every document of the collection, each in one or two ways."""
-    collection = storage._driver.collection
+    collection = storage._driver.collection.with_options(codec_options=AS_MILLISECONDS)
     documents = await collection.find({}, batch_size=DOCUMENTS + 1).to_list(None)
     damaged = copy.deepcopy(documents)
     for document in damaged:
