@@ -17,13 +17,14 @@ from storage import IndexConflict, MongoStorage, StorageUnavailable, setup
 from webapp import accounts, api, database, health, pages
 from webapp.accounts import ACCOUNTS
 from webapp.config import Config, ConfigError
+from webapp.cross_site import same_site_only
 from webapp.devices import describe
 from webapp.errors import error_answers
 from webapp.gate import allowed_host, https_only, identified, trusted_address, within_budget
+from webapp.headers import header_signal
 from webapp.keys import CONFIG, DATABASE, METRICS, STORAGE, UNDER_WAY
 from webapp.metrics import Metrics
 from webapp.proxy import ForwardedPolicy
-from webapp.security import header_signal, same_site_only
 from webapp.throttle import THROTTLE, Throttle
 from webapp.underway import UnderWay
 

@@ -15,6 +15,7 @@ import aiohttp_jinja2
 from aiohttp import web
 from pymongo.errors import ConnectionFailure
 
+from webapp.headers import API
 from webapp.refusals import Busy, Refusal
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ async def error_answers(
 def dress(request: web.Request, error: web.HTTPException) -> None:
     """Put the words for `error` into its body: a problem for `/api/`, else a page."""
     heading, sentence = _words(error)
-    if request.path.startswith("/api/"):
+    if request.path.startswith(API):
         error.text = json.dumps(_problem(error, sentence))
         error.content_type = "application/problem+json"
     else:

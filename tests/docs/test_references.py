@@ -42,6 +42,12 @@ def test_named_tests_exist(page: Path) -> None:
             assert name in _tests_of(ROOT / file), f"{file}::{name}"
 
 
+@each_page
+def test_no_figure_is_still_missing(page: Path) -> None:
+    """What waits for a measurement is written @@NAME@@ until it has been made."""
+    assert "@@" not in page.read_text()
+
+
 def test_every_row_of_the_comparison_has_a_test() -> None:
     """What README says of MongoStorage is backed by docs/promises.md, row by row."""
     compared = [cells[0] for cells in table(README, "Compared")]

@@ -19,6 +19,20 @@ from tests.storage.conftest import SECRET, Clock, MakeStorage, OpenSite, Site, V
 pytestmark = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 
 
+async def test_copied_cookie_is_signed_in_from_anywhere_until_the_session_ends(
+    site: Site, visitor: Visitor
+) -> None:
+    """Nothing binds it to a device; its owner can end it."""
+    await visitor.do(lambda session: session.update(user_id="ada"))
+    thief = await site.visitor(visitor.cookie)
+
+    stolen = await thief.session()
+    await visitor.do(lambda session: session.invalidate())
+
+    assert stolen == {"user_id": "ada"}
+    assert await thief.session() == {}
+
+
 async def test_writer_can_put_back_an_older_copy_of_a_session(
     visitor: Visitor, collection: Any
 ) -> None:

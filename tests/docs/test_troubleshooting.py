@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,14 @@ from aiohttp_session import get_session
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern
 from pytest_aiohttp import AiohttpClient
 
-from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret, setup
+from storage import (
+    MongoStorage,
+    SessionNotSerializable,
+    SessionTooLarge,
+    generate_secret,
+    renew_session,
+    setup,
+)
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.test_readme_program import free_port
 from tests.storage.conftest import MakeStorage, OpenSite, Visitor
@@ -196,20 +204,51 @@ async def _count(request: web.Request) -> web.Response:
     return web.Response(text=str(session["n"]))
 
 
+def _assign(session: Any) -> None:
+    session["n"] = 1
+
+
 @on_pymongo
-async def test_forgotten_await(visitor: Visitor, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda session: session.get("n", 0), id="get"),
+        pytest.param(lambda session: session["n"], id="look up"),
+        pytest.param(_assign, id="assign"),
+    ],
+)
+async def test_forgotten_await(
+    use: Callable[[Any], object], visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
     """Python's own words."""
 
     async def handler(request: web.Request) -> web.Response:
         session: Any = get_session(request)
         try:
-            session["n"] = 1
+            use(session)
         finally:
             session.close()
         return web.Response()
 
     assert (await visitor.visit(handler)).status == 500
     assert says(caplog.text)
+
+
+@on_pymongo
+async def test_forgotten_await_of_a_renewal(visitor: Visitor) -> None:
+    """A warning of Python's is all that tells; the token stays what it was."""
+    await visitor.do(lambda session: session.update(n=1))
+    before = visitor.cookie
+
+    async def handler(request: web.Request) -> web.Response:
+        renew_session(request)  # type: ignore[unused-coroutine]
+        return web.Response()
+
+    with pytest.warns(RuntimeWarning) as warned:
+        await visitor.visit(handler)
+
+    assert visitor.cookie == before
+    assert says(warned[0].message)
 
 
 @on_pymongo

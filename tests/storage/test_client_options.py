@@ -10,14 +10,28 @@ import pytest
 from bson import SON
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient, ReadPreference, WriteConcern
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import MakeStorage, on_a_real_server
+from tests.storage.conftest import Clock, MakeStorage, on_a_real_server
 from tests.storage.direct import values, visit
 from webapp.devdb import Mongod, find_mongod
 
 pytestmark = on_a_real_server
+
+OPTIONS = [
+    pytest.param({"tz_aware": True}, id="aware dates"),
+    pytest.param({"document_class": SON}, id="another document class"),
+    pytest.param({"uuidRepresentation": "standard"}, id="UUIDs"),
+    pytest.param({"readPreference": "secondaryPreferred"}, id="reads from secondaries"),
+    pytest.param({"readConcernLevel": "majority"}, id="majority reads"),
+    pytest.param({"w": "majority", "journal": True}, id="journalled majority writes"),
+    pytest.param({"retryWrites": False, "retryReads": False}, id="no retries"),
+    pytest.param({"compressors": "zlib"}, id="compressed"),
+    pytest.param({"maxPoolSize": 1}, id="one connection"),
+    pytest.param({"unicode_decode_error_handler": "ignore"}, id="lenient text"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +104,34 @@ async def test_codec_options_of_the_app_do_not_matter(
 
     assert await values(storage, cookie) == {"a": [1, 2], "user_id": 7}
     assert len([info async for info in storage.sessions(7)]) == 1
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+async def test_sessions_do_not_hang_on_the_clients_options(
+    *,
+    mongo_uri: str,
+    database_name: str,
+    driver: str,
+    make_storage: MakeStorage,
+    clock: Clock,
+    options: dict[str, Any],
+) -> None:
+    """Stored, changed, touched, renewed, listed and counted."""
+    make: Any = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
+    client = make(mongo_uri, **options)
+    storage = make_storage(client[database_name]["sessions"], max_age=1200)
+    await storage.create_indexes()
+
+    cookie = await visit(storage, None, lambda session: session.update(user_id=7, cart=[1]))
+    await visit(storage, cookie, lambda session: session["cart"].append(2))
+    clock.advance(60)
+    await visit(storage, cookie, dict)
+    renewed = await visit(storage, cookie, lambda session: session.renew())
+
+    assert await values(storage, renewed) == {"user_id": 7, "cart": [1, 2]}
+    assert [info.last_seen_at.timestamp() async for info in storage.sessions(7)] == [clock.now]
+    assert await storage.count() == 1
+    await storage.aclose()
+    closing = client.close()
+    if closing is not None:
+        await closing

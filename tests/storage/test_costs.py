@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import generate_secret
+from storage import MongoStorage, generate_secret
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     Clock,
@@ -21,7 +21,9 @@ from tests.storage.conftest import (
     on_a_real_server,
     set_cookie_of,
 )
-from tests.storage.overlap import at_once
+from tests.storage.direct import id_of, loaded, saved, stored
+from tests.storage.overlap import at_once, during
+from tests.storage.test_shared_trips import undecodable
 
 pytestmark = on_a_real_server
 
@@ -63,8 +65,12 @@ def _ids_asked_for(name: str, command: dict[str, Any]) -> list[Any]:
 
 
 def _is_hot(log: CommandLog) -> bool:
-    """Tell whether every command goes by ids, which is what a sharded collection is asked for."""
-    return all(None not in _ids_asked_for(*command) for command in log.commands)
+    """Tell whether every command names the ids, so that a sharded cluster knows whom to ask."""
+    return all(
+        isinstance(asked, bytes) or (list(asked) == ["$in"] and None not in asked["$in"])
+        for command in log.commands
+        for asked in _ids_asked_for(*command)
+    )
 
 
 KNOWN_VISITOR = [
@@ -257,4 +263,80 @@ async def test_sealing_anew_after_a_rotation_costs_one_more_update_by_id(
     await after.do(lambda session: session.update(name="Bob"))
 
     assert log.names == ["find", "update", "update"]
+    assert _is_hot(log)
+
+
+async def test_asking_which_sessions_of_a_shared_save_have_ended_goes_by_id(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """A bulk write counts its matches only: one find of the same ids tells who is missing."""
+    visits = await loaded(storage, await stored(storage, MANY))
+    for begun in visits:
+        begun.session["n"].append(1)
+    await storage.revoke(str(storage.handle(visits[7].session)))
+    log.commands.clear()
+
+    await saved(visits)
+
+    assert log.names == ["update", "find"]
+    assert _is_hot(log)
+
+
+async def test_document_that_cannot_be_decoded_is_searched_for_by_id(
+    storage: MongoStorage, collection: Any, log: CommandLog
+) -> None:
+    """The batch with it is read once more, one by one."""
+    cookies = await stored(storage, 3)
+    await collection.delete_one({"_id": id_of(cookies[1])})
+    await collection.insert_one(undecodable(id_of(cookies[1])))
+    log.commands.clear()
+
+    await loaded(storage, cookies)
+
+    assert log.names == ["find"] * 4
+    assert _is_hot(log)
+
+
+async def test_renewal_that_meets_a_neighbours_change_goes_by_id(
+    visitor: Visitor, log: CommandLog
+) -> None:
+    """What was changed meanwhile moves to the new session with one more update."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def neighbour() -> None:
+        await visitor.do(lambda session: session.update(cart=[1]))
+        log.commands.clear()
+
+    await during(visitor, neighbour, lambda session: session.renew())
+
+    assert log.names == ["insert", "findAndModify", "update"]
+    assert _is_hot(log)
+
+
+async def test_renewal_of_a_session_that_has_ended_goes_by_id(
+    storage: MongoStorage, visitor: Visitor, log: CommandLog
+) -> None:
+    """The new document is taken back."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def end() -> None:
+        assert await storage.clear() == 1
+        log.commands.clear()
+
+    await during(visitor, end, lambda session: session.renew())
+
+    assert log.names == ["insert", "findAndModify", "delete"]
+    assert _is_hot(log)
+
+
+async def test_revoking_one_session_of_an_owner_goes_by_id(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """Its handle is its id; the owner only has to agree."""
+    (begun,) = await loaded(storage, await stored(storage, 1))
+    log.commands.clear()
+
+    assert await storage.revoke(str(storage.handle(begun.session)), owner=0)
+
+    assert log.names == ["delete"]
     assert _is_hot(log)

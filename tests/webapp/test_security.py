@@ -9,8 +9,9 @@ import pytest
 from multidict import CIMultiDict
 
 from tests.webapp.conftest import Client, MakeApp
+from webapp.cross_site import is_own_site
+from webapp.headers import CSP
 from webapp.proxy import Client as Who
-from webapp.security import CSP, is_own_site
 
 FRONT_END = "https://front.example"
 ORIGIN = {"ALLOWED_ORIGINS": FRONT_END}
