@@ -2,12 +2,15 @@
 
 The collection is a stub that answers at once, so a slower storage shows here, on any machine, and
 a slower database does not.  Sessions hold three values of 250 bytes in all; a save changes one.
+A process remembers the sessions that it opened lately, so visitors that it knows are measured
+apart from those that it has forgotten or never seen.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import process_time
 
 from aiohttp import hdrs, web
@@ -17,8 +20,10 @@ from aiohttp_session import Session
 from benchmarks.stub import StubCollection
 from benchmarks.workload import encode, user
 from storage import MongoStorage, generate_secret
+from storage.recent import SESSIONS_KEPT
 
 SESSIONS = 64
+STRANGERS = 2 * SESSIONS_KEPT
 REPEATS = 20
 TRIES = 7
 
@@ -32,10 +37,10 @@ def values() -> dict[str, object]:
     return values
 
 
-async def signed_in(storage: MongoStorage) -> list[str]:
-    """Store the sessions; return the cookies that name them."""
+async def signed_in(storage: MongoStorage, count: int) -> list[str]:
+    """Store so many sessions; return the cookies that name them."""
     cookies = []
-    for _ in range(SESSIONS):
+    for _ in range(count):
         session, response = await storage.new_session(), web.Response()
         session.update(values())
         await storage.save_session(make_mocked_request("GET", "/"), response, session)
@@ -114,13 +119,20 @@ async def _one_try(
 async def main() -> None:
     """Measure and print."""
     storage = MongoStorage(StubCollection(), generate_secret())
-    requests = requests_with(await signed_in(storage))
+    for whose, count in (("known", SESSIONS), ("not known", STRANGERS)):
+        rounds = _in_turn(requests_with(await signed_in(storage, count)))
+        await _measure(storage, whose, rounds)
+    await storage.aclose()
 
+
+async def _measure(
+    storage: MongoStorage, whose: str, rounds: Iterator[Sequence[web.Request]]
+) -> None:
     async def load() -> Step:
-        return Steps(storage, requests).load
+        return Steps(storage, next(rounds)).load
 
     async def save() -> Step:
-        steps = Steps(storage, requests)
+        steps = Steps(storage, next(rounds))
         await steps.change()
         return steps.save
 
@@ -130,8 +142,14 @@ async def main() -> None:
     for name, way in (("alone", alone), (f"{SESSIONS} at once", together)):
         floor = await cpu_us(way, empty)
         for what, prepare in (("load", load), ("save", save)):
-            print(f"{what} {name:<12} {await cpu_us(way, prepare) - floor:6.1f} µs", flush=True)
-    await storage.aclose()
+            cost = await cpu_us(way, prepare) - floor
+            print(f"{what}  {whose:<10}{name:<12}{cost:6.1f} µs", flush=True)
+
+
+def _in_turn(requests: Sequence[web.Request]) -> Iterator[Sequence[web.Request]]:
+    """Yield so many requests at a time, for ever; longest unseen first."""
+    starts = itertools.cycle(range(0, len(requests), SESSIONS))
+    return (requests[start : start + SESSIONS] for start in starts)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 # not be decoded again.
 _AS_SENT = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
+# Of what may take its time, such as building an index. "None" would mean the client's own limit.
+_LONGEST_SECONDS = 24 * 3600.0
 _ANOTHER_LOOP = (
     "collection: its client was used in another event loop before; make the client in the "
     "coroutine that makes the app, as in web.run_app(make_app())"
@@ -55,14 +57,15 @@ class Driver:
         return asyncio.get_running_loop().time() + self.timeout_seconds
 
     async def send(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
-        """Run one operation in the current task, for ``seconds`` at most (``None``: no limit).
+        """Run one operation in the current task, for ``seconds`` at most (``None``: a day).
 
         Only for callers that nobody cancels. Raises what the driver raises.
         """
         self._counters["commands"] += 1
         # PyMongo's own timeout ends the operation in the driver and at the server. It holds in
         # Motor's threads too, which take the context along. To PyMongo, 0 would mean "for ever".
-        with pymongo.timeout(None if seconds is None else max(seconds, _SHORTEST_SECONDS)):
+        limit = _LONGEST_SECONDS if seconds is None else max(seconds, _SHORTEST_SECONDS)
+        with pymongo.timeout(limit):
             try:
                 return await operation()
             except RuntimeError as error:

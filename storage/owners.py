@@ -61,6 +61,7 @@ async def revoke(store: Store, handle: object, owner: object) -> bool:
     delete = store.driver.collection.delete_one
     result = await store.driver.call(lambda: delete(filter_), store.driver.deadline())
     store.counters["deletes"] += result.deleted_count
+    store.forget(identifier)
     return bool(result.deleted_count)
 
 

@@ -68,6 +68,7 @@ async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> bytes
     if removed is None:
         return None
     store.counters["deletes"] += 1
+    store.forget(identifier)
     return bson_of(removed)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp_session
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from aiohttp_session import SESSION_KEY, STORAGE_KEY
+from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
 
 from storage.errors import IndexConflict, StorageUnavailable
 from storage.mongo import MongoStorage
@@ -28,9 +28,10 @@ OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 def setup(app: web.Application, storage: MongoStorage) -> None:
     """Give ``app`` sessions that are kept in ``storage``.
 
-    Adds aiohttp-session's middleware, saves before a streamed response starts, creates the indexes
-    at start-up (the first try is awaited; MongoDB may be away), and finishes writes in
-    ``on_cleanup``. May be called for an app and for its sub-apps; they then save once.
+    Adds the middleware that ``aiohttp_session.get_session`` needs, saves before a streamed response
+    starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
+    finishes writes in ``on_cleanup``. May be called for an app and for its sub-apps; they then save
+    once. Call it before you add middlewares of your own that ask for the session.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
@@ -41,11 +42,45 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     async def stop(app: web.Application) -> None:
         await storage.aclose()
 
+    if app.middlewares:
+        app.middlewares.insert(0, _tell_who_is_outside)
     app.middlewares.append(_middleware(storage))
     app.on_response_prepare.append(_save_before_a_stream(storage))
     app.on_startup.append(start)
     # First of all: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
+
+
+class _Outside(AbstractStorage):
+    """What stands for the sessions where no middleware of ``setup`` has been reached yet."""
+
+    _MESSAGE = (
+        "setup: a middleware asks for the session and was added before setup(app, storage), so it "
+        "runs outside of the sessions; call setup first, then add it"
+    )
+
+    async def new_session(self) -> Session:
+        """Raise ``RuntimeError`` that says what to write instead."""
+        raise RuntimeError(self._MESSAGE)
+
+    async def load_session(self, request: web.Request) -> Session:
+        """Raise ``RuntimeError`` that says what to write instead."""
+        raise RuntimeError(self._MESSAGE)
+
+    async def save_session(
+        self, request: web.Request, response: web.StreamResponse, session: Session
+    ) -> None:
+        """Do nothing: there is no session to save."""
+
+
+_OUTSIDE = _Outside()
+
+
+@web.middleware
+async def _tell_who_is_outside(request: web.Request, handler: Handler) -> web.StreamResponse:
+    # An outer app may have its sessions at hand already.
+    request.setdefault(STORAGE_KEY, _OUTSIDE)
+    return await handler(request)
 
 
 def _middleware(storage: MongoStorage) -> Middleware:

@@ -160,9 +160,13 @@ class Store:
 
     async def delete(self, identifier: bytes, deadline: float) -> None:
         """End a session; it need not be there."""
-        self._recent.forget(identifier)
+        self.forget(identifier)
         await self._writes.submit(Delete(identifier), deadline)
         self.counters["deletes"] += 1
+
+    def forget(self, identifier: bytes) -> None:
+        """Keep nothing in memory of a session that has ended."""
+        self._recent.forget(identifier)
 
     def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as well as that can be done by now."""

@@ -34,7 +34,7 @@ class TripBounds:
     queue: how many may wait; beyond it the answer is ``StorageUnavailable`` at once, since whoever
         joined would wait longer than a visitor does.
 
-    What another choice does, ``make bench`` shows.
+    What another choice does, ``make bench-trips`` shows.
     """
 
     in_flight: int = 1

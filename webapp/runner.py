@@ -8,6 +8,7 @@ SIGTERM to every process of a group, and again.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -112,11 +113,16 @@ async def serve(
         listener = _listen(app[CONFIG])
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
+        # What the start has made lives as long as the process: the garbage collector need not walk
+        # through it again and again, which now and then kept every visitor waiting for 20 ms.
+        gc.collect()
+        gc.freeze()
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         when_open()
         await signals.wait()
         await _drain(runner, site, listener, app[UNDER_WAY])
     finally:
+        gc.unfreeze()
         await _clean_up(runner)
         _log.info("ended")
 

@@ -154,7 +154,7 @@ async def test_get_session_without_set_up(
 async def test_middlewares_in_the_wrong_order(
     storage: MongoStorage, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A middleware that was added before `setup` runs outside: no session there; after it, one."""
+    """A middleware that was added before `setup` is told so; one that was added after it works."""
 
     @web.middleware
     async def greet(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -13,8 +13,9 @@ from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 
+from storage import MongoStorage
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import Clock, MakeStorage, on_a_real_server
+from tests.storage.conftest import SECRET, Clock, MakeStorage, on_a_real_server
 from tests.storage.direct import values, visit
 from webapp.devdb import Mongod, find_mongod
 
@@ -135,3 +136,23 @@ async def test_sessions_do_not_hang_on_the_clients_options(
     closing = client.close()
     if closing is not None:
         await closing
+
+
+async def test_building_an_index_may_take_longer_than_the_clients_own_limit(
+    mongo_uri: str, database_name: str, driver: str, log: CommandLog
+) -> None:
+    """On a large collection it takes minutes; the client's limit is meant for requests."""
+    make = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
+    client: Any = make(mongo_uri, timeoutMS=5000, event_listeners=[log])
+    storage = MongoStorage(client[database_name]["sessions"], SECRET)
+
+    await storage.create_indexes()
+    await storage.count()
+    await storage.aclose()
+    if (closing := client.close()) is not None:
+        await closing
+
+    limits = {name: command.get("maxTimeMS", 0) for name, command in log.commands}
+    assert limits["createIndexes"] > 3_600_000
+    assert limits["aggregate"] > 3_600_000
+    assert limits["listIndexes"] < 5000

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp_session
 import pytest
-from aiohttp import web
+from aiohttp import ClientError, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 
@@ -207,3 +208,32 @@ async def test_websocket_of_a_loaded_session_reads_it(site: Site, visitor: Visit
 
     async with visitor.client.ws_connect(site.path_of(handler)) as socket:
         assert await socket.receive_str() == "Ada"
+
+
+async def _sent_already(request: web.Request) -> web.StreamResponse:
+    response = web.Response(text="too early")
+    await response.prepare(request)
+    return response
+
+
+async def _nothing(_request: web.Request) -> web.StreamResponse:
+    return None  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(_sent_already, "before the session could be saved", id="sent too early"),
+        pytest.param(_nothing, "returned NoneType, not a response", id="no response"),
+    ],
+)
+@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+async def test_handler_that_leaves_nothing_to_save_with_is_told_so(
+    site: Site, answer: Handler, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what is wrong, and what to do instead."""
+    with suppress(ClientError):
+        visitor = await site.visitor()
+        await visitor.visit(_after(lambda session: session.update(a=1), answer))
+
+    assert reason in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -230,3 +231,14 @@ async def test_the_last_moments_ignore_signals() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+async def test_what_the_start_has_made_is_left_out_of_garbage_collection(start: Start) -> None:
+    """While it serves; a full collection would walk through all of it and keep visitors waiting."""
+    serving = await start()
+    while_serving = gc.get_freeze_count()
+
+    await serving.end()
+
+    assert while_serving > 10_000
+    assert gc.get_freeze_count() == 0

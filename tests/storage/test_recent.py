@@ -1,0 +1,155 @@
+"""What a process remembers of the sessions that it opened lately spares work, and hides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from storage import recent
+from storage.session import Snapshot
+from tests.storage.conftest import Clock, MakeStorage
+from tests.storage.direct import id_of, load, stored, values, visit
+
+
+async def snapshot_of(storage: Any, cookie: str) -> Snapshot:
+    """Load a session; return what the storage knows of it."""
+    snapshot = (await load(storage, cookie)).session.snapshot
+    assert snapshot is not None
+    return snapshot
+
+
+async def test_unchanged_session_is_opened_once(make_storage: MakeStorage) -> None:
+    """The next request of a visitor finds everything open, and is asked of MongoDB all the same."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    first = await snapshot_of(storage, cookie)
+    commands = storage.counters["commands"]
+
+    assert await snapshot_of(storage, cookie) is first
+    assert storage.counters["commands"] == commands + 1
+
+
+async def test_of_a_changed_session_only_the_changed_value_is_opened_again(
+    make_storage: MakeStorage,
+) -> None:
+    """Whoever changed it: here another process."""
+    storage, elsewhere = make_storage(), make_storage()
+    [cookie] = await stored(storage, 1)
+    before = await snapshot_of(storage, cookie)
+
+    await visit(elsewhere, cookie, lambda session: session["n"].append(1))
+
+    after = await snapshot_of(storage, cookie)
+    assert after.keys is before.keys
+    assert after.values["user_id"] is before.values["user_id"]
+    assert after.values["n"] is not before.values["n"]
+    assert await values(storage, cookie) == {"user_id": 0, "n": [1]}
+
+
+async def test_requests_that_share_what_is_remembered_change_copies_of_their_own(
+    make_storage: MakeStorage,
+) -> None:
+    """A change in place that is never saved is seen by nobody else."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    one, two = await asyncio.gather(load(storage, cookie), load(storage, cookie))
+
+    one.session["n"].append("unsaved")
+
+    assert two.session["n"] == []
+    assert await values(storage, cookie) == {"user_id": 0, "n": []}
+
+
+async def test_values_of_an_apps_own_decoder_are_decoded_for_each_request(
+    make_storage: MakeStorage,
+) -> None:
+    """Such a decoder may make objects that nobody can copy."""
+    storage = make_storage(encoder=repr, decoder=lambda text: {"made of": text})
+    cookie = str(await visit(storage, None, lambda session: session.update(a="x")))
+    one, two = await load(storage, cookie), await load(storage, cookie)
+
+    one.session["a"]["unsaved"] = True
+
+    assert two.session["a"] == {"made of": "'x'"}
+
+
+async def test_remembered_session_is_over_when_its_time_has_come(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """What is remembered is no longer valid than what is stored."""
+    storage = make_storage(max_age=60)
+    [cookie] = await stored(storage, 1)
+    assert await values(storage, cookie)
+
+    clock.advance(60)
+
+    assert await values(storage, cookie) == {}
+
+
+@pytest.mark.parametrize("field", ["created_at", "last_seen_at", "owner", "values"])
+async def test_remembered_session_is_refused_like_any_other_when_its_document_was_changed(
+    make_storage: MakeStorage, collection: Any, field: str
+) -> None:
+    """Nothing is taken from memory but what lies in MongoDB at this moment, byte for byte."""
+    storage = make_storage()
+    first, second = await stored(storage, 2)
+    assert await values(storage, first)
+    other = await collection.find_one({"_id": id_of(second)})
+    foreign = {"created_at": other["created_at"].replace(year=2001), "last_seen_at": "never"}
+
+    await collection.update_one(
+        {"_id": id_of(first)}, {"$set": {field: foreign.get(field, other[field])}}
+    )
+
+    assert await values(storage, first) == {}
+    assert storage.counters["unreadable"] == 1
+
+
+async def test_ended_session_is_forgotten(make_storage: MakeStorage) -> None:
+    """After a logout the process that served it keeps nothing of it."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await snapshot_of(storage, cookie)
+
+    await visit(storage, cookie, lambda session: session.invalidate())
+
+    assert storage._store._recent.get(id_of(cookie)) is None
+
+
+async def test_renewed_session_is_forgotten_under_its_old_token(make_storage: MakeStorage) -> None:
+    """A renewal ends the old token, and what was remembered under it."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await snapshot_of(storage, cookie)
+
+    await visit(storage, cookie, lambda session: session.renew())
+
+    assert storage._store._recent.get(id_of(cookie)) is None
+
+
+async def test_no_more_sessions_are_remembered_than_the_bound(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was used longest ago goes first."""
+    monkeypatch.setattr(recent, "SESSIONS_KEPT", 2)
+    storage = make_storage()
+    first, second, third = await stored(storage, 3)
+    for cookie in (first, second, first, third):
+        await snapshot_of(storage, cookie)
+
+    kept = [storage._store._recent.get(id_of(c)) is not None for c in (first, second, third)]
+
+    assert kept == [True, False, True]
+
+
+async def test_large_session_is_not_remembered(make_storage: MakeStorage) -> None:
+    """What a process remembers stays a few megabytes."""
+    storage = make_storage()
+    cookie = str(await visit(storage, None, lambda session: session.update(big="x" * 5000)))
+
+    first = await snapshot_of(storage, cookie)
+
+    assert await snapshot_of(storage, cookie) is not first
+    assert storage._store._recent.get(id_of(cookie)) is None
