@@ -120,12 +120,12 @@ class Change(NamedTuple):
 
 def parse(document: Document) -> Stored:
     """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
-    values = checked_values(document.get("values"))
+    values = _checked_values(document.get("values"))
     return parse_listed(document)._replace(values=values)
 
 
 def parse_listed(document: Document) -> Stored:
-    """Read a document without its values, as the list of an owner's sessions fetches it."""
+    """Read all of a document but its values, which the list of an owner's sessions does without."""
     identifier, key_id = document.get("_id"), document.get("key_id")
     persistent = document.get("persistent")
     owner, label = document.get("owner"), document.get("label")
@@ -142,7 +142,7 @@ def parse_listed(document: Document) -> Stored:
     return Stored(identifier, _dates(document), persistent, owner, key_id, label, values={})
 
 
-def checked_values(values: object) -> Mapping[str, bytes]:
+def _checked_values(values: object) -> Mapping[str, bytes]:
     """Return the field 'values' of a document; raises ``Unreadable`` for a wrong shape."""
     # A session without values is never stored: an empty one is a logout.
     if not isinstance(values, dict) or not values:

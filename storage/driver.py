@@ -29,7 +29,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 # not be decoded again.
 _AS_SENT = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
-# Of what may take its time, such as building an index. "None" would mean the client's own limit.
+# Of what may take its time, such as building an index. To PyMongo, "None" would mean the client's
+# own limit, which is meant for requests.
 _LONGEST_SECONDS = 24 * 3600.0
 _ANOTHER_LOOP = (
     "collection: its client was used in another event loop before; make the client in the "
@@ -78,10 +79,11 @@ class Driver:
     async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
         """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.
 
-        Cancelling the caller leaves the operation running to its end.
+        Cancelling the caller leaves the operation running to its end. Without a deadline it may
+        take its time once MongoDB has answered at all, and ``drained`` does not wait for it.
         """
         seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
-        task = self.start(self._guarded(operation, seconds))
+        task = self.start(self._guarded(operation, seconds), drain=deadline is not None)
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
             raise StorageUnavailable
@@ -108,6 +110,10 @@ class Driver:
 
     async def _guarded(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
         try:
+            if seconds is None:
+                # Under a limit of a day PyMongo would look that long for a server that is away.
+                ping = self.collection.database.command
+                await self.send(lambda: ping("ping"), self.timeout_seconds)
             return await self.send(operation, seconds)
         except PyMongoError as error:
             logger.warning("MongoDB did not carry out a command: %s", type(error).__name__)

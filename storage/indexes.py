@@ -89,7 +89,7 @@ async def _is_used(driver: Driver, field: str) -> bool:
 
 async def _create(driver: Driver, field: str) -> None:
     create_index = driver.collection.create_index
-    # No time limit: on a large collection building an index takes minutes.
+    # It may take a day: on a large collection building an index takes minutes, or more.
     await driver.send(lambda: create_index([(field, 1)], **_OPTIONS[field]), None)
 
 

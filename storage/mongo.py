@@ -22,7 +22,7 @@ from storage.lifetime import checked_lifetime, duration, whole
 from storage.owners import SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
-from storage.session import MongoSession, read_json, write_json
+from storage.session import MongoSession, is_untouched, read_json, write_json
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
@@ -156,13 +156,15 @@ class MongoStorage(AbstractStorage):
         token = from_cookie(self.load_cookie(request))
         if token is None:
             return await self.new_session()
+        held = len(request)
         try:
             loaded = await self._store.load(token, self._now_ms())
         except StorageUnavailable:
             self._counters["unavailable"] += 1
             raise
-        # A parallel get_session() of the same request, or its new_session(), was faster.
-        if (current := request.get(SESSION_KEY)) is not None:
+        # A parallel get_session() of the same request, or its new_session(), was faster.  Counting
+        # first: to look for what is not there costs an exception.
+        if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
         session = MongoSession(max_age=self._max_age, snapshot=snapshot, values=values)
@@ -179,17 +181,22 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable``, ``SessionTooLarge`` or ``SessionNotSerializable``, before
         any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
         """
+        # A sub-app may have a storage of its own, of any kind: that one saves what it has made.
+        if request.get(STORAGE_KEY, self) is not self:
+            return
         if not isinstance(session, MongoSession):
             raise TypeError(f"session: {type(session).__name__} was not made by this storage")
-        # A sub-app may have a storage of its own: that one saves what it has made.
-        if session.abandoned or request.get(STORAGE_KEY, self) is not self:
+        if session.abandoned:
             return
+        self._serving.check()
+        now_ms = self._now_ms()
+        if is_untouched(session, now_ms):
+            return
+        visit = Visit(request, response, session, self._superseded(request, session), now_ms)
         try:
-            with self._serving:
-                superseded = self._superseded(request, session)
-                visit = Visit(request, response, session, superseded, self._now_ms())
-                await self._saving.save(visit)
+            await self._saving.save(visit)
         except StorageUnavailable:
+            self._counters["unavailable"] += 1
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
             raise

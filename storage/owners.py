@@ -84,7 +84,9 @@ async def count(store: Store, now_ms: int, *, retired: bool) -> int:
 
 async def clear(store: Store) -> int:
     """Delete every session, keep the indexes; return how many."""
-    return await _delete_many(store, {})
+    deleted = await _delete_many(store, {})
+    store.forget_all()
+    return deleted
 
 
 async def purge(store: Store, now_ms: int) -> int:

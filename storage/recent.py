@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from storage.document import Document
 from storage.session import Snapshot
 
 SESSIONS_KEPT = 1024
-# Larger documents are opened each time: what is kept stays a few megabytes.
+# Larger documents are opened each time. What is kept of one takes several times its bytes: in all
+# a few megabytes as a rule, some tens of them where every session is as large as that.
 LARGEST_BYTES = 4096
 
 
-class Opened(NamedTuple):
-    """A session, and the document that it was opened from: its bytes, and all but its values."""
+class Remembered(NamedTuple):
+    """A session, and the very document that it was opened from."""
 
     raw: bytes
-    rest: Document
     snapshot: Snapshot
 
 
@@ -30,23 +29,29 @@ class Recent:
 
     def __init__(self) -> None:
         """Start with nothing."""
-        self._opened: OrderedDict[bytes, Opened] = OrderedDict()
+        self._sessions: OrderedDict[bytes, Remembered] = OrderedDict()
 
-    def get(self, identifier: bytes) -> Opened | None:
+    def get(self, identifier: bytes) -> Remembered | None:
         """Return what was opened last under this id."""
-        opened = self._opened.get(identifier)
-        if opened is not None:
-            self._opened.move_to_end(identifier)
-        return opened
+        found = self._sessions.get(identifier)
+        if found is not None:
+            self._sessions.move_to_end(identifier)
+        return found
 
-    def put(self, opened: Opened) -> None:
-        """Remember a session that was just opened."""
-        if len(opened.raw) > LARGEST_BYTES:
+    def put(self, raw: bytes, snapshot: Snapshot) -> None:
+        """Remember a session that was just opened from ``raw``."""
+        identifier = snapshot.stored.identifier
+        self._sessions.pop(identifier, None)
+        if len(raw) > LARGEST_BYTES:
             return
-        self._opened[opened.snapshot.stored.identifier] = opened
-        if len(self._opened) > SESSIONS_KEPT:
-            self._opened.popitem(last=False)
+        self._sessions[identifier] = Remembered(raw, snapshot)
+        if len(self._sessions) > SESSIONS_KEPT:
+            self._sessions.popitem(last=False)
 
     def forget(self, identifier: bytes) -> None:
         """Drop a session that has ended."""
-        self._opened.pop(identifier, None)
+        self._sessions.pop(identifier, None)
+
+    def forget_all(self) -> None:
+        """Drop every session."""
+        self._sessions.clear()

@@ -67,6 +67,13 @@ class Snapshot(NamedTuple):
     stored: Stored
     values: dict[str, Value]
     owner: str | None
+    # Between these two instants (milliseconds, both excluded) nothing is up with its clocks.
+    calm: tuple[int, int] = (0, 0)
+
+    def is_calm(self, now_ms: int) -> bool:
+        """Tell whether it is surely neither over nor due for a touch."""
+        after_ms, before_ms = self.calm
+        return after_ms < now_ms < before_ms
 
 
 class Changes(NamedTuple):
@@ -240,19 +247,47 @@ def open_values(
         name, value = by_field.get(field, ("", None))
         if value is None or value.sealed != sealed:
             name, encoded = keys.open(field, sealed)
-            value = _opened(field, sealed, encoded, decoder)
+            value = _value_of(field, sealed, encoded, decoder)
         values[name] = value
     return values
 
 
-def _opened(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
+def _value_of(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
     value = Value(field, sealed, encoded)
-    if decoder is not read_json:
-        return value  # an app's own decoder may make of it what nobody can copy
     loaded = value.fresh(decoder)
     if type(loaded) in _SCALARS:
         return Value(field, sealed, encoded, None, loaded)
-    return Value(field, sealed, encoded, _picture(loaded))
+    # An app's own decoder may make of it what nobody can copy.
+    return Value(field, sealed, encoded, _picture(loaded)) if decoder is read_json else value
+
+
+def is_untouched(session: MongoSession, now_ms: int) -> bool:
+    """Tell whether a save has surely nothing to do: what most requests come to.
+
+    For less than finding out what has changed, which ``changes_of`` does for all others.
+    """
+    snapshot, live = session.snapshot, session.live
+    if snapshot is None:
+        return not live
+    known = snapshot.values
+    if (
+        session.assigned
+        or session.invalidated
+        or session.renewal_wanted
+        or not snapshot.is_calm(now_ms)
+        or len(live) != len(known)
+        or session.max_age_changed
+    ):
+        return False
+    for name, value in live.items():
+        before = known.get(name)
+        if before is None:
+            return False
+        if value is not before.scalar and (
+            before.picture is None or _picture(value) != before.picture
+        ):
+            return False
+    return True
 
 
 def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Changes:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp_session
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
+from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
 from storage.errors import IndexConflict, StorageUnavailable
 from storage.mongo import MongoStorage
@@ -51,26 +51,22 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     app.on_cleanup.insert(0, stop)
 
 
-class _Outside(AbstractStorage):
-    """What stands for the sessions where no middleware of ``setup`` has been reached yet."""
+class _Outside:
+    """Stands for the storage where no middleware of ``setup`` has been reached yet."""
 
-    _MESSAGE = (
-        "setup: a middleware asks for the session and was added before setup(app, storage), so it "
-        "runs outside of the sessions; call setup first, then add it"
-    )
+    async def load_session(self, _request: web.Request) -> Session:
+        """Raise ``RuntimeError`` that says what to write instead."""
+        raise RuntimeError(
+            "setup: a middleware asks for the session and was added before setup(app, storage), so "
+            "it runs outside of the sessions; call setup first, then add it"
+        )
 
     async def new_session(self) -> Session:
         """Raise ``RuntimeError`` that says what to write instead."""
-        raise RuntimeError(self._MESSAGE)
-
-    async def load_session(self, request: web.Request) -> Session:
-        """Raise ``RuntimeError`` that says what to write instead."""
-        raise RuntimeError(self._MESSAGE)
-
-    async def save_session(
-        self, request: web.Request, response: web.StreamResponse, session: Session
-    ) -> None:
-        """Do nothing: there is no session to save."""
+        raise RuntimeError(
+            "setup: a middleware begins a session and was added before setup(app, storage), so it "
+            "runs outside of the sessions; call setup first, then add it"
+        )
 
 
 _OUTSIDE = _Outside()
@@ -96,17 +92,11 @@ def _middleware(storage: MongoStorage) -> Middleware:
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            await _save(storage, request, error)
+            await _save_with(storage, request, error)
             raise
         if not isinstance(response, web.StreamResponse):
             raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
-        if not response.prepared:
-            await _save(storage, request, response)
-        elif isinstance(response, web.Response):
-            raise RuntimeError(
-                "the handler has sent its response before the session could be saved; return it "
-                "unprepared, or use a web.StreamResponse"
-            )
+        await _save_with(storage, request, response)
         return response
 
     return sessions
@@ -126,6 +116,18 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
             raise
 
     return save_before_headers
+
+
+async def _save_with(
+    storage: MongoStorage, request: web.Request, response: web.StreamResponse
+) -> None:
+    if not response.prepared:
+        await _save(storage, request, response)
+    elif isinstance(response, web.Response):
+        raise RuntimeError(
+            "the handler has sent its response before the session could be saved; return it "
+            "unprepared, or use a web.StreamResponse"
+        )
 
 
 async def _save(storage: MongoStorage, request: web.Request, response: web.StreamResponse) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from storage.document import Change, Stored, build, checked_values, decode, parse_listed
+from storage.document import Change, Stored, build, decode, parse
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
-from storage.recent import Opened, Recent
+from storage.recent import Recent
 from storage.sealing import Keyring, SessionKeys, key_id_of
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.settings import Settings, owner_text
@@ -76,6 +76,7 @@ class Store:
         await self.driver.drained()
         await self._finds.drained()
         await self._writes.drained()
+        self.forget_all()
 
     async def load(self, token: bytes, now_ms: int) -> tuple[Snapshot, dict[str, Any]] | None:
         """Read and open one session, with values that are the caller's own.
@@ -86,12 +87,8 @@ class Store:
         self.counters["loads"] += 1
         raw = await self._finds.submit(identifier, self.driver.deadline())
         try:
-            snapshot = None if raw is None else self._opened(token, identifier, raw)
-            if snapshot is None:
-                self.counters["misses"] += 1
-            elif self.lifetime.is_over(snapshot.stored.dates, now_ms):
-                self.counters["expired"] += 1
-            else:
+            snapshot = self._snapshot_of(token, identifier, raw, now_ms)
+            if snapshot is not None:
                 decoder = self.settings.decoder
                 values = {name: value.fresh(decoder) for name, value in snapshot.values.items()}
                 self.counters["hits"] += 1
@@ -99,6 +96,7 @@ class Store:
         except Unreadable as reason:
             self.counters["unreadable"] += 1
             logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
+        self._recent.forget(identifier)
         return None
 
     async def insert(
@@ -151,7 +149,8 @@ class Store:
         if change.dates is not None:
             stored = stored._replace(dates=change.dates, persistent=draft.persistent)
         self.counters["updates" if changes else "touches"] += 1
-        return Snapshot(old.token, old.keys, stored, values, old.owner)
+        calm = old.calm if change.dates is None else (0, 0)
+        return Snapshot(old.token, old.keys, stored, values, old.owner, calm)
 
     async def apply(self, identifier: bytes, change: Change, draft: Draft) -> bool:
         """Send one update; ``False`` when the session has ended."""
@@ -160,12 +159,17 @@ class Store:
 
     async def delete(self, identifier: bytes, deadline: float) -> None:
         """End a session; it need not be there."""
-        self.forget(identifier)
         await self._writes.submit(Delete(identifier), deadline)
+        # Afterwards: a parallel load would have brought it back.
+        self.forget(identifier)
         self.counters["deletes"] += 1
 
+    def forget_all(self) -> None:
+        """Keep no value and no key of any session."""
+        self._recent.forget_all()
+
     def forget(self, identifier: bytes) -> None:
-        """Keep nothing in memory of a session that has ended."""
+        """Keep no value and no key of a session that has ended."""
         self._recent.forget(identifier)
 
     def abandon(self, identifier: bytes) -> None:
@@ -177,37 +181,39 @@ class Store:
         end = self.lifetime.end(created_ms, draft.now_ms, draft.max_age)
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
 
-    def _opened(self, token: bytes, identifier: bytes, raw: bytes) -> Snapshot | None:
-        """Open a document; ``None`` where parallel requests have emptied it together: a logout.
+    def _snapshot_of(
+        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+    ) -> Snapshot | None:
+        """Open what MongoDB has sent; ``None`` where nothing is there, or it is over.
 
-        Of what was opened lately only that is read again which has changed since.
+        Of what was opened lately only that is opened again which has changed since.
         """
         before = self._recent.get(identifier)
-        if before is not None and before.raw == raw:
+        if before is not None and before.raw == raw and before.snapshot.is_calm(now_ms):
             return before.snapshot
-        rest = decode(raw)
-        values = rest.pop("values", None)
-        if values == {}:
+        document = {} if raw is None else decode(raw)
+        # Without values: parallel requests have emptied it together, which is a logout too.
+        if raw is None or document.get("values") == {}:
+            self.counters["misses"] += 1
             return None
-        known = None
-        if before is not None and before.rest == rest:
-            known = before.snapshot
-            stored = known.stored
-        else:
-            stored = parse_listed(rest)
-        stored = stored._replace(values=checked_values(values))
-        snapshot = self._open(token, stored, known)
-        self._recent.put(Opened(raw, rest, snapshot))
+        stored = parse(document)
+        if self.lifetime.is_over(stored.dates, now_ms):
+            self.counters["expired"] += 1
+            return None
+        snapshot = self._open(token, stored, None if before is None else before.snapshot)
+        self._recent.put(raw, snapshot)
         return snapshot
 
     def _open(self, token: bytes, stored: Stored, known: Snapshot | None) -> Snapshot:
         decoder, owner_key = self.settings.decoder, self.settings.owner_key
-        if known is None:
-            keys = self.keyring.session_keys(token, stored.identifier, stored.dates.created_ms)
-            values = open_values(keys, stored.values, decoder)
-        else:
+        created_ms = stored.dates.created_ms
+        # Every seal is bound to the creation: under another one nothing is known.
+        if known is not None and known.stored.dates.created_ms == created_ms:
             keys = known.keys
             values = open_values(keys, stored.values, decoder, known.values)
+        else:
+            keys = self.keyring.session_keys(token, stored.identifier, created_ms)
+            values = open_values(keys, stored.values, decoder)
         owned = None if owner_key is None else values.get(owner_key)
         owner = None if owned is None else owner_text(owned.fresh(decoder))
         expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
@@ -215,7 +221,7 @@ class Store:
             # Somebody who may write to the collection gave the session to another owner, or took
             # it out of its owner's reach.
             raise Unreadable("its field 'owner' does not belong to its values")
-        return Snapshot(token, keys, stored, values, owner)
+        return Snapshot(token, keys, stored, values, owner, self.lifetime.calm(stored.dates))
 
     def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
         return None if label is None else self.keyring.seal_label(label, identifier, created_ms)

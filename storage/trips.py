@@ -19,6 +19,9 @@ from storage.errors import StorageUnavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# The item, the instant at which its waiter gives up, and what the waiter waits for. A bare tuple:
+# one is made for every load and every save.
+Passenger = tuple[Item, float, asyncio.Future[Result]]
 Carry = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -51,13 +54,6 @@ class TripBounds:
                 )
 
 
-@dataclass(slots=True, eq=False)
-class _Passenger(Generic[Item, Result]):
-    item: Item
-    deadline: float
-    arrival: asyncio.Future[Result]
-
-
 class Trips(Generic[Item, Result]):
     """A queue in front of ``carry``.
 
@@ -76,10 +72,10 @@ class Trips(Generic[Item, Result]):
         self._carry = carry
         self._bounds = bounds
         self._keep_cancelled = keep_cancelled
-        self._waiting: deque[_Passenger[Item, Result]] = deque()
-        self._aboard: set[_Passenger[Item, Result]] = set()
+        self._waiting: deque[Passenger[Item, Result]] = deque()
+        self._under_way: list[list[Passenger[Item, Result]]] = []
         self._porters: set[asyncio.Task[None]] = set()
-        self._under_way = 0
+        self._running = 0
         self._alarm: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -97,11 +93,11 @@ class Trips(Generic[Item, Result]):
         if len(self._waiting) >= self._bounds.queue:
             arrival.set_exception(StorageUnavailable())
             return arrival
-        self._waiting.append(_Passenger(item, deadline, arrival))
+        self._waiting.append((item, deadline, arrival))
         if self._alarm is None or deadline < self._alarm.when():
             self._set_alarm(loop, deadline)
-        if self._under_way < self._bounds.in_flight:
-            self._under_way += 1
+        if self._running < self._bounds.in_flight:
+            self._running += 1
             # In a context of its own: the trip serves many requests, not the one that starts it.
             porter = loop.create_task(self._run(), context=Context())
             self._porters.add(porter)
@@ -119,38 +115,38 @@ class Trips(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while batch := self._board():
-                self._aboard.update(batch)
+                self._under_way.append(batch)
                 await self._travel(batch)
-                self._aboard.difference_update(batch)
+                self._under_way = [other for other in self._under_way if other is not batch]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
-            self._under_way -= 1
+            self._running -= 1
 
-    def _board(self) -> list[_Passenger[Item, Result]]:
-        batch: list[_Passenger[Item, Result]] = []
+    def _board(self) -> list[Passenger[Item, Result]]:
+        batch: list[Passenger[Item, Result]] = []
         while self._waiting and len(batch) < self._bounds.batch:
             passenger = self._waiting.popleft()
-            arrival = passenger.arrival
+            arrival = passenger[2]
             if not arrival.done() or (self._keep_cancelled and arrival.cancelled()):
                 batch.append(passenger)
         return batch
 
-    async def _travel(self, batch: list[_Passenger[Item, Result]]) -> None:
+    async def _travel(self, batch: list[Passenger[Item, Result]]) -> None:
         now = asyncio.get_running_loop().time()
-        seconds = max(passenger.deadline for passenger in batch) - now
+        seconds = max(deadline for _item, deadline, _arrival in batch) - now
         results: Sequence[Result | BaseException]
         try:
-            results = await self._carry([passenger.item for passenger in batch], seconds)
+            results = await self._carry([item for item, _deadline, _arrival in batch], seconds)
         except Exception as error:  # noqa: BLE001 - one trip's failure must not end the porter
             logger.warning("a trip with %d requests failed: %s", len(batch), type(error).__name__)
             results = [_unavailable(error) for _ in batch]
-        for passenger, result in zip(batch, results, strict=True):
-            if passenger.arrival.done():
+        for (_item, _deadline, arrival), result in zip(batch, results, strict=True):
+            if arrival.done():
                 continue
             if isinstance(result, BaseException):
-                passenger.arrival.set_exception(result)
+                arrival.set_exception(result)
             else:
-                passenger.arrival.set_result(result)
+                arrival.set_result(result)
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         # One timer for all: nearly always every passenger has arrived before it rings.
@@ -161,15 +157,15 @@ class Trips(Generic[Item, Result]):
     def _ring(self) -> None:
         self._alarm = None
         loop = asyncio.get_running_loop()
-        expected = [p for p in (*self._aboard, *self._waiting) if not p.arrival.done()]
-        for passenger in expected:
-            if passenger.deadline <= loop.time():
+        aboard = [passenger for batch in self._under_way for passenger in batch]
+        for _item, deadline, arrival in (*aboard, *self._waiting):
+            if deadline <= loop.time() and not arrival.done():
                 # Answers the waiter only. A driver's operation is never cancelled: cancelled ones
                 # can leave PyMongo's topology lock held for ever.
-                passenger.arrival.set_exception(StorageUnavailable())
-        deadlines = [p.deadline for p in expected if not p.arrival.done()]
-        if deadlines:
-            self._set_alarm(loop, min(deadlines))
+                arrival.set_exception(StorageUnavailable())
+        expected = [d for _item, d, arrival in (*aboard, *self._waiting) if not arrival.done()]
+        if expected:
+            self._set_alarm(loop, min(expected))
 
 
 def _unavailable(cause: BaseException) -> StorageUnavailable:

@@ -1,0 +1,137 @@
+"""A crowd, and a MongoDB that holds its breath: everybody is answered, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from typing import NamedTuple
+
+import pytest
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from pymongo import AsyncMongoClient
+
+from tests.faults.conftest import Remark, StartApp
+from tests.faults.raw import pour
+from tests.faults.test_memory import (
+    FLAT_BYTES,
+    is_answered,
+    open_sessions,
+    port_of,
+    requests_of,
+    resident_bytes,
+)
+from webapp.devdb import Mongod
+
+pytestmark = pytest.mark.long
+
+CROWD = 1000
+CROWD_SECONDS = 30.0
+WARMING_SECONDS = 5.0
+FROZEN_SECONDS = 10.0
+VISITORS = 64
+# storage's default: how long one load or one save waits for MongoDB.
+OPERATION_TIMEOUT_SECONDS = 5.0
+
+
+def requests_for(seconds: float, cookies: list[bytes]) -> Iterator[bytes]:
+    """Let the visitors ask in turn, every tenth request a change, until the time is over."""
+    ends_at = time.monotonic() + seconds
+    for request in requests_of(cookies, 10**9):
+        if time.monotonic() > ends_at:
+            return
+        yield request
+
+
+async def test_thousand_connections_at_once_are_all_served_and_memory_stays_flat(
+    server: Mongod, start_app: StartApp, remark: Remark
+) -> None:
+    """For half a minute, without a single refusal; the queue holds them all."""
+    app = start_app(server.uri)
+    cookies = await open_sessions(app, CROWD)
+    served = 0
+
+    def count(answer: bytes) -> None:
+        nonlocal served
+        is_answered(answer)
+        served += 1
+
+    await pour(port_of(app), requests_for(WARMING_SECONDS, cookies), count, connections=CROWD)
+    before, served = resident_bytes(app), 0
+    await pour(port_of(app), requests_for(CROWD_SECONDS, cookies), count, connections=CROWD)
+
+    grown = resident_bytes(app) - before
+    remark(
+        f"{CROWD} connections, {CROWD_SECONDS:.0f} s: {served} requests, none failed;"
+        f" memory grew by {grown / 1e6:.1f} MB"
+    )
+    assert served > CROWD
+    assert grown < FLAT_BYTES
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_frozen_mongodb_is_a_503_in_time_for_everybody_and_forgotten_when_it_wakes(
+    server: Mongod, start_app: StartApp, driver: str, remark: Remark
+) -> None:
+    """Frozen for ten seconds under load; whoever asks after it answers again is served."""
+    app = start_app(server.uri, driver=driver)
+    cookies = await open_sessions(app, VISITORS)
+    asked: list[Asked] = []
+
+    async with _client() as client:
+        tasks = [asyncio.create_task(_visit(client, app.base, c, asked)) for c in cookies]
+        await asyncio.sleep(1)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(FROZEN_SECONDS)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        awake_at = await _answers_again(server)
+        await asyncio.gather(*tasks)
+
+    slowest = max(one.seconds for one in asked)
+    refused = [one for one in asked if one.status == 503]
+    later = [one for one in asked if one.begun > awake_at]
+    remark(
+        f"{driver}, frozen for {FROZEN_SECONDS:.0f} s: {len(asked)} requests, {len(refused)} of"
+        f" them 503, the slowest answer after {slowest:.1f} s; {len(later)} served afterwards"
+    )
+    assert {one.status for one in asked} == {200, 503}
+    assert len(refused) >= VISITORS
+    assert slowest < 2 * OPERATION_TIMEOUT_SECONDS
+    assert {one.status for one in later} == {200}
+
+
+class Asked(NamedTuple):
+    """One request: when it began, how long its answer took, and what it was."""
+
+    begun: float
+    seconds: float
+    status: int
+
+
+def _client() -> ClientSession:
+    return ClientSession(cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0))
+
+
+async def _visit(client: ClientSession, base: str, cookie: bytes, asked: list[Asked]) -> None:
+    """Read and change in turn until the time is over."""
+    ends_at = time.monotonic() + FROZEN_SECONDS + 5
+    for method, path in cycle([("GET", "/read"), ("POST", "/set?n=1")]):
+        begun = time.monotonic()
+        if begun > ends_at:
+            return
+        headers = {"Cookie": cookie.decode()}
+        async with client.request(method, base + path, headers=headers) as answer:
+            await answer.read()
+        asked.append(Asked(begun, time.monotonic() - begun, answer.status))
+
+
+async def _answers_again(server: Mongod) -> float:
+    """Return the instant at which MongoDB has answered somebody who is no visitor."""
+    async with AsyncMongoClient[dict[str, object]](server.uri) as client:
+        await client.admin.command("ping")
+    return time.monotonic()
