@@ -38,7 +38,7 @@ class Books:
     stale: int = 0  # read something older than what had been acknowledged, then
     half: int = 0  # saw one of two values that are changed together without the other
     sessions: int = 0
-    lost: int = 0
+    lost: int = 0  # the session is missing, or holds what neither stood last nor was refused
     overtaken: int = 0  # an acknowledged change gave way to an earlier one that was refused
     resurrected: int = 0
     silence_seconds: float = 0.0  # the longest time without one answered request
@@ -57,6 +57,7 @@ class Visit:
     token: str
     acknowledged: int = 0
     tried: int = 0
+    refused: set[int] = field(default_factory=set)  # may be done all the same, now or later
     logout_tried: bool = False
     logged_out: bool = False
 
@@ -154,6 +155,8 @@ class Load:
             visit.acknowledged = number
         elif status == 401:
             self.books.stale += 1
+        else:
+            visit.refused.add(number)
 
     async def _look(self, chance: random.Random, visit: Visit) -> None:
         acknowledged, logged_out = visit.acknowledged, visit.logged_out
@@ -227,7 +230,11 @@ class Load:
             status, told, _ = await self._send(self._random, "GET", "/read", visit)
         if status == 200:
             self.books.resurrected += visit.logged_out
-            self.books.overtaken += told["left"] < visit.acknowledged
+            if told["left"] < visit.acknowledged:
+                # Of an earlier acknowledged change, or of none: a later acknowledged one is lost.
+                was_refused = told["left"] in visit.refused
+                self.books.overtaken += was_refused
+                self.books.lost += not was_refused
             assert told["left"] <= visit.tried
         elif not visit.logout_tried:
             self.books.lost += 1
