@@ -27,6 +27,9 @@ STRANGERS = 2 * SESSIONS_KEPT
 REPEATS = 20
 TRIES = 7
 
+# Issue 3: of our own CPU time, on the machine that it was set for.
+ALLOWED_US = {"load": 20, "save": 25}
+
 Step = Callable[[int], Awaitable[object]]
 
 
@@ -143,7 +146,8 @@ async def _measure(
         floor = await cpu_us(way, empty)
         for what, prepare in (("load", load), ("save", save)):
             cost = await cpu_us(way, prepare) - floor
-            print(f"{what}  {whose:<10}{name:<12}{cost:6.1f} µs", flush=True)
+            allowed = ALLOWED_US[what]
+            print(f"{what}  {whose:<10}{name:<12}{cost:6.1f} µs, of {allowed}", flush=True)
 
 
 def _in_turn(requests: Sequence[web.Request]) -> Iterator[Sequence[web.Request]]:

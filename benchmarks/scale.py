@@ -1,15 +1,17 @@
 """The cost of a request as the collection grows: `python -m benchmarks.scale --help`.
 
 Real visitors, more than fit into one batch, among a crowd of stand-ins (see `filler`); the same
-app, the same load, at each size.  What counts is the growth from the first line to the last.
+app, the same load, at each size.  What counts is the growth from the first line to the last, and
+how much of it all mongod's cache still holds then.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,8 @@ from statistics import median
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from benchmarks.chores import owner_seconds, sweep_seconds
+from benchmarks.cache import Cache, find_ms, look
+from benchmarks.chores import index_seconds, owner_seconds, sweep_seconds
 from benchmarks.filler import Document, grow, stand_in
 from benchmarks.load import cpu_seconds, measure, require_wrk
 from benchmarks.peers import OURS, PEERS
@@ -29,6 +32,8 @@ from benchmarks.workload import Kind, Load, request_lines
 VISITORS = 5000
 KINDS: tuple[Kind, ...] = ("read", "write")
 ROUNDS = 3
+MOST_GROWTH = 1.3  # issue 7, item 5
+REMEMBERED = 1 / 100  # of the stand-ins' ids, to look some of them up
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,24 @@ class Cost:
         return self.app_us + self.mongod_us
 
 
+class Crowd:
+    """Makes stand-ins for one real session, and remembers the ids of one in a hundred.
+
+    A class because the ids have to be known without asking MongoDB, which would read them.
+    """
+
+    def __init__(self, real: Document) -> None:
+        self.ids: list[bytes] = []
+        self._real = real
+
+    def newcomer(self) -> Document:
+        """Make one more."""
+        document = stand_in(self._real)
+        if random.random() < REMEMBERED:
+            self.ids.append(document["_id"])
+        return document
+
+
 def main() -> None:
     """Grow, measure, print; then time the chores on the largest collection."""
     given = _arguments()
@@ -62,15 +85,24 @@ def main() -> None:
         cookies = asyncio.run(sign_in(ours.url, VISITORS))
         real = sessions.find_one()
         assert real is not None
+        crowd = Crowd(real)
         first: dict[Kind, Cost] = {}
+        last: dict[Kind, Cost] = {}
         for size in (10**power for power in range(4, given.largest + 1)):
-            grow(sessions, size, lambda: stand_in(real), _progress)
+            grow(sessions, size, crowd.newcomer, _progress)
             print(f"\n{size:>10,} sessions{_sizes(client, sessions)}")
+            before = look(client, sessions)
             for cost in _costs(ours, where, cookies, Path(name), given.seconds):
                 _show(cost, first.setdefault(cost.kind, cost))
-        chores = asyncio.run(owner_seconds(where.mongo, str(peer.database)))
-        for what, seconds in (chores | sweep_seconds(client, sessions)).items():
-            print(f"{what}: {seconds:.2f} s")
+                last[cost.kind] = cost
+            _show_cache(before, look(client, sessions))
+            half, most = find_ms(sessions, crowd.ids)
+            print(f"  any session found in {half:.2f} ms, 99 of 100 in {most:.2f} ms", flush=True)
+        _show_growth(first, last)
+        database = str(peer.database)
+        _show_seconds(asyncio.run(index_seconds(where.mongo, database)))
+        _show_seconds(asyncio.run(owner_seconds(where.mongo, database)))
+        _show_seconds(sweep_seconds(client, sessions))
 
 
 def _arguments() -> argparse.Namespace:
@@ -111,6 +143,27 @@ def _show(cost: Cost, first: Cost) -> None:
         f"  together {cost.cpu_us / first.cpu_us:.2f} × the first line",
         flush=True,
     )
+
+
+def _show_growth(first: Mapping[Kind, Cost], last: Mapping[Kind, Cost]) -> None:
+    for kind, cost in last.items():
+        growth = cost.cpu_us / first[kind].cpu_us
+        verdict = "within" if growth <= MOST_GROWTH else "MORE THAN"
+        print(f"growth of a {kind}: {growth:.2f} ×, {verdict} {MOST_GROWTH} ×")
+
+
+def _show_cache(before: Cache, now: Cache) -> None:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in now.shares.items())
+    print(
+        f"  cache {now.used_bytes / 1e6:,.0f} MB of {now.most_bytes / 1e6:,.0f} MB"
+        f" for {now.data_bytes / 1e6:,.0f} MB; it holds of {shares};"
+        f" {now.pages_read - before.pages_read:,} pages from the disk meanwhile"
+    )
+
+
+def _show_seconds(chores: Mapping[str, float]) -> None:
+    for what, seconds in chores.items():
+        print(f"{what}: {seconds:.2f} s", flush=True)
 
 
 def _sizes(client: MongoClient[Document], sessions: Collection[Document]) -> str:

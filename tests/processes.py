@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 30.0
 LISTENING = "listening on"
+LOWEST_PORT, PORTS = 20_000, 12_000
 
 
 class Process:
@@ -122,8 +124,18 @@ def inherited() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a port of the loopback interface that nobody uses now.
+
+    Not one of those that the kernel gives to outgoing connections (from 32768 on): a server that
+    is killed and started again must find its port free, whoever connects to whom meanwhile.
+    """
+    while True:
+        port = LOWEST_PORT + secrets.randbelow(PORTS)
+        with socket.socket() as probe:
+            # As servers do: a port that is only waiting for the last packets of old connections.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port

@@ -71,6 +71,8 @@ async def make_app(options: argparse.Namespace) -> web.Application:
         [
             web.post("/login", login),
             web.post("/set", assign),
+            web.post("/put", put),
+            web.get("/names", names),
             web.post("/renew", renew),
             web.post("/logout", logout),
             web.get("/read", read),
@@ -95,6 +97,19 @@ async def assign(request: web.Request) -> web.Response:
     session = await _signed_in(request)
     session["left"] = session["right"] = int(request.query["n"])
     return _told(session)
+
+
+async def put(request: web.Request) -> web.Response:
+    """Add one more value, by the name that the query gives."""
+    session = await _signed_in(request)
+    session[request.query["name"]] = True
+    return web.json_response({})
+
+
+async def names(request: web.Request) -> web.Response:
+    """Tell the names of what was put."""
+    session = await _signed_in(request)
+    return web.json_response([name for name in session if session[name] is True])
 
 
 async def renew(request: web.Request) -> web.Response:

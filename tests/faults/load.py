@@ -1,8 +1,8 @@
 """Visitors of the app under the faults, and the books that are kept of what they were told.
 
-A visitor signs in, changes the session's numbers one after another, reads them, and often signs
-out, each time at any of the processes, as behind a router. What was answered is a promise; after
-the fault every promise is looked up.
+A visitor signs in, changes the session's numbers one after another, reads them, now and then has
+the token renewed, and often signs out, each time at any of the processes, as behind a router. What
+was answered is a promise; after the fault every promise is looked up.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ ANSWER_SECONDS = 30.0
 # A visitor looks at an answer before asking again. Without that pause the load would take the very
 # processor time that the servers need to notice a fault.
 PAUSE_SECONDS = 0.01
+RENEWALS = 0.1  # of the changes, so many are followed by one
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Books:
     stale: int = 0  # read something older than what had been acknowledged, then
     half: int = 0  # saw one of two values that are changed together without the other
     sessions: int = 0
-    lost: int = 0
+    lost: int = 0  # the session is missing, or holds what neither stood last nor was refused
     overtaken: int = 0  # an acknowledged change gave way to an earlier one that was refused
     resurrected: int = 0
     silence_seconds: float = 0.0  # the longest time without one answered request
@@ -57,6 +58,9 @@ class Visit:
     token: str
     acknowledged: int = 0
     tried: int = 0
+    refused: set[int] = field(default_factory=set)  # may be done all the same, now or later
+    former_tokens: list[str] = field(default_factory=list)
+    renewal_refused: bool = False  # it may have been done: under a token that nobody was told
     logout_tried: bool = False
     logged_out: bool = False
 
@@ -67,8 +71,16 @@ class Load:
     A class because visitors, books and the clock of the last answer belong together.
     """
 
-    def __init__(self, bases: Sequence[str], *, visitors: int = VISITORS, seed: int = 7) -> None:
+    def __init__(
+        self,
+        bases: Sequence[str],
+        *,
+        visitors: int = VISITORS,
+        renewals: float = RENEWALS,
+        seed: int = 7,
+    ) -> None:
         self.bases = list(bases)
+        self._renewals = renewals
         self.books = Books()
         self.visits: list[Visit] = []
         self._visitors = visitors
@@ -134,6 +146,10 @@ class Load:
                 await self._look(chance, visit)
                 if self._ending:
                     return
+                if chance.random() < self._renewals and not await self._renew(chance, visit):
+                    break
+            if visit.renewal_refused:
+                continue
             if chance.random() < 0.6:
                 await self._sign_out(chance, visit)
                 await self._look(chance, visit)
@@ -154,6 +170,8 @@ class Load:
             visit.acknowledged = number
         elif status == 401:
             self.books.stale += 1
+        else:
+            visit.refused.add(number)
 
     async def _look(self, chance: random.Random, visit: Visit) -> None:
         acknowledged, logged_out = visit.acknowledged, visit.logged_out
@@ -162,6 +180,16 @@ class Load:
             self.books.stale += logged_out or told["left"] < acknowledged
         elif status == 401 and not visit.logout_tried:
             self.books.stale += 1
+
+    async def _renew(self, chance: random.Random, visit: Visit) -> bool:
+        status, _, token = await self._send(chance, "POST", "/renew", visit)
+        if status != 200:
+            visit.renewal_refused = True
+            return False
+        if token is not None:  # without one the session has ended, and is found missing
+            visit.former_tokens.append(visit.token)
+            visit.token = token
+        return True
 
     async def _sign_out(self, chance: random.Random, visit: Visit) -> None:
         visit.logout_tried = True
@@ -222,12 +250,23 @@ class Load:
             setattr(self.books, name, getattr(before, name))
 
     async def _look_up(self, visit: Visit) -> None:
-        status, told = 0, None
-        while status not in (200, 401):
-            status, told, _ = await self._send(self._random, "GET", "/read", visit)
+        status, told = await self._looked_up(visit)
         if status == 200:
             self.books.resurrected += visit.logged_out
-            self.books.overtaken += told["left"] < visit.acknowledged
+            if told["left"] < visit.acknowledged:
+                # Of an earlier acknowledged change, or of none: a later acknowledged one is lost.
+                was_refused = told["left"] in visit.refused
+                self.books.overtaken += was_refused
+                self.books.lost += not was_refused
             assert told["left"] <= visit.tried
-        elif not visit.logout_tried:
+        elif not (visit.logout_tried or visit.renewal_refused):
             self.books.lost += 1
+        for token in visit.former_tokens:
+            status, _ = await self._looked_up(Visit(token))
+            self.books.resurrected += status == 200
+
+    async def _looked_up(self, visit: Visit) -> tuple[int, Any]:
+        while True:
+            status, told, _ = await self._send(self._random, "GET", "/read", visit)
+            if status in (200, 401):
+                return status, told

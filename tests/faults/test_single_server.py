@@ -141,7 +141,8 @@ async def test_server_out_of_connections_serves_again_when_some_are_free(
         ExitStack() as strangers,
     ):
         early = start_app(small.uri)
-        async with Load([early.base]) as load:
+        # Without renewals: each asks on a connection of its own, and there may be none to open.
+        async with Load([early.base], renewals=0) as load:
             await load.answers(100)
             await asyncio.to_thread(_take_every_connection, small, strangers)
             await load.answers(300)

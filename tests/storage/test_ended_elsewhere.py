@@ -139,7 +139,7 @@ async def _save_after(
     return set_cookie_of(response)
 
 
-@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+@on_a_real_server
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("change", SAVES)
 async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_no_cookie(

@@ -14,6 +14,7 @@ from aiohttp_session import get_session
 
 from storage import MongoStorage
 from tests.storage.conftest import (
+    Clock,
     CommandLog,
     OpenSite,
     Site,
@@ -126,6 +127,27 @@ async def test_every_kind_of_response_saves_a_change_and_can_log_out(
     assert _session_cookie(ended) == '""'
     assert "Max-Age=0" in ended
     assert await collection.count_documents({}) == 0
+
+
+@pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
+async def test_every_kind_of_response_carries_a_due_touch_and_a_renewal(
+    answer: Handler, status: str, site: Site, visitor: Visitor, clock: Clock
+) -> None:
+    """Who only fetches files stays signed in; a new token is on the wire before the body."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    headers = _headers(status) + f"Cookie: session={visitor.cookie}\r\n".encode()
+    clock.advance(2 * 3600)
+
+    touched = await site.head_on_the_wire(_after(len, answer), headers)
+    again = await site.head_on_the_wire(_after(len, answer), headers)
+    renewed = await site.head_on_the_wire(_after(lambda s: s.renew(), answer), headers)
+
+    assert _session_cookie(touched) == visitor.cookie
+    assert "Set-Cookie" not in again
+    assert _session_cookie(renewed) != visitor.cookie
+    assert await visitor.session() == {}
+    other = await site.visitor(cookie=_session_cookie(renewed))
+    assert await other.session() == {"name": "Ada"}
 
 
 @on_a_real_server

@@ -1,0 +1,41 @@
+"""Documents of somebody else in the collection: sessions go on beside them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId
+
+from storage import MongoStorage
+from tests.storage.conftest import on_a_real_server
+from tests.storage.direct import id_of, values, visit
+
+
+@on_a_real_server
+async def test_foreign_documents_disturb_nobody(storage: MongoStorage, collection: Any) -> None:
+    """Of any shape and with ids of any type, even with somebody's owner hash copied into them."""
+    cookie = await visit(storage, None, lambda session: session.update(user_id=7, name="Ada"))
+    owner = (await collection.find_one({"_id": id_of(str(cookie))}))["owner"]
+    dates = ("created_at", "last_seen_at", "expires_at")
+    long_ago = dict.fromkeys(dates, datetime(2000, 1, 1, tzinfo=UTC))
+    foreign: list[dict[str, Any]] = [
+        {"_id": ObjectId()},
+        {"_id": "cart 7", "items": [1, 2]},
+        {"_id": 7, "owner": 7, "values": 7, "expires_at": "never"},
+        {"_id": b"short", "owner": owner},
+        {"_id": {"a": 1}, "owner": owner, **long_ago, "values": {}},
+        {"_id": bytes(32), "owner": owner, "values": {"a": b"b"}},
+    ]
+    await collection.insert_many(foreign)
+
+    changed = await visit(storage, cookie, lambda session: session.update(name="Bob"))
+
+    assert changed == cookie
+    assert await values(storage, cookie) == {"user_id": 7, "name": "Bob"}
+    assert len([info async for info in storage.sessions(7)]) == 1
+    assert await storage.count() == 1
+    assert await storage.purge() == 1  # what the TTL index would sweep as well
+    assert await collection.count_documents({}) == len(foreign)
+    assert await storage.revoke_owner(7) == 3  # whoever says that they are this owner's
+    assert await values(storage, cookie) == {}
