@@ -14,7 +14,7 @@ from benchmarks.machine import describe
 from benchmarks.peers import PEERS, choose
 from benchmarks.report import markdown
 from benchmarks.rounds import FULL, QUICK, Plan, run
-from benchmarks.servers import databases, running
+from benchmarks.servers import databases, end_all_on_sigterm, running
 from benchmarks.workload import ROUTES
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     """Run what the command line asks for, and write the table and the chart."""
     given = _arguments()
+    end_all_on_sigterm()
     require_wrk()
     plan = _plan(given)
     peers = choose(given.only)

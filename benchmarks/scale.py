@@ -25,7 +25,7 @@ from benchmarks.filler import Document, grow, stand_in
 from benchmarks.load import cpu_seconds, measure, require_wrk
 from benchmarks.peers import OURS, PEERS
 from benchmarks.rounds import STANDARD_CONNECTIONS
-from benchmarks.servers import Databases, Running, databases, running
+from benchmarks.servers import Databases, Running, databases, end_all_on_sigterm, running
 from benchmarks.visitors import sign_in
 from benchmarks.workload import Kind, Load, request_lines
 
@@ -73,6 +73,7 @@ class Crowd:
 def main() -> None:
     """Grow, measure, print; then time the chores on the largest collection."""
     given = _arguments()
+    end_all_on_sigterm()
     require_wrk()
     [peer] = [peer for peer in PEERS if peer.name == OURS]
     with (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
 
 from pymongo import MongoClient
 
@@ -46,6 +48,15 @@ class Running:
     def url(self) -> str:
         """The address of its root."""
         return f"http://127.0.0.1:{self.port}"
+
+
+def end_all_on_sigterm() -> None:
+    """Let SIGTERM end what was started, as Ctrl-C does."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @contextmanager

@@ -50,9 +50,8 @@ class Saving:
     async def save(self, visit: Visit) -> None:
         """Write what changed and set or delete the cookie; see ``MongoStorage.save_session``."""
         session, snapshot = visit.session, visit.session.snapshot
-        if session.empty:
-            if snapshot is not None:
-                await self._end(visit, snapshot)
+        if snapshot is not None and session.empty:
+            await self._end(visit, snapshot)
             return
         settings = self._store.settings
         owner = settings.owner_of(session.live)

@@ -24,6 +24,7 @@ Decoder = Callable[[Any], Any]
 _read = json.JSONDecoder().raw_decode
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NAME_SHOWN_CHARACTERS = 80
+_MISSING = object()
 # Python's default limit of recursion is 1000, and the program around a load needs some of it.
 MOST_NESTED = 400
 
@@ -279,10 +280,8 @@ def is_untouched(session: MongoSession, now_ms: int) -> bool:
         or session.max_age_changed
     ):
         return False
-    for name, value in live.items():
-        before = known.get(name)
-        if before is None:
-            return False
+    for name, before in known.items():
+        value = live.get(name, _MISSING)
         if value is not before.scalar and (
             before.picture is None or _picture(value) != before.picture
         ):

@@ -54,19 +54,14 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
 class _Outside:
     """Stands for the storage where no middleware of ``setup`` has been reached yet."""
 
-    async def load_session(self, _request: web.Request) -> Session:
+    async def load_session(self, _request: web.Request | None = None) -> Session:
         """Raise ``RuntimeError`` that says what to write instead."""
         raise RuntimeError(
             "setup: a middleware asks for the session and was added before setup(app, storage), so "
             "it runs outside of the sessions; call setup first, then add it"
         )
 
-    async def new_session(self) -> Session:
-        """Raise ``RuntimeError`` that says what to write instead."""
-        raise RuntimeError(
-            "setup: a middleware begins a session and was added before setup(app, storage), so it "
-            "runs outside of the sessions; call setup first, then add it"
-        )
+    new_session = load_session
 
 
 _OUTSIDE = _Outside()

@@ -276,6 +276,9 @@ async def test_calls_from_outside_say_that_mongodb_is_away(
             await storage.revoke_owner(7)
         with pytest.raises(StorageUnavailable):
             assert [info async for info in storage.sessions(7)] == []
+        for call in (storage.count, storage.clear, storage.purge, storage.create_indexes):
+            with pytest.raises(StorageUnavailable):
+                await call()
 
 
 async def test_closing_does_not_wait_longer_than_an_operation_may_take(

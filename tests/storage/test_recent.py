@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage import recent
+from storage import generate_secret, recent
 from storage.session import Snapshot
 from tests.storage.conftest import Clock, MakeStorage
 from tests.storage.direct import id_of, load, stored, values, visit
@@ -152,4 +152,52 @@ async def test_large_session_is_not_remembered(make_storage: MakeStorage) -> Non
     first = await snapshot_of(storage, cookie)
 
     assert await snapshot_of(storage, cookie) is not first
+    assert storage._store._recent.get(id_of(cookie)) is None
+
+
+async def test_expired_session_is_not_opened_at_all(
+    make_storage: MakeStorage, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a secret was dropped, the sessions that were over before leave no warning each."""
+    [cookie] = await stored(make_storage(secrets=generate_secret(), max_age=60), 1)
+    finished = make_storage(max_age=60)
+    clock.advance(60)
+
+    assert await values(finished, cookie) == {}
+
+    assert (finished.counters["expired"], finished.counters["unreadable"]) == (1, 0)
+    assert caplog.text == ""
+
+
+async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeStorage) -> None:
+    """What was remembered of its smaller days does not stay."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await snapshot_of(storage, cookie)
+
+    await visit(storage, cookie, lambda session: session.update(big="x" * 5000))
+    await snapshot_of(storage, cookie)
+
+    assert storage._store._recent.get(id_of(cookie)) is None
+
+
+@pytest.mark.parametrize("end", ["revoke", "clear", "elsewhere", "aclose"])
+async def test_session_that_ended_from_outside_is_forgotten(
+    make_storage: MakeStorage, end: str
+) -> None:
+    """At once where this process ended it, else with the next request."""
+    storage, elsewhere = make_storage(), make_storage()
+    [cookie] = await stored(storage, 1)
+    handle = str(storage.handle((await load(storage, cookie)).session))
+
+    if end == "revoke":
+        assert await storage.revoke(handle)
+    elif end == "clear":
+        assert await storage.clear() == 1
+    elif end == "elsewhere":
+        assert await elsewhere.revoke(handle)
+        assert await values(storage, cookie) == {}
+    else:
+        await storage.aclose()
+
     assert storage._store._recent.get(id_of(cookie)) is None

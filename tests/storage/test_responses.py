@@ -238,6 +238,12 @@ async def _sent_already(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def _raised_too_late(request: web.Request) -> web.StreamResponse:
+    refusal = web.HTTPForbidden()
+    await refusal.prepare(request)
+    raise refusal
+
+
 async def _nothing(_request: web.Request) -> web.StreamResponse:
     return None  # type: ignore[return-value]
 
@@ -246,6 +252,7 @@ async def _nothing(_request: web.Request) -> web.StreamResponse:
     ("answer", "reason"),
     [
         pytest.param(_sent_already, "before the session could be saved", id="sent too early"),
+        pytest.param(_raised_too_late, "before the session could be saved", id="raised too late"),
         pytest.param(_nothing, "returned NoneType, not a response", id="no response"),
     ],
 )

@@ -216,3 +216,31 @@ async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
     assert [line.split("=")[0] for line in set_cookie_of(response)] == ["staff"]
     assert await collection.count_documents({}) == 0
     assert await staff.count() == 1
+
+
+async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """What that one has made is neither saved nor refused by the outer app's."""
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        other = aiohttp_session.SimpleCookieStorage(cookie_name="other")
+        sub_app = web.Application()
+        aiohttp_session.setup(sub_app, other)
+
+        async def change(request: web.Request) -> web.Response:
+            (await aiohttp_session.get_session(request))["a"] = 1
+            return web.Response()
+
+        async def read(request: web.Request) -> web.Response:
+            return web.json_response(dict(await aiohttp_session.get_session(request)))
+
+        sub_app.add_routes([web.get("/change", change), web.get("/read", read)])
+        app.add_subapp("/sub", sub_app)
+
+    visitor = await (await open_site(make_storage(), set_up)).visitor()
+
+    assert (await visitor.client.get("/sub/change")).status == 200
+    assert await (await visitor.client.get("/sub/read")).json() == {"a": 1}
+    assert await collection.count_documents({}) == 0

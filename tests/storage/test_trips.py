@@ -369,7 +369,7 @@ async def test_drained_waits_for_what_is_under_way_and_for_what_waits(carrier: C
     await draining
 
     assert all(arrival.done() for arrival in arrivals)
-    assert (len(trips), carrier.under_way, trips._aboard, trips._alarm) == (0, 0, set(), None)
+    assert (len(trips), carrier.under_way, trips._under_way, trips._alarm) == (0, 0, [], None)
 
 
 async def test_drained_of_an_idle_queue_returns_at_once(carrier: Carrier) -> None:
@@ -415,4 +415,4 @@ async def test_nothing_is_kept_of_items_that_have_arrived(carrier: Carrier) -> N
     after = await travel(rounds=100)
 
     assert after - before < 100
-    assert (len(trips), trips._aboard, trips._porters) == (0, set(), set())
+    assert (len(trips), trips._under_way, trips._porters) == (0, [], set())
