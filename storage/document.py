@@ -120,7 +120,7 @@ class Change(NamedTuple):
 
 def parse(document: Document) -> Stored:
     """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
-    values = _checked_values(document.get("values"))
+    values = checked_values(document.get("values"))
     return parse_listed(document)._replace(values=values)
 
 
@@ -142,7 +142,7 @@ def parse_listed(document: Document) -> Stored:
     return Stored(identifier, _dates(document), persistent, owner, key_id, label, values={})
 
 
-def _checked_values(values: object) -> Mapping[str, bytes]:
+def checked_values(values: object) -> Mapping[str, bytes]:
     """Return the field 'values' of a document; raises ``Unreadable`` for a wrong shape."""
     # A session without values is never stored: an empty one is a logout.
     if not isinstance(values, dict) or not values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from storage.document import Document
 from storage.session import Snapshot
 
 SESSIONS_KEPT = 1024
@@ -14,9 +15,10 @@ LARGEST_BYTES = 4096
 
 
 class Remembered(NamedTuple):
-    """A session, and the very document that it was opened from."""
+    """A session, and the document that it was opened from: its bytes, and all but its values."""
 
     raw: bytes
+    rest: Document
     snapshot: Snapshot
 
 
@@ -38,13 +40,13 @@ class Recent:
             self._sessions.move_to_end(identifier)
         return found
 
-    def put(self, raw: bytes, snapshot: Snapshot) -> None:
-        """Remember a session that was just opened from ``raw``."""
-        identifier = snapshot.stored.identifier
+    def put(self, session: Remembered) -> None:
+        """Remember a session that was just opened."""
+        identifier = session.snapshot.stored.identifier
         self._sessions.pop(identifier, None)
-        if len(raw) > LARGEST_BYTES:
+        if len(session.raw) > LARGEST_BYTES:
             return
-        self._sessions[identifier] = Remembered(raw, snapshot)
+        self._sessions[identifier] = session
         if len(self._sessions) > SESSIONS_KEPT:
             self._sessions.popitem(last=False)
 

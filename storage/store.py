@@ -11,12 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from storage.document import Change, Stored, build, decode, parse
+from storage.document import Change, Stored, build, checked_values, decode, parse_listed
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
-from storage.recent import Recent
+from storage.recent import Recent, Remembered
 from storage.sealing import Keyring, SessionKeys, key_id_of
 from storage.session import Changes, Encoded, Snapshot, Value, open_values
 from storage.settings import Settings, owner_text
@@ -191,17 +191,21 @@ class Store:
         before = self._recent.get(identifier)
         if before is not None and before.raw == raw and before.snapshot.is_calm(now_ms):
             return before.snapshot
-        document = {} if raw is None else decode(raw)
+        rest = {} if raw is None else decode(raw)
+        values = rest.pop("values", None)
         # Without values: parallel requests have emptied it together, which is a logout too.
-        if raw is None or document.get("values") == {}:
+        if raw is None or values == {}:
             self.counters["misses"] += 1
             return None
-        stored = parse(document)
+        # Mostly it is a value that has changed, and the rest need not be checked again.
+        known = before is not None and before.rest == rest
+        stored = before.snapshot.stored if before is not None and known else parse_listed(rest)
         if self.lifetime.is_over(stored.dates, now_ms):
             self.counters["expired"] += 1
             return None
+        stored = stored._replace(values=checked_values(values))
         snapshot = self._open(token, stored, None if before is None else before.snapshot)
-        self._recent.put(raw, snapshot)
+        self._recent.put(Remembered(raw, rest, snapshot))
         return snapshot
 
     def _open(self, token: bytes, stored: Stored, known: Snapshot | None) -> Snapshot:
