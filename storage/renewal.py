@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from storage.changes import Changes
 from storage.document import Change, Stored, alive, bson_of, decode, parse, parse_listed
 from storage.errors import StorageUnavailable, Unreadable
-from storage.session import Changes, Encoded, Snapshot, Value, open_values
+from storage.session import Snapshot
 from storage.store import Draft, Store, sealed_values
 from storage.tokens import to_handle
+from storage.values import Encoded, Value, open_values
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from storage.changes import Changes, changes_of
 from storage.cookies import SessionCookie
 from storage.errors import SessionTooLarge, StorageUnavailable
 from storage.renewal import renew
 from storage.rotation import needs_reseal, reseal
-from storage.session import Changes, Encoded, MongoSession, Snapshot, changes_of
+from storage.session import MongoSession, Snapshot
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
+from storage.values import Encoded
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from pymongo.collection import Collection
 
-from storage.session import Decoder, Encoder
+from storage.values import Decoder, Encoder
 
 Describe = Callable[[web.Request], str]
 # A document, and the update that seals one anew, may have 16 MiB (MongoDB's limit). That update

@@ -11,6 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from storage.changes import Changes
 from storage.document import Change, Stored, build, checked_values, decode, parse_listed
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
@@ -18,10 +19,11 @@ from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
 from storage.recent import Recent, Remembered
 from storage.sealing import Keyring, SessionKeys, key_id_of
-from storage.session import Changes, Encoded, Snapshot, Value, open_values
+from storage.session import Snapshot
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
 from storage.trips import TripBounds, Trips
+from storage.values import Encoded, Value, open_values
 from storage.writes import Delete, Insert, Update, Write, carry_writes
 
 logger: logging.Logger = logging.getLogger(__name__)

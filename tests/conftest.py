@@ -11,6 +11,10 @@ from pymongo import MongoClient
 
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
 
+only_in_full = pytest.mark.skipif(
+    os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-faults` runs it"
+)
+
 
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:

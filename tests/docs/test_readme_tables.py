@@ -162,3 +162,8 @@ def _outline(document: dict[str, Any]) -> list[tuple[str, str]]:
 def _stated(text: str) -> list[tuple[str, str]]:
     pairs = re.findall(r'^ +("?[\w-]+"?): ([\w()]+|\{)', text, re.MULTILINE)
     return [("FIELD" if name.startswith('"') else name, kind) for name, kind in pairs]
+
+
+def test_speed_is_what_make_bench_has_written() -> None:
+    """The ratios of README are those of the last run, row by row."""
+    assert table(README, "Speed") == table(ROOT / "docs" / "benchmarks.md", "Ratios")

@@ -15,8 +15,7 @@ from tests.faults.load import Books
 from tests.processes import LISTENING, Process, free_port, webapp
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
 
-ROWS = pytest.StashKey[list[str]]()
-REMARKS = pytest.StashKey[list[str]]()
+ROW, REMARK = "row of the table", "remark below the table"
 COLUMNS = (
     "fault | requests | under way | answered | refused (503) | app away"
     " | longest silence, s | sessions | lost | resurrected | stale reads | overtaken"
@@ -121,14 +120,15 @@ def site(production: dict[str, str]) -> Iterator[Process]:
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
     """Add a line to the table: the fault, what the books say, and how many visitors there were."""
-    rows = request.config.stash.setdefault(ROWS, [])
 
     def add(fault: str, books: Books, visitors: int) -> None:
-        rows.append(
+        # A property of the test: it comes back from another process too (pytest-xdist).
+        row = (
             f"{fault} | {books.requests} | {visitors} | {books.answered} | {books.refused}"
             f" | {books.unreachable} | {books.silence_seconds:.1f} | {books.sessions}"
             f" | {books.lost} | {books.resurrected} | {books.stale} | {books.overtaken}"
         )
+        request.node.user_properties.append((ROW, row))
 
     return add
 
@@ -136,15 +136,24 @@ def report(request: pytest.FixtureRequest) -> Report:
 @pytest.fixture
 def remark(request: pytest.FixtureRequest) -> Remark:
     """Add a line to the end of the table: what does not fit into its columns."""
-    return request.config.stash.setdefault(REMARKS, []).append
+
+    def add(text: str) -> None:
+        request.node.user_properties.append((REMARK, text))
+
+    return add
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """End the run with the table of docs/reliability.md."""
-    rows = config.stash.get(ROWS, [])
-    lines = [*([COLUMNS, *rows] if rows else []), *config.stash.get(REMARKS, [])]
+    noted = [
+        entry
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for entry in report.user_properties
+    ]
+    rows = [text for kind, text in noted if kind == ROW]
+    lines = [*([COLUMNS, *rows] if rows else []), *(text for kind, text in noted if kind == REMARK)]
     if lines:
         terminalreporter.section("faults")
     for line in lines:

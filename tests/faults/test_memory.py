@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import only_in_full
 from tests.faults.conftest import App, Remark, StartApp
 from tests.faults.raw import pour
 from tests.faults.waiting import until
 from webapp.devdb import Mongod
 
-only_in_full = pytest.mark.skipif(
-    os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-faults` runs it"
-)
 FLAT_BYTES = 10 * 1024 * 1024
 WRITES_ONE_IN = 10
 
@@ -79,7 +76,7 @@ def is_answered(answer: bytes) -> None:
     ("requests", "visitors"),
     [
         pytest.param(3_000, 1_000, id="three thousand"),
-        pytest.param(200_000, 20_000, id="two hundred thousand", marks=pytest.mark.long),
+        pytest.param(60_000, 6_000, id="sixty thousand", marks=pytest.mark.long),
         pytest.param(1_000_000, 100_000, id="a million", marks=[pytest.mark.long, only_in_full]),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 
+from tests.conftest import only_in_full
 from tests.storage.interleavings import Interleavings
 
 
@@ -26,7 +27,11 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.mark.parametrize("client_class", [AsyncIOMotorClient, AsyncMongoClient])
 @pytest.mark.parametrize(
     "histories",
-    [pytest.param(25, id="some"), pytest.param(1500, id="many", marks=pytest.mark.long)],
+    [
+        pytest.param(25, id="some"),
+        pytest.param(300, id="many", marks=pytest.mark.long),
+        pytest.param(1500, id="very many", marks=[pytest.mark.long, only_in_full]),
+    ],
 )
 def test_nothing_acknowledged_is_lost_and_nothing_ended_comes_back(
     mongo_uri: str,

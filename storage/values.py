@@ -1,0 +1,102 @@
+"""One value of a session: sealed, opened, and handed to requests that may change it."""
+
+from __future__ import annotations
+
+import json
+import marshal
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from storage.errors import Unreadable
+from storage.sealing import SessionKeys
+
+Encoded = str | bytes
+Encoder = Callable[[Any], Any]
+Decoder = Callable[[Any], Any]
+
+SCALARS = frozenset({str, int, float, bool, type(None)})
+_read = json.JSONDecoder().raw_decode
+
+
+class _NotKept:
+    """Stands for a value that has to be decoded whenever it is asked for."""
+
+
+class Value(NamedTuple):
+    """One value as it was loaded or last saved. It never changes, so that requests can share it."""
+
+    field: str
+    sealed: bytes
+    encoded: Encoded
+    # Of a nested value, from which each request gets a copy of its own to change in place.
+    picture: bytes | None = None
+    # Itself, where it cannot be changed in place.
+    scalar: Any = _NotKept
+
+    def fresh(self, decoder: Decoder) -> Any:
+        """Return the value for one request; raises ``Unreadable`` when the decoder refuses it."""
+        if self.picture is not None:
+            return marshal.loads(self.picture)  # noqa: S302 - our own bytes, from ``picture_of``
+        if self.scalar is not _NotKept:
+            return self.scalar
+        try:
+            return decoder(self.encoded)
+        except Exception:  # noqa: BLE001 - whatever an app's decoder raises
+            raise Unreadable("the decoder refused a value") from None
+
+    def with_scalar(self, value: Any) -> Value:
+        """Keep what the app holds, where it cannot change it in place."""
+        return self._replace(scalar=value) if type(value) in SCALARS else self
+
+
+def write_json(value: Any) -> str:
+    """Do what ``json.dumps`` does, for less where it is a number that changed."""
+    return int.__repr__(value) if type(value) is int else json.dumps(value)
+
+
+def read_json(encoded: Encoded) -> Any:
+    """Do what ``json.loads`` does, for less, with what ``json.dumps`` wrote."""
+    return _read(encoded)[0] if isinstance(encoded, str) else json.loads(encoded)
+
+
+def open_values(
+    keys: SessionKeys,
+    sealed_values: Mapping[str, bytes],
+    decoder: Decoder,
+    known: Mapping[str, Value] = MappingProxyType({}),
+) -> dict[str, Value]:
+    """Open the values of a document; raises ``Unreadable`` when one of them does not open.
+
+    Those of the same session that are ``known``, byte for byte, are not opened again.
+    """
+    by_field = {value.field: (name, value) for name, value in known.items()}
+    values = {}
+    for field, sealed in sealed_values.items():
+        name, value = by_field.get(field, ("", None))
+        if value is None or value.sealed != sealed:
+            name, encoded = keys.open(field, sealed)
+            value = _value_of(field, sealed, encoded, decoder)
+        values[name] = value
+    return values
+
+
+def _value_of(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
+    value = Value(field, sealed, encoded)
+    loaded = value.fresh(decoder)
+    if type(loaded) in SCALARS:
+        return Value(field, sealed, encoded, None, loaded)
+    # An app's own decoder may make of it what nobody can copy.
+    return Value(field, sealed, encoded, picture_of(loaded)) if decoder is read_json else value
+
+
+def picture_of(value: Any) -> bytes | None:
+    """Return bytes that are the same for the same nested JSON value, and only for that.
+
+    A fifth of the cost of encoding it. marshal writes builtin types exactly (1, 1.0 and True
+    differ); its version 2 knows no references, which would depend on who else holds an object.
+    """
+    try:
+        return None if type(value) in SCALARS else marshal.dumps(value, 2)
+    except ValueError:  # a foreign type, or nested too deeply
+        return None
