@@ -16,6 +16,7 @@ DEFAULT_TOUCH = timedelta(hours=1)
 TOUCHES_PER_IDLE_TIMEOUT = 20
 LONGEST = timedelta(days=36500)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -131,5 +132,6 @@ def to_datetime(instant_ms: int) -> datetime:
 
 def from_datetime(instant: datetime) -> int:
     """Convert from a ``datetime``; a naive one is UTC, as MongoDB's drivers return them."""
-    aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
-    return (aware - _EPOCH) // _MILLISECOND
+    since = instant - (_NAIVE_EPOCH if instant.tzinfo is None else _EPOCH)
+    # In whole numbers, as // _MILLISECOND does it, for a third of the time.
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000

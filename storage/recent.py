@@ -8,9 +8,9 @@ from typing import NamedTuple
 from storage.document import Document
 from storage.session import Snapshot
 
-SESSIONS_KEPT = 1024
+SESSIONS_KEPT = 4096
 # Larger documents are opened each time. What is kept of one takes several times its bytes: in all
-# a few megabytes as a rule, some tens of them where every session is as large as that.
+# a dozen megabytes as a rule, several times that where every session is as large as that.
 LARGEST_BYTES = 4096
 
 

@@ -16,7 +16,7 @@ TOKEN_BYTES = 32
 COOKIE_CHARACTERS = 43
 HANDLE_CHARACTERS = 64
 # A visitor asks more than once: reading and hashing a token anew took a fifth of a load.
-VISITORS_REMEMBERED = 1024
+VISITORS_REMEMBERED = 4096
 # One token has one spelling: 43 characters carry 258 bits, and the two spare ones must be zero.
 _CANONICAL = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_DOMAIN = b"aiohttp-session-mongostorage document id 1\0"

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -53,11 +54,20 @@ def mongo_uri(server: Mongod) -> str:
     return server.uri
 
 
+def _states(pid: int) -> Iterator[str]:
+    """Yield the state of each thread of a process: "T" is stopped."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield (task / "stat").read_text().rpartition(") ")[2][0]
+
+
 @contextmanager
 def frozen(server: Mongod) -> Iterator[None]:
     """Stop a server in mid-air: connections stay open, and nothing is answered."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
+        # The signal has been sent, not obeyed: on a busy machine a thread may go on for a while.
+        while set(_states(server.pid)) != {"T"}:
+            pass
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
