@@ -27,9 +27,8 @@ test: venv node  ## run every test but the long ones; fail under 100 % (storage)
 	$(PY) -m coverage report --include 'storage/*' --fail-under 100
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
-# Two at a time: most of them wait for an election or a deadline. One file stays in one process.
 test-faults: venv  ## run the long tests: servers killed, frozen and filled up on purpose (FULL=1: the longest too)
-	$(PY) -m pytest -m long -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -m long $(ARGS)
 
 test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with the lowest versions that pyproject.toml promises
 	@$(MAKE) VENV=.venv-lowest venv

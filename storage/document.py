@@ -25,7 +25,7 @@ ID_BYTES = 32
 _ID_START = len(b"size" + b"\x05" + b"_id\0" + b"size" + b"\x00")
 _ID = slice(_ID_START, _ID_START + ID_BYTES)
 # Dates that Python cannot hold as plain milliseconds, and text without complaint.
-_CODEC = CodecOptions[dict[str, Any]](
+CODEC = CodecOptions[dict[str, Any]](
     datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
 _LONGEST_SECONDS = LONGEST.total_seconds()
@@ -61,7 +61,7 @@ def identifier_of(raw: bytes) -> bytes:
 def decode(raw: bytes) -> dict[str, Any]:
     """Decode one document; raises ``Unreadable`` for what BSON can hold and Python cannot."""
     try:
-        return bson.decode(raw, _CODEC)
+        return bson.decode(raw, CODEC)
     except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
         raise Unreadable("the driver cannot decode it") from None
 

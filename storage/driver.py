@@ -18,15 +18,16 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
 
+from storage.document import CODEC
 from storage.errors import StorageUnavailable
 
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# Documents come as they are on the wire. One that cannot be decoded, which anybody with access to
-# the collection can write, then harms no other of its batch; and one that is known already need
-# not be decoded again.
+# What is found comes as it is on the wire. A document that cannot be decoded, which anybody with
+# access to the collection can write, then harms no other of its batch; and one that is known
+# already need not be decoded again.
 _AS_SENT = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
 # Of what may take its time, such as building an index. To PyMongo, "None" would mean the client's
@@ -47,7 +48,9 @@ class Driver:
 
     def __init__(self, collection: Any, timeout_seconds: float, counters: dict[str, int]) -> None:
         """Wrap a collection; ``counters["commands"]`` counts what is sent."""
-        self.collection: Any = _on_primary(collection)
+        self.collection: Any = _on_primary(collection, CODEC)
+        # For finds alone: PyMongo 4.20 stumbles over a write's error that comes as bytes.
+        self.as_sent: Any = _on_primary(collection, _AS_SENT)
         self.timeout_seconds = timeout_seconds
         self._counters = counters
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -125,10 +128,10 @@ def _note_its_error(task: asyncio.Task[Any]) -> None:
     _ = task.cancelled() or task.exception()
 
 
-def _on_primary(collection: Any) -> Any:
+def _on_primary(collection: Any, codec: CodecOptions[Any]) -> Any:
     # Looked up on the class: an instance answers any name with a sub-collection. mongomock's has
     # no such method and needs none.
     if getattr(type(collection), "with_options", None) is None:
         return collection
     # A secondary may not have heard of a login yet, whatever the client prefers to read from.
-    return collection.with_options(codec_options=_AS_SENT, read_preference=ReadPreference.PRIMARY)
+    return collection.with_options(codec_options=codec, read_preference=ReadPreference.PRIMARY)

@@ -97,7 +97,7 @@ async def purge(store: Store, now_ms: int) -> int:
 async def _documents_of(store: Store, owner: object) -> list[Document]:
     # By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which
     # holds everybody's sessions.
-    find, driver = store.driver.collection.find, store.driver
+    find, driver = store.driver.as_sent.find, store.driver
     cursor = find(_owned_by(store, owner), {"values": False}).sort("last_seen_at", -1)
     documents: list[Document] = await driver.call(lambda: cursor.to_list(None), driver.deadline())
     return documents

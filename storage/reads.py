@@ -12,7 +12,7 @@ async def carry_finds(
     driver: Driver, identifiers: list[bytes], seconds: float
 ) -> Sequence[bytes | None]:
     """Read documents by their ids; ``None`` for one that is not there."""
-    collection = driver.collection
+    collection = driver.as_sent
     distinct = list(dict.fromkeys(identifiers))
     if len(distinct) == 1:
         # The driver spends less on this than on a cursor.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.changes import Changes
-from storage.document import Change, Stored, alive, bson_of, decode, parse, parse_listed
+from storage.document import Change, Document, Stored, alive, parse, parse_listed
 from storage.errors import StorageUnavailable, Unreadable
 from storage.session import Snapshot
 from storage.store import Draft, Store, sealed_values
@@ -62,27 +62,25 @@ async def renew(
         return Renewed(new, {}, [])
 
 
-async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> bytes | None:
+async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> Document | None:
     # One command that finds it alive and removes it: of two renewals at once only one succeeds.
     living = {"_id": identifier, **alive(draft.now_ms)}
     remove = store.driver.collection.find_one_and_delete
-    removed = await store.driver.call(lambda: remove(living), draft.deadline)
-    if removed is None:
-        return None
-    store.counters["deletes"] += 1
-    store.forget(identifier)
-    return bson_of(removed)
+    removed: Document | None = await store.driver.call(lambda: remove(living), draft.deadline)
+    if removed is not None:
+        store.counters["deletes"] += 1
+        store.forget(identifier)
+    return removed
 
 
 async def _adopt(
-    store: Store, old: Snapshot, new: Snapshot, removed: bytes, draft: Draft
+    store: Store, old: Snapshot, new: Snapshot, removed: Document, draft: Draft
 ) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
     try:
-        document = decode(removed)
         # Without values: parallel requests have emptied it together.
-        emptied = document.get("values") == {}
-        last = parse_listed(document)._replace(values={}) if emptied else parse(document)
+        emptied = removed.get("values") == {}
+        last = parse_listed(removed) if emptied else parse(removed)
         adopted, dropped = _changed_by_others(store, old, last, draft.changes)
         live = {name: value.fresh(store.settings.decoder) for name, value in adopted.items()}
     except Unreadable:

@@ -122,7 +122,6 @@ def report(request: pytest.FixtureRequest) -> Report:
     """Add a line to the table: the fault, what the books say, and how many visitors there were."""
 
     def add(fault: str, books: Books, visitors: int) -> None:
-        # A property of the test: it comes back from another process too (pytest-xdist).
         row = (
             f"{fault} | {books.requests} | {visitors} | {books.answered} | {books.refused}"
             f" | {books.unreachable} | {books.silence_seconds:.1f} | {books.sessions}"

@@ -103,9 +103,12 @@ async def test_idle_connections_leave_nothing_behind(app: App) -> None:
     request = next(requests_of([cookie], 1))
 
     async def generation() -> int:
-        pairs = [await asyncio.open_connection("127.0.0.1", port_of(app)) for _ in range(300)]
-        for _, writer in pairs:
+        pairs = []
+        for _ in range(300):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(app))
+            # At once: half a second of silence ends a connection, also before its first request.
             writer.write(request)
+            pairs.append((reader, writer))
         held = 0
         for reader, writer in pairs:
             is_answered(await reader.readuntil(b"}"))
