@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from storage.errors import SessionNotSerializable
 from storage.session import MongoSession
-from storage.values import SCALARS, Decoder, Encoded, Encoder, picture_of
+from storage.values import SCALARS, Decoder, Encoded, Encoder, picture_of, read_json
 
 # Python's default limit of recursion is 1000, and the program around a load needs some of it.
 MOST_NESTED = 400
@@ -18,7 +19,7 @@ class Changes(NamedTuple):
     """What a save has to write: encoded values by name, and the names that are gone."""
 
     written: dict[str, Encoded]
-    removed: list[str]
+    removed: Sequence[str]
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
@@ -72,12 +73,12 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
         encoded = _encode(name, value, encoder)
         if before is not None and encoded == before.encoded:
             continue
-        if not is_scalar:
+        if not (is_scalar and decoder is read_json):
             _check_reads_back(name, value, encoded, decoder)
             if before is not None and _is_respelled(before.encoded, encoded, encoder, decoder):
                 continue
         written[name] = encoded
-    return Changes(written, [name for name in loaded if name not in live])
+    return Changes(written, tuple(loaded.keys() - live.keys()))
 
 
 def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:

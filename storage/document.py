@@ -19,6 +19,7 @@ from storage.lifetime import LONGEST, Dates, Lifetime, from_datetime, to_datetim
 from storage.sealing import KEY_ID_BYTES, OWNER_BYTES
 
 Document = Mapping[str, Any]
+Operators = Mapping[str, Mapping[str, Any]]
 ID_BYTES = 32
 # MongoDB puts ``_id`` first: behind the length of the document stand its type, its name, its own
 # length and its subtype (bsonspec.org).
@@ -97,12 +98,12 @@ class Change(NamedTuple):
     label: bytes | None = None
     key_id: bytes | None = None
 
-    def operators(self) -> dict[str, dict[str, Any]]:
+    def operators(self) -> Operators:
         """Spell it with MongoDB's update operators."""
         assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
-        settled = {"persistent": self.persistent, "label": self.label, "key_id": self.key_id}
-        assigned |= {field: value for field, value in settled.items() if value is not None}
-        operators = {"$set": assigned} if assigned else {}
+        settled = (("persistent", self.persistent), ("label", self.label), ("key_id", self.key_id))
+        assigned |= {field: value for field, value in settled if value is not None}
+        operators: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
         if self.removed:
             operators["$unset"] = {f"values.{field}": "" for field in self.removed}
         if self.dates is not None:

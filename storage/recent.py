@@ -50,6 +50,26 @@ class Recent:
         if len(self._sessions) > SESSIONS_KEPT:
             self._sessions.popitem(last=False)
 
+    def change(self, old: Snapshot, new: Snapshot) -> None:
+        """Expect what MongoDB sent for ``old`` to come back with the new values in their places.
+
+        A guess, made where nothing but values has changed. When something else comes, because
+        others change the session too or because a length differs, that is opened as ever.
+        """
+        found = self._sessions.get(old.stored.identifier)
+        if (
+            found is None
+            or found.snapshot is not old
+            or new.stored is not old.stored
+            or new.values.keys() != old.values.keys()
+        ):
+            return
+        raw = found.raw
+        for name, value in new.values.items():
+            if value is not old.values[name]:
+                raw = raw.replace(old.values[name].sealed, value.sealed)
+        self._sessions[old.stored.identifier] = Remembered(raw, found.rest, new)
+
     def forget(self, identifier: bytes) -> None:
         """Drop a session that has ended."""
         self._sessions.pop(identifier, None)

@@ -89,9 +89,8 @@ async def _adopt(
         # Nothing is left to move: an emptied session is a logout.
         await store.delete(new.stored.identifier, draft.deadline)
         return None
-    sealed = sealed_values(
-        new.keys, {n: value.encoded for n, value in adopted.items()}, live, known=new.values
-    )
+    moved = {name: value.encoded for name, value in adopted.items()}
+    sealed = sealed_values(new.keys, moved, store.settings.decoder, known=new.values)
     stored, dates = new.stored, None
     before = (old.stored.dates.max_age, old.stored.persistent)
     if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
@@ -105,7 +104,8 @@ async def _adopt(
         dates=dates,
         persistent=None if dates is None else draft.persistent,
     )
-    if change.operators() and not await store.apply(stored.identifier, change, draft):
+    operators = change.operators()
+    if operators and not await store.apply(stored.identifier, operators, draft):
         return None
     values = {n: value for n, value in new.values.items() if n not in dropped} | sealed
     return Renewed(new._replace(stored=stored, values=values), live, dropped)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -19,6 +19,8 @@ from storage.session import MongoSession, Snapshot
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
 from storage.values import Encoded
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -76,7 +78,6 @@ class Saving:
 
     def _draft(self, visit: Visit, changes: Changes, owner: str | None, *, describe: bool) -> Draft:
         return Draft(
-            values=visit.session.live,
             changes=changes,
             max_age=visit.session.own_max_age,
             persistent=visit.session.persistent,
@@ -124,9 +125,12 @@ class Saving:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
         if move_dates:
             self._remember_touch(old, draft.now_ms)
-        work = self._write(visit, old, draft, move_dates=move_dates, settle=settle)
         try:
-            await (self._to_the_end(work) if needs_reseal(self._store, old) else work)
+            if needs_reseal(self._store, old):
+                work = self._reseal_and_update(old, draft, move_dates=move_dates, settle=settle)
+                new = await self._to_the_end(work)
+            else:
+                new = await self._store.update(old, draft, move_dates=move_dates, settle=settle)
         except (StorageUnavailable, SessionTooLarge):
             self._touched.pop(old.stored.identifier, None)
             if draft.changes or settle:
@@ -134,13 +138,7 @@ class Saving:
             # Once is enough: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True
             logger.warning("session %s was not touched: MongoDB is away", _name(old))
-
-    async def _write(
-        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
-    ) -> None:
-        if needs_reseal(self._store, old):
-            old = await reseal(self._store, old, draft.now_ms, draft.deadline)
-        new = await self._store.update(old, draft, move_dates=move_dates, settle_max_age=settle)
+            return
         if new is None:
             self._ended_elsewhere(visit, old)
         elif move_dates:
@@ -148,6 +146,12 @@ class Saving:
         else:
             # No cookie: repeating the old token could arrive late and undo a renewal.
             visit.session.saved(new)
+
+    async def _reseal_and_update(
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
+    ) -> Snapshot | None:
+        old = await reseal(self._store, old, draft.now_ms, draft.deadline)
+        return await self._store.update(old, draft, move_dates=move_dates, settle=settle)
 
     async def _end(self, visit: Visit, old: Snapshot) -> None:
         """Log out: however the session was emptied."""
@@ -174,6 +178,8 @@ class Saving:
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))
 
     def _touch_is_due(self, old: Snapshot, now_ms: int) -> bool:
+        if old.is_calm(now_ms):
+            return False
         touched_ms = self._touched.get(old.stored.identifier)
         return self._store.lifetime.touch_is_due(old.stored.dates, touched_ms, now_ms)
 
@@ -196,9 +202,9 @@ class Saving:
             return ""
         return label[:LABEL_CHARACTERS].encode("utf-8", "replace").decode()
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Finish several steps even if the visitor has gone in between."""
-        await asyncio.shield(self._store.driver.start(work))
+        return await asyncio.shield(self._store.driver.start(work))
 
 
 def _all_encoded(session: MongoSession, draft: Draft) -> dict[str, Encoded]:

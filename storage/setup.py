@@ -87,11 +87,13 @@ def _middleware(storage: MongoStorage) -> Middleware:
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            await _save_with(storage, request, error)
+            if (session := _unsaved(request, error)) is not None:
+                await storage.save_session(request, error, session)
             raise
         if not isinstance(response, web.StreamResponse):
             raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
-        await _save_with(storage, request, response)
+        if (session := _unsaved(request, response)) is not None:
+            await storage.save_session(request, response, session)
         return response
 
     return sessions
@@ -102,10 +104,11 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
         # With a web.Response, an error page among them, the middleware has saved or shall not.
-        if isinstance(response, web.Response):
+        session = None if isinstance(response, web.Response) else request.get(SESSION_KEY)
+        if session is None:
             return
         try:
-            await _save(storage, request, response)
+            await storage.save_session(request, response, session)
         except BaseException:
             _forget_framing(request)
             raise
@@ -113,22 +116,14 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
     return save_before_headers
 
 
-async def _save_with(
-    storage: MongoStorage, request: web.Request, response: web.StreamResponse
-) -> None:
-    if not response.prepared:
-        await _save(storage, request, response)
-    elif isinstance(response, web.Response):
+def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | None:
+    """Return the session to save with a response; ``None``: nobody asked for it, or it is saved."""
+    if response.prepared and isinstance(response, web.Response):
         raise RuntimeError(
             "the handler has sent its response before the session could be saved; return it "
             "unprepared, or use a web.StreamResponse"
         )
-
-
-async def _save(storage: MongoStorage, request: web.Request, response: web.StreamResponse) -> None:
-    session = request.get(SESSION_KEY)
-    if session is not None:
-        await storage.save_session(request, response, session)
+    return None if response.prepared else request.get(SESSION_KEY)
 
 
 async def renew_session(request: web.Request) -> MongoSession:

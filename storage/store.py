@@ -6,13 +6,22 @@ Each method is one step of a load or a save; ``mongo`` decides which steps a req
 from __future__ import annotations
 
 import logging
+from asyncio import Future
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from storage.changes import Changes
-from storage.document import Change, Stored, build, checked_values, decode, parse_listed
+from storage.document import (
+    Change,
+    Operators,
+    Stored,
+    build,
+    checked_values,
+    decode,
+    parse_listed,
+)
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
@@ -23,16 +32,15 @@ from storage.session import Snapshot
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
 from storage.trips import TripBounds, Trips
-from storage.values import Encoded, Value, open_values
+from storage.values import Decoder, Encoded, Value, open_values, read_value
 from storage.writes import Delete, Insert, Update, Write, carry_writes
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Draft(NamedTuple):
-    """What a save wants a session to be; ``values`` are the live objects."""
+    """What a save wants a session to be."""
 
-    values: Mapping[str, Any]
     changes: Changes
     max_age: float | None
     persistent: bool
@@ -108,7 +116,7 @@ class Store:
         token = new_token()
         identifier = document_id(token)
         keys = self.keyring.session_keys(token, identifier, created_ms)
-        values = sealed_values(keys, encoded, draft.values)
+        values = sealed_values(keys, encoded, self.settings.decoder)
         self._check_size(values, encoded)
         stored = Stored(
             identifier=identifier,
@@ -129,35 +137,19 @@ class Store:
         return Snapshot(token, keys, stored, values, draft.owner)
 
     async def update(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, settle_max_age: bool
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
     ) -> Snapshot | None:
         """Write the changed values only, and the dates where they move; ``None``: it has ended."""
-        changes, stored = draft.changes, old.stored
-        written = sealed_values(old.keys, changes.written, draft.values, known=old.values)
-        values = {name: v for name, v in old.values.items() if name not in changes.removed}
-        values |= written
-        self._check_size(values, changes.written)
-        created_ms = stored.dates.created_ms
-        change = Change(
-            values={value.field: value.sealed for value in written.values()},
-            removed=[old.values[name].field for name in changes.removed],
-            dates=self.moved(draft, created_ms) if move_dates else None,
-            persistent=draft.persistent if settle_max_age else None,
-            label=self._sealed_label(draft.label, stored.identifier, created_ms),
-            key_id=self._oldest_key_id(stored, values) if written else None,
-        )
-        if not await self.apply(stored.identifier, change, draft):
+        change, new = self._changed(old, draft, move_dates=move_dates, settle=settle)
+        if not await self.apply(old.stored.identifier, change, draft):
             return None
-        if change.dates is not None:
-            stored = stored._replace(dates=change.dates, persistent=draft.persistent)
-        self.counters["updates" if changes else "touches"] += 1
-        calm = old.calm if change.dates is None else (0, 0)
-        return Snapshot(old.token, old.keys, stored, values, old.owner, calm)
+        self.counters["updates" if draft.changes else "touches"] += 1
+        self._recent.change(old, new)
+        return new
 
-    async def apply(self, identifier: bytes, change: Change, draft: Draft) -> bool:
+    def apply(self, identifier: bytes, change: Operators, draft: Draft) -> Future[bool]:
         """Send one update; ``False`` when the session has ended."""
-        update = Update(identifier, draft.now_ms, change.operators())
-        return await self._writes.submit(update, draft.deadline)
+        return self._writes.submit(Update(identifier, draft.now_ms, change), draft.deadline)
 
     async def delete(self, identifier: bytes, deadline: float) -> None:
         """End a session; it need not be there."""
@@ -229,6 +221,31 @@ class Store:
             raise Unreadable("its field 'owner' does not belong to its values")
         return Snapshot(token, keys, stored, values, owner, self.lifetime.calm(stored.dates))
 
+    def _changed(
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
+    ) -> tuple[Operators, Snapshot]:
+        """Return what to write, and what MongoDB then has."""
+        changes, stored = draft.changes, old.stored
+        written = sealed_values(old.keys, changes.written, self.settings.decoder, known=old.values)
+        values = {**old.values, **written}
+        for name in changes.removed:
+            del values[name]
+        self._check_size(values, changes.written)
+        created_ms = stored.dates.created_ms
+        change = Change(
+            values={value.field: value.sealed for value in written.values()},
+            removed=[old.values[name].field for name in changes.removed],
+            dates=self.moved(draft, created_ms) if move_dates else None,
+            persistent=draft.persistent if settle else None,
+            label=self._sealed_label(draft.label, stored.identifier, created_ms),
+            key_id=self._oldest_key_id(stored, values) if written else None,
+        )
+        calm = old.calm
+        if change.dates is not None:
+            stored, calm = stored._replace(dates=change.dates, persistent=draft.persistent), (0, 0)
+        new = Snapshot(old.token, old.keys, stored, values, old.owner, calm)
+        return change.operators(), new
+
     def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
         return None if label is None else self.keyring.seal_label(label, identifier, created_ms)
 
@@ -254,13 +271,12 @@ class Store:
 def sealed_values(
     keys: SessionKeys,
     encoded: Mapping[str, Encoded],
-    live: Mapping[str, Any],
+    decoder: Decoder,
     known: Mapping[str, Value] = MappingProxyType({}),
 ) -> dict[str, Value]:
     """Seal encoded values; a name that is ``known`` keeps its field."""
     values = {}
     for name, text in encoded.items():
         field = known[name].field if name in known else keys.field(name)
-        value = Value(field, keys.seal(field, name, text), text)
-        values[name] = value.with_scalar(live[name])
+        values[name] = read_value(field, keys.seal(field, name, text), text, decoder)
     return values

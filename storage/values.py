@@ -40,14 +40,7 @@ class Value(NamedTuple):
             return marshal.loads(self.picture)  # noqa: S302 - our own bytes, from ``picture_of``
         if self.scalar is not _NotKept:
             return self.scalar
-        try:
-            return decoder(self.encoded)
-        except Exception:  # noqa: BLE001 - whatever an app's decoder raises
-            raise Unreadable("the decoder refused a value") from None
-
-    def with_scalar(self, value: Any) -> Value:
-        """Keep what the app holds, where it cannot change it in place."""
-        return self._replace(scalar=value) if type(value) in SCALARS else self
+        return _decoded(self.encoded, decoder)
 
 
 def write_json(value: Any) -> str:
@@ -76,18 +69,25 @@ def open_values(
         name, value = by_field.get(field, ("", None))
         if value is None or value.sealed != sealed:
             name, encoded = keys.open(field, sealed)
-            value = _value_of(field, sealed, encoded, decoder)
+            value = read_value(field, sealed, encoded, decoder)
         values[name] = value
     return values
 
 
-def _value_of(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
-    value = Value(field, sealed, encoded)
-    loaded = value.fresh(decoder)
+def read_value(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
+    """Decode a value, as far as requests can share it; raises ``Unreadable`` as ``fresh`` does."""
+    loaded = _decoded(encoded, decoder)
     if type(loaded) in SCALARS:
         return Value(field, sealed, encoded, None, loaded)
     # An app's own decoder may make of it what nobody can copy.
-    return Value(field, sealed, encoded, picture_of(loaded)) if decoder is read_json else value
+    return Value(field, sealed, encoded, picture_of(loaded) if decoder is read_json else None)
+
+
+def _decoded(encoded: Encoded, decoder: Decoder) -> Any:
+    try:
+        return decoder(encoded)
+    except Exception:  # noqa: BLE001 - whatever an app's decoder raises
+        raise Unreadable("the decoder refused a value") from None
 
 
 def picture_of(value: Any) -> bytes | None:

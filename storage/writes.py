@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from storage.document import alive, bson_of, identifier_of
+from storage.document import Operators, alive, bson_of, identifier_of
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
 
@@ -30,7 +30,7 @@ class Update(NamedTuple):
 
     identifier: bytes
     now_ms: int
-    change: Mapping[str, Mapping[str, Any]]
+    change: Operators
 
     def operation(self) -> Operation:
         """Return it as PyMongo spells it."""

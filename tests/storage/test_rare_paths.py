@@ -37,6 +37,7 @@ def refusing(_encoded: object) -> Any:
     raise LookupError("the value itself")
 
 
+@pytest.mark.parametrize("value", [[1], "a"], ids=["nested", "scalar"])
 @pytest.mark.parametrize(
     ("codec", "message"),
     [
@@ -45,13 +46,13 @@ def refusing(_encoded: object) -> Any:
     ],
 )
 async def test_value_that_would_not_come_back_is_refused_by_its_key(
-    make_storage: MakeStorage, codec: dict[str, Any], message: str
+    make_storage: MakeStorage, codec: dict[str, Any], message: str, value: object
 ) -> None:
     """An encoder that returns no text, and a decoder that cannot follow, are found at the save."""
     storage = make_storage(**codec)
 
     with pytest.raises(SessionNotSerializable, match=rf"session\['cart'\]: .*{message}") as caught:
-        await save(storage, cart=[1])
+        await save(storage, cart=value)
 
     assert "the value itself" not in str(caught.value)
 

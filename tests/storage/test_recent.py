@@ -88,6 +88,74 @@ async def test_remembered_session_is_over_when_its_time_has_come(
     assert await values(storage, cookie) == {}
 
 
+async def test_saved_value_is_not_opened_again_by_the_next_request(
+    make_storage: MakeStorage,
+) -> None:
+    """The document that a save leaves behind is known as soon as MongoDB has it."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await visit(storage, cookie, lambda session: session.update(count=1))
+    opened = await snapshot_of(storage, cookie)
+
+    await visit(storage, cookie, lambda session: session.update(count=2))
+
+    saved = storage._store._recent.get(id_of(cookie)).snapshot
+    assert saved is not opened
+    assert await snapshot_of(storage, cookie) is saved
+    assert await values(storage, cookie) == {"user_id": 0, "n": [], "count": 2}
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"count": 3}, {"other": 3}, {"other": 300}, {"new": True}], ids=str
+)
+@pytest.mark.parametrize("where", ["same process", "another process"])
+async def test_what_others_save_after_a_save_is_seen(
+    make_storage: MakeStorage, where: str, theirs: dict[str, Any]
+) -> None:
+    """What a save leaves behind is only a guess: MongoDB has the last word."""
+    storage = make_storage()
+    elsewhere = storage if where == "same process" else make_storage()
+    [cookie] = await stored(storage, 1)
+    await visit(storage, cookie, lambda session: session.update(count=1, other=1))
+    other = await load(elsewhere, cookie)
+    other.session.update(theirs)
+
+    await visit(storage, cookie, lambda session: session.update(count=2))
+    await other.save()
+
+    expected = {"user_id": 0, "n": [], "count": 2, "other": 1} | theirs
+    assert await values(storage, cookie) == expected
+    assert await values(elsewhere, cookie) == expected
+
+
+async def test_dates_that_a_save_did_not_move_are_the_stored_ones(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """A clock that was set back moves no date back, in MongoDB and in what is remembered."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await visit(storage, cookie, lambda session: session.update(count=1))
+    before = await snapshot_of(storage, cookie)
+
+    clock.advance(-7200)
+    await visit(storage, cookie, lambda session: session.update(count=2))
+
+    assert (await snapshot_of(storage, cookie)).stored.dates == before.stored.dates
+
+
+async def test_next_request_sees_what_is_stored_and_not_what_was_assigned(
+    make_storage: MakeStorage,
+) -> None:
+    """An app's encoder may round: every process then goes by what it wrote."""
+    storage = make_storage(owner_key=None, encoder=lambda value: f"{value:.1f}", decoder=float)
+    cookie = str(await visit(storage, None, lambda session: session.update(n=1.0)))
+    assert await values(storage, cookie) == {"n": 1.0}
+
+    await visit(storage, cookie, lambda session: session.update(n=1.26))
+
+    assert await values(storage, cookie) == {"n": 1.3}
+
+
 @pytest.mark.parametrize("field", ["created_at", "last_seen_at", "owner", "values"])
 async def test_remembered_session_is_refused_like_any_other_when_its_document_was_changed(
     make_storage: MakeStorage, collection: Any, field: str
