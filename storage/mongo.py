@@ -23,6 +23,7 @@ from storage.lifetime import checked_lifetime, duration, whole
 from storage.owners import SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
+from storage.serving import Serving
 from storage.session import MongoSession
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
@@ -134,7 +135,7 @@ class MongoStorage(AbstractStorage):
             trips=trips,
         )
         self._saving = Saving(self._store, self._cookie)
-        self._serving = _Serving(self._counters)
+        self._serving = Serving(self._counters)
         # The work of ``setup``, where an app or several share this storage.
         self.index_work: asyncio.Task[None] | None = None
 
@@ -294,25 +295,3 @@ class MongoStorage(AbstractStorage):
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)
-
-
-class _Serving:
-    """Refuses to serve after ``aclose()``, and counts what MongoDB left unanswered."""
-
-    __slots__ = ("_counters", "closed")
-
-    def __init__(self, counters: dict[str, int]) -> None:
-        self._counters = counters
-        self.closed = False
-
-    def check(self) -> None:
-        """Raise ``RuntimeError`` once the storage is closed."""
-        if self.closed:
-            raise RuntimeError("this MongoStorage was closed by aclose(); make a new one")
-
-    def __enter__(self) -> None:
-        self.check()
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, StorageUnavailable):
-            self._counters["unavailable"] += 1

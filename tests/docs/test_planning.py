@@ -16,7 +16,6 @@ from tests.storage.conftest import MakeStorage
 from tests.storage.direct import visit
 
 PAGE = ROOT / "docs" / "planning.md"
-UNFILLED = "@@"
 
 on_pymongo = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 
@@ -40,9 +39,6 @@ def number(text: str) -> float:
 )
 def test_sum_comes_out(calculation: str, shown: str) -> None:
     """Rounded as far as it is shown."""
-    if UNFILLED in calculation + shown:
-        pytest.skip("its figures have not been measured yet")
-
     decimals = len(shown.partition(".")[2])
 
     assert abs(number(calculation) - number(shown)) <= 0.5001 * 10**-decimals

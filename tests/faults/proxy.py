@@ -208,7 +208,7 @@ class _Server(asyncio.Protocol):
             client.breaks_next_answer = False
             proxy.broken += 1
             client.transport.write(data[: len(data) // 2])
-            client.transport.close()
+            client.reset()
         elif proxy.delay_seconds:
             proxy._loop.call_later(proxy.delay_seconds, self._deliver, data)
         else:

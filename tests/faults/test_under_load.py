@@ -24,6 +24,7 @@ from tests.faults.test_memory import (
     requests_of,
     resident_bytes,
 )
+from tests.faults.waiting import until
 from webapp.devdb import Mongod
 
 pytestmark = pytest.mark.long
@@ -83,7 +84,7 @@ async def test_frozen_mongodb_is_a_503_in_time_for_everybody_and_forgotten_when_
 
     async with _client() as client:
         tasks = [asyncio.create_task(_visit(client, app.base, c, asked)) for c in cookies]
-        await asyncio.sleep(1)
+        await asyncio.to_thread(until, lambda: len(asked) > 10 * VISITORS)
         os.kill(server.pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(FROZEN_SECONDS)

@@ -231,13 +231,21 @@ def test_a_typing_error_is_code_2(
     assert capsys.readouterr().err.startswith("usage: python -m webapp")
 
 
+# Tests that run in the background inherit that Ctrl-C is ignored.
+LOG_IN = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.login_tty(int(sys.argv[1]))
+os.execv(sys.executable, sys.argv[2:])
+"""
+
+
 def typed_at_a_terminal(environ: dict[str, str], *arguments: str, answers: str) -> tuple[int, str]:
     """Run a command on a terminal of its own and type `answers`."""
     ours, theirs = pty.openpty()
     # getpass and Ctrl-C want the controlling terminal, not just any.
-    login = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.executable, sys.argv[2:])"
     process = subprocess.Popen(
-        [sys.executable, "-c", login, str(theirs), sys.executable, "-m", "webapp", *arguments],
+        [sys.executable, "-c", LOG_IN, str(theirs), sys.executable, "-m", "webapp", *arguments],
         env={**inherited(), **environ},
         cwd=ROOT,
         pass_fds=[theirs],
