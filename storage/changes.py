@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from storage.errors import SessionNotSerializable
+from storage.errors import SessionNotSerializable, Unreadable
 from storage.session import MongoSession
-from storage.values import SCALARS, Decoder, Encoded, Encoder, picture_of, read_json
+from storage.values import SCALARS, Decoder, Encoded, Encoder, Value, picture_of, read_value
 
 # Python's default limit of recursion is 1000, and the program around a load needs some of it.
 MOST_NESTED = 400
@@ -16,9 +16,9 @@ _MISSING = object()
 
 
 class Changes(NamedTuple):
-    """What a save has to write: encoded values by name, and the names that are gone."""
+    """What a save has to write: values by name, not sealed yet, and the names that are gone."""
 
-    written: dict[str, Encoded]
+    written: dict[str, Value]
     removed: Sequence[str]
 
     def __bool__(self) -> bool:
@@ -62,23 +62,27 @@ def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Cha
     live = session.live
     for name, value in live.items():
         before = loaded.get(name)
-        is_scalar = type(value) in SCALARS
-        # Without encoding it: whether it is surely what was loaded.
-        if before is not None:
-            if is_scalar:
-                if value is before.scalar:
-                    continue
-            elif before.picture is not None and picture_of(value) == before.picture:
-                continue
+        if before is not None and _is_surely(before, value):
+            continue
         encoded = _encode(name, value, encoder)
         if before is not None and encoded == before.encoded:
             continue
-        if not (is_scalar and decoder is read_json):
-            _check_reads_back(name, value, encoded, decoder)
-            if before is not None and _is_respelled(before.encoded, encoded, encoder, decoder):
-                continue
-        written[name] = encoded
+        # What cannot be read back would end the session at its next request.
+        read = _read_back(name, value, encoded, decoder)
+        if before is not None and _is_respelled(before, value, encoded, encoder, decoder):
+            continue
+        written[name] = read
     return Changes(written, tuple(loaded.keys() - live.keys()))
+
+
+def _is_surely(before: Value, value: Any) -> bool:
+    """Tell, without encoding it, whether a value is surely what was loaded."""
+    kind = type(value)
+    if kind in SCALARS:
+        # Of numbers with a fraction 0.0 equals -0.0, which is another one.
+        same = kind is type(before.scalar) and kind is not float and value == before.scalar
+        return same or value is before.scalar
+    return before.picture is not None and picture_of(value) == before.picture
 
 
 def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
@@ -93,25 +97,29 @@ def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
         # Without its cause and its text: both may show the value.
         kind, reason = type(value).__name__, type(error).__name__
         raise _refused(name, f"the encoder refused a {kind} ({reason})") from None
-    if not isinstance(encoded, str | bytes):
-        raise _refused(name, f"the encoder returned {type(encoded).__name__}, not text or bytes")
-    return encoded
+    if isinstance(encoded, str):
+        return str.__str__(encoded)  # of a subclass the text alone: it is kept and shared
+    if isinstance(encoded, bytes):
+        return bytes.__bytes__(encoded)
+    raise _refused(name, f"the encoder returned {type(encoded).__name__}, not text or bytes")
 
 
-def _check_reads_back(name: str, value: Any, encoded: Encoded, decoder: Decoder) -> None:
-    # What cannot be read back would end the session at its next request. Nesting has a limit of
-    # its own: how deep a decoder gets depends on how deep inside a program it is called.
+def _read_back(name: str, value: Any, encoded: Encoded, decoder: Decoder) -> Value:
+    # Nesting has a limit of its own: how deep a decoder gets depends on how deep inside a program
+    # it is called.
     if len(encoded) > MOST_NESTED and _is_nested_deeper_than(MOST_NESTED, value):
         raise _refused(name, f"it is nested more than {MOST_NESTED} deep")
     try:
-        decoder(encoded)
-    except Exception as error:  # noqa: BLE001 - whatever an app's decoder raises
-        raise _refused(name, f"the decoder cannot read it back ({type(error).__name__})") from None
+        return read_value(encoded, decoder)
+    except Unreadable as refusal:
+        raise _refused(name, str(refusal)) from None
 
 
 def _is_nested_deeper_than(levels: int, value: Any) -> bool:
     inside = [value]
     for _ in range(levels):
+        if not inside:
+            return False
         inside = [
             child
             for item in inside
@@ -121,10 +129,17 @@ def _is_nested_deeper_than(levels: int, value: Any) -> bool:
     return any(isinstance(item, dict | list | tuple) for item in inside)
 
 
-def _is_respelled(before: Encoded, encoded: Encoded, encoder: Encoder, decoder: Decoder) -> bool:
+def _is_respelled(
+    before: Value, value: Any, encoded: Encoded, encoder: Encoder, decoder: Decoder
+) -> bool:
     # Another spelling of the same value (an encoder that was exchanged, say) is not a change:
     # writing it would undo what a parallel request has written.
-    return bool(encoder(decoder(before)) == encoded)
+    if type(value) in SCALARS:
+        return False
+    try:
+        return bool(encoder(decoder(before.encoded)) == encoded)
+    except Exception:  # noqa: BLE001 - today's encoder need not know what an older one wrote
+        return False
 
 
 def _refused(name: str, reason: str) -> SessionNotSerializable:

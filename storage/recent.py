@@ -1,4 +1,4 @@
-"""The sessions that were opened lately: what a visitor asks for next is open already."""
+"""The sessions opened or saved lately: what a visitor asks for next is open already."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_BYTES = 4096
 
 
 class Remembered(NamedTuple):
-    """A session, and the document that it was opened from: its bytes, and all but its values."""
+    """A session, and the document that opens to it: its bytes, and all but its values."""
 
     raw: bytes
     rest: Document
@@ -25,8 +25,9 @@ class Remembered(NamedTuple):
 class Recent:
     """Remembers by document id; the least recently used one goes first.
 
-    MongoDB is asked all the same, every time: a memory of the very bytes that it sends spares
-    opening them again, and nothing else. A value that changed is opened, whoever changed it.
+    MongoDB is asked all the same, every time: who knows what some bytes open to need not open them
+    again when MongoDB sends the same ones, and that is all. What differs is opened, whoever changed
+    it.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Recent:
         return found
 
     def put(self, session: Remembered) -> None:
-        """Remember a session that was just opened."""
+        """Remember a session, unless it is large."""
         identifier = session.snapshot.stored.identifier
         self._sessions.pop(identifier, None)
         if len(session.raw) > LARGEST_BYTES:
@@ -53,8 +54,9 @@ class Recent:
     def change(self, old: Snapshot, new: Snapshot) -> None:
         """Expect what MongoDB sent for ``old`` to come back with the new values in their places.
 
-        A guess, made where nothing but values has changed. When something else comes, because
-        others change the session too or because a length differs, that is opened as ever.
+        A guess, made where nothing but values has changed, and right unless others change the
+        session too. A value of another length leaves bytes that are no BSON, so MongoDB never sends
+        them; but then the session is read with values that are open already.
         """
         found = self._sessions.get(old.stored.identifier)
         if (
@@ -68,7 +70,7 @@ class Recent:
         for name, value in new.values.items():
             if value is not old.values[name]:
                 raw = raw.replace(old.values[name].sealed, value.sealed)
-        self._sessions[old.stored.identifier] = Remembered(raw, found.rest, new)
+        self.put(Remembered(raw, found.rest, new))
 
     def forget(self, identifier: bytes) -> None:
         """Drop a session that has ended."""

@@ -13,7 +13,7 @@ from storage.errors import StorageUnavailable, Unreadable
 from storage.session import Snapshot
 from storage.store import Draft, Store, sealed_values
 from storage.tokens import to_handle
-from storage.values import Encoded, Value, open_values
+from storage.values import Value, open_values
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ async def renew(
     store: Store,
     old: Snapshot,
     draft: Draft,
-    encoded: Mapping[str, Encoded],
+    values: Mapping[str, Value],
     *,
     created_ms: int,
     adopt: bool,
@@ -42,7 +42,7 @@ async def renew(
     With ``adopt`` the values that others changed since the load move along. With ``may_be_gone``
     the new session stands even if the old one ended meanwhile.
     """
-    new = await store.insert(draft, encoded, created_ms=created_ms)
+    new = await store.insert(draft, values, created_ms=created_ms)
     try:
         removed = await _remove_living(store, old.stored.identifier, draft)
         if removed is None and not may_be_gone:
@@ -89,8 +89,7 @@ async def _adopt(
         # Nothing is left to move: an emptied session is a logout.
         await store.delete(new.stored.identifier, draft.deadline)
         return None
-    moved = {name: value.encoded for name, value in adopted.items()}
-    sealed = sealed_values(new.keys, moved, store.settings.decoder, known=new.values)
+    sealed = sealed_values(new.keys, adopted, known=new.values)
     stored, dates = new.stored, None
     before = (old.stored.dates.max_age, old.stored.persistent)
     if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):

@@ -18,7 +18,7 @@ from storage.rotation import needs_reseal, reseal
 from storage.session import MongoSession, Snapshot
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
-from storage.values import Encoded
+from storage.values import Value
 
 T = TypeVar("T")
 
@@ -89,8 +89,8 @@ class Saving:
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
         """Store a new session, then end the one whose place it takes."""
-        encoded = _all_encoded(visit.session, draft)
-        new = await self._store.insert(draft, encoded, created_ms=visit.now_ms)
+        values = _all_values(visit.session, draft)
+        new = await self._store.insert(draft, values, created_ms=visit.now_ms)
         if visit.superseded is not None:
             try:
                 await self._store.delete(visit.superseded, draft.deadline)
@@ -107,7 +107,7 @@ class Saving:
             self._store,
             old,
             draft,
-            _all_encoded(visit.session, draft),
+            _all_values(visit.session, draft),
             created_ms=visit.now_ms if begun_anew else old.stored.dates.created_ms,
             adopt=not (visit.session.invalidated or other_owner),
             # A login from nobody's session: a double click must not sign the user out again.
@@ -150,6 +150,8 @@ class Saving:
     async def _reseal_and_update(
         self, old: Snapshot, draft: Draft, *, move_dates: bool, settle: bool
     ) -> Snapshot | None:
+        # Finished though the request may be cancelled meanwhile: the session of such a request then
+        # knows nothing of it, and its next save claims too little at worst.
         old = await reseal(self._store, old, draft.now_ms, draft.deadline)
         return await self._store.update(old, draft, move_dates=move_dates, settle=settle)
 
@@ -207,11 +209,11 @@ class Saving:
         return await asyncio.shield(self._store.driver.start(work))
 
 
-def _all_encoded(session: MongoSession, draft: Draft) -> dict[str, Encoded]:
-    """Return every value encoded; what did not change, as it was loaded."""
+def _all_values(session: MongoSession, draft: Draft) -> dict[str, Value]:
+    """Return every value; what did not change, as it was loaded."""
     known = {} if session.snapshot is None else session.snapshot.values
     written = draft.changes.written
-    return {n: written[n] if n in written else known[n].encoded for n in session}
+    return {name: written[name] if name in written else known[name] for name in session}
 
 
 def _name(snapshot: Snapshot) -> str:

@@ -54,7 +54,7 @@ class MongoSession(Session):
         self._mapping = {} if values is None else values
         self._storage_max_age = max_age
         self.snapshot = snapshot
-        self.assigned: frozenset[str] = frozenset()
+        self.assigned: set[str] = set()
         if snapshot is None:
             self._new, self._changed = True, False
             self._created = int(time.time())
@@ -86,18 +86,18 @@ class MongoSession(Session):
         """Set a value; it is saved with the response."""
         self._mapping[key] = value
         self._changed = True
-        self.assigned |= {key}
+        self.assigned.add(key)
 
     def __delitem__(self, key: str) -> None:
         """Remove a value; it is removed with the response."""
         del self._mapping[key]
         self._changed = True
-        self.assigned -= {key}
+        self.assigned.discard(key)
 
     def invalidate(self) -> None:
         """End this session; what is written afterwards starts a new one under a new token."""
         super().invalidate()
-        self.assigned = frozenset()
+        self.assigned.clear()
         self.invalidated = True
         self._forget_max_age()
 
@@ -151,7 +151,7 @@ class MongoSession(Session):
         if snapshot is not None:
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
-        self.assigned = frozenset()
+        self.assigned.clear()
         self.invalidated = self.renewal_wanted = False
 
 

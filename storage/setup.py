@@ -117,7 +117,10 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
 
 
 def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | None:
-    """Return the session to save with a response; ``None``: nobody asked for it, or it is saved."""
+    """Return the session to save with a response; ``None``: nobody asked for it, or it is saved.
+
+    Raises ``RuntimeError`` where it is too late.
+    """
     if response.prepared and isinstance(response, web.Response):
         raise RuntimeError(
             "the handler has sent its response before the session could be saved; return it "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import Future
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from storage.session import Snapshot
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
 from storage.trips import TripBounds, Trips
-from storage.values import Decoder, Encoded, Value, open_values, read_value
+from storage.values import Value, open_values
 from storage.writes import Delete, Insert, Update, Write, carry_writes
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -110,14 +110,14 @@ class Store:
         return None
 
     async def insert(
-        self, draft: Draft, encoded: Mapping[str, Encoded], *, created_ms: int
+        self, draft: Draft, plain: Mapping[str, Value], *, created_ms: int
     ) -> Snapshot:
-        """Store a session under a new token; ``encoded`` are all of its values."""
+        """Store a session under a new token; ``plain`` are all of its values."""
         token = new_token()
         identifier = document_id(token)
         keys = self.keyring.session_keys(token, identifier, created_ms)
-        values = sealed_values(keys, encoded, self.settings.decoder)
-        self._check_size(values, encoded)
+        values = sealed_values(keys, plain)
+        self._check_size(values, plain)
         stored = Stored(
             identifier=identifier,
             dates=self.moved(draft, created_ms),
@@ -144,7 +144,9 @@ class Store:
         if not await self.apply(old.stored.identifier, change, draft):
             return None
         self.counters["updates" if draft.changes else "touches"] += 1
-        self._recent.change(old, new)
+        # Whose session it is, a load compares with what is stored.
+        if self.settings.owner_key not in draft.changes.written:
+            self._recent.change(old, new)
         return new
 
     def apply(self, identifier: bytes, change: Operators, draft: Draft) -> Future[bool]:
@@ -197,21 +199,23 @@ class Store:
         if self.lifetime.is_over(stored.dates, now_ms):
             self.counters["expired"] += 1
             return None
-        stored = stored._replace(values=checked_values(values))
-        snapshot = self._open(token, stored, None if before is None else before.snapshot)
+        sealed = checked_values(values)
+        snapshot = self._open(token, stored, sealed, None if before is None else before.snapshot)
         self._recent.put(Remembered(raw, rest, snapshot))
         return snapshot
 
-    def _open(self, token: bytes, stored: Stored, known: Snapshot | None) -> Snapshot:
+    def _open(
+        self, token: bytes, stored: Stored, sealed: Mapping[str, bytes], known: Snapshot | None
+    ) -> Snapshot:
         decoder, owner_key = self.settings.decoder, self.settings.owner_key
         created_ms = stored.dates.created_ms
         # Every seal is bound to the creation: under another one nothing is known.
         if known is not None and known.stored.dates.created_ms == created_ms:
             keys = known.keys
-            values = open_values(keys, stored.values, decoder, known.values)
+            values = open_values(keys, sealed, decoder, known.values)
         else:
             keys = self.keyring.session_keys(token, stored.identifier, created_ms)
-            values = open_values(keys, stored.values, decoder)
+            values = open_values(keys, sealed, decoder)
         owned = None if owner_key is None else values.get(owner_key)
         owner = None if owned is None else owner_text(owned.fresh(decoder))
         expected = (None,) if owner is None else self.keyring.owner_hashes(owner)
@@ -226,7 +230,7 @@ class Store:
     ) -> tuple[Operators, Snapshot]:
         """Return what to write, and what MongoDB then has."""
         changes, stored = draft.changes, old.stored
-        written = sealed_values(old.keys, changes.written, self.settings.decoder, known=old.values)
+        written = sealed_values(old.keys, changes.written, known=old.values)
         values = {**old.values, **written}
         for name in changes.removed:
             del values[name]
@@ -258,7 +262,7 @@ class Store:
             {stored.key_id, *(key_id_of(value.sealed) for value in values.values())}
         )
 
-    def _check_size(self, values: Mapping[str, Value], written: Mapping[str, Encoded]) -> None:
+    def _check_size(self, values: Mapping[str, Value], written: Iterable[str]) -> None:
         total = sum(len(value.sealed) for value in values.values())
         if written and total > self.settings.max_bytes:
             largest = max(written, key=lambda name: len(values[name].sealed))
@@ -270,13 +274,12 @@ class Store:
 
 def sealed_values(
     keys: SessionKeys,
-    encoded: Mapping[str, Encoded],
-    decoder: Decoder,
+    plain: Mapping[str, Value],
     known: Mapping[str, Value] = MappingProxyType({}),
 ) -> dict[str, Value]:
-    """Seal encoded values; a name that is ``known`` keeps its field."""
+    """Seal values; a name that is ``known`` keeps its field."""
     values = {}
-    for name, text in encoded.items():
+    for name, value in plain.items():
         field = known[name].field if name in known else keys.field(name)
-        values[name] = read_value(field, keys.seal(field, name, text), text, decoder)
+        values[name] = value._replace(field=field, sealed=keys.seal(field, name, value.encoded))
     return values

@@ -26,13 +26,14 @@ class _NotKept:
 class Value(NamedTuple):
     """One value as it was loaded or last saved. It never changes, so that requests can share it."""
 
-    field: str
-    sealed: bytes
     encoded: Encoded
     # Of a nested value, from which each request gets a copy of its own to change in place.
-    picture: bytes | None = None
+    picture: bytes | None
     # Itself, where it cannot be changed in place.
-    scalar: Any = _NotKept
+    scalar: Any
+    # Where it lies in the document; empty until it is sealed.
+    field: str
+    sealed: bytes
 
     def fresh(self, decoder: Decoder) -> Any:
         """Return the value for one request; raises ``Unreadable`` when the decoder refuses it."""
@@ -69,25 +70,27 @@ def open_values(
         name, value = by_field.get(field, ("", None))
         if value is None or value.sealed != sealed:
             name, encoded = keys.open(field, sealed)
-            value = read_value(field, sealed, encoded, decoder)
+            value = read_value(encoded, decoder, field, sealed)
         values[name] = value
     return values
 
 
-def read_value(field: str, sealed: bytes, encoded: Encoded, decoder: Decoder) -> Value:
+def read_value(encoded: Encoded, decoder: Decoder, field: str = "", sealed: bytes = b"") -> Value:
     """Decode a value, as far as requests can share it; raises ``Unreadable`` as ``fresh`` does."""
     loaded = _decoded(encoded, decoder)
     if type(loaded) in SCALARS:
-        return Value(field, sealed, encoded, None, loaded)
+        return Value(encoded, None, loaded, field, sealed)
     # An app's own decoder may make of it what nobody can copy.
-    return Value(field, sealed, encoded, picture_of(loaded) if decoder is read_json else None)
+    picture = picture_of(loaded) if decoder is read_json else None
+    return Value(encoded, picture, _NotKept, field, sealed)
 
 
 def _decoded(encoded: Encoded, decoder: Decoder) -> Any:
     try:
         return decoder(encoded)
-    except Exception:  # noqa: BLE001 - whatever an app's decoder raises
-        raise Unreadable("the decoder refused a value") from None
+    except Exception as error:  # noqa: BLE001 - whatever an app's decoder raises
+        # Without its cause and its text: both may show the value.
+        raise Unreadable(f"the decoder refused a value ({type(error).__name__})") from None
 
 
 def picture_of(value: Any) -> bytes | None:

@@ -237,6 +237,18 @@ async def test_expired_session_is_not_opened_at_all(
     assert caplog.text == ""
 
 
+async def test_session_is_forgotten_when_a_save_makes_it_large(make_storage: MakeStorage) -> None:
+    """At once, and not with the next load, which may never come."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await visit(storage, cookie, lambda session: session.update(big="x"))
+    await snapshot_of(storage, cookie)
+
+    await visit(storage, cookie, lambda session: session.update(big="x" * 5000))
+
+    assert storage._store._recent.get(id_of(cookie)) is None
+
+
 async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeStorage) -> None:
     """What was remembered of its smaller days does not stay."""
     storage = make_storage()

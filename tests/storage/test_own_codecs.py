@@ -1,0 +1,130 @@
+"""An app's own encoder and decoder: odd ones, exchanged ones, ones that ask who is calling."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from storage import SessionNotSerializable
+from tests.storage.conftest import MakeStorage
+from tests.storage.direct import load, values, visit
+
+LANGUAGE: ContextVar[str] = ContextVar("LANGUAGE")
+
+
+@pytest.fixture
+def driver() -> str:
+    """Use one driver: codecs do not depend on it."""
+    return "pymongo"
+
+
+def salted(value: object) -> str:
+    """Encode to another text each time, as an encoder that encrypts does."""
+    return json.dumps([os.urandom(8).hex(), value])
+
+
+def unsalted(encoded: str) -> Any:
+    """Undo ``salted``."""
+    return json.loads(encoded)[1]
+
+
+async def test_second_save_of_a_request_writes_nothing_again_under_an_encoder_that_salts(
+    make_storage: MakeStorage,
+) -> None:
+    """What a parallel request wrote between the two saves, of app and sub-app say, stays."""
+    storage = make_storage(encoder=salted, decoder=unsalted)
+    cookie = str(await visit(storage, None, lambda session: session.update(name="Ada", n=7000)))
+    begun = await load(storage, cookie)
+    begun.session.update(name="Grace", n=8000)
+    await begun.save()
+    await visit(storage, cookie, lambda session: session.update(name="Hedy", n=9000))
+
+    await begun.save()
+
+    assert await values(storage, cookie) == {"name": "Hedy", "n": 9000}
+
+
+async def test_decoder_is_called_in_the_context_of_its_request(make_storage: MakeStorage) -> None:
+    """At a sign-in too, whose steps run in a task of their own."""
+    storage = make_storage(decoder=lambda text: (LANGUAGE.get(), json.loads(text))[1])
+    LANGUAGE.set("en")
+
+    cookie = str(await visit(storage, None, lambda session: session.update(user_id=1, n=[1])))
+    await visit(storage, cookie, lambda session: session.renew())
+
+    assert storage.counters["inserts"] == 2
+
+
+async def test_value_that_todays_encoder_does_not_know_is_replaced(
+    make_storage: MakeStorage,
+) -> None:
+    """An app leaves pickle: its decoder still reads the old values, its encoder writes JSON."""
+    before = make_storage(encoder=pickle.dumps, decoder=pickle.loads)
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    cookie = str(await visit(before, None, lambda session: session.update(at=when, ats=[when])))
+    after = make_storage(
+        decoder=lambda text: json.loads(text) if isinstance(text, str) else pickle.loads(text),  # noqa: S301 - its own
+    )
+
+    await visit(after, cookie, lambda session: session.update(at=1, ats=[1]))
+
+    assert await values(after, cookie) == {"at": 1, "ats": [1]}
+
+
+class Markup(str):
+    """Text of a class of its own, as template engines have it."""
+
+    __slots__ = ("page",)
+
+
+class Blob(bytes):
+    """Bytes of a class of their own."""
+
+
+@pytest.mark.parametrize("kind", [Markup, Blob])
+async def test_encoder_may_return_text_or_bytes_of_a_class_of_its_own(
+    make_storage: MakeStorage, kind: type
+) -> None:
+    """The decoder gets plain ones, in the process that saved as in every other."""
+    seen: set[type] = set()
+
+    def decode(encoded: Any) -> Any:
+        seen.add(type(encoded))
+        return json.loads(encoded)
+
+    def encode(value: object) -> Any:
+        text = json.dumps(value)
+        return kind(text) if kind is Markup else kind(text.encode())
+
+    storage = make_storage(encoder=encode, decoder=decode)
+    cookie = str(await visit(storage, None, lambda session: session.update(a=["x"])))
+    assert await values(storage, cookie) == {"a": ["x"]}
+    await visit(storage, cookie, lambda session: session.update(a=["y"]))
+
+    assert await values(storage, cookie) == {"a": ["y"]}
+    assert seen == {kind.__base__}
+
+
+async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
+    make_storage: MakeStorage,
+) -> None:
+    """Neither in the error nor in what caused it."""
+
+    def refuse(value: object) -> Any:
+        raise ValueError(f"cannot take {value!r}")
+
+    for codec in ({"encoder": refuse}, {"decoder": refuse}):
+        storage = make_storage(**codec)
+        for value in ("hidden", ["hidden"]):
+            with pytest.raises(SessionNotSerializable) as caught:
+                await visit(storage, None, lambda session, value=value: session.update(a=value))
+
+            assert "hidden" not in str(caught.value)
+            assert caught.value.__cause__ is None
+            assert caught.value.__suppress_context__
