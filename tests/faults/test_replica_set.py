@@ -16,6 +16,8 @@ from tests.faults.replica_set import ReplicaSet, replica_set
 
 # How many requests go well before a fault and after it.
 CALM = 200
+# A step-down hands over to a member that asks for votes at once.
+FIRST_VOTE_SECONDS = 1.5
 
 
 class BreakIt(Protocol):
@@ -87,17 +89,24 @@ async def test_nothing_is_lost_when_the_primary_is_killed(
 async def test_nobody_notices_that_the_primary_steps_down(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
-    """As a rolling upgrade does: the drivers' retries bridge it, no request is refused."""
+    """As a rolling upgrade does: the drivers' retries bridge it, no request is refused.
+
+    Unless the first vote elects nobody: what was under way then may be refused, once per visitor.
+    """
+    second_votes = 0
 
     def step_down() -> None:
+        nonlocal second_votes
+        begun = time.monotonic()
         members.primary().step_down()
         members.primary()
+        second_votes += time.monotonic() - begun > FIRST_VOTE_SECONDS
 
     books = await break_it("primary stepped down", step_down, 5)
 
     kept_every_promise(books)
     assert (books.stale, books.overtaken) == (0, 0)
-    assert books.refused == 0
+    assert books.refused <= VISITORS * second_votes
 
 
 @pytest.mark.long
