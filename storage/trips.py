@@ -138,7 +138,7 @@ class Trips(Generic[Item, Result]):
         try:
             results = await self._carry([item for item, _deadline, _arrival in batch], seconds)
         except Exception as error:  # noqa: BLE001 - one trip's failure must not end the porter
-            logger.warning("a trip with %d requests failed: %s", len(batch), type(error).__name__)
+            logger.warning("a command shared by %d failed: %s", len(batch), type(error).__name__)
             results = [_unavailable(error) for _ in batch]
         for (_item, _deadline, arrival), result in zip(batch, results, strict=True):
             if arrival.done():
