@@ -62,7 +62,7 @@ async def list_sessions(app: web.Application, email: str) -> Outcome:
         }
         async for session in app[STORAGE].sessions(account.id)
     ]
-    return Outcome(f"{len(rows)} live sessions of {account.email}.", rows)
+    return Outcome(f"Live sessions of {account.email}: {len(rows)}.", rows)
 
 
 async def revoke(app: web.Application, email: str) -> Outcome:
