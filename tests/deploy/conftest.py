@@ -78,7 +78,10 @@ class Router:
         self._reload(f"127.0.0.1:{port} down;", f"127.0.0.1:{port} max_fails=0;")
 
     def _reload(self, old: str, new: str) -> None:
-        self.configuration.write_text(self.configuration.read_text().replace(old, new))
+        # In one step: a signal that is still under way must not find half a file.
+        changed = self.configuration.with_suffix(".new")
+        changed.write_text(self.configuration.read_text().replace(old, new))
+        changed.replace(self.configuration)
         if self.running:
             self.running.signal(signal.SIGHUP)
 

@@ -64,9 +64,11 @@ async def set_clock(client: ClientSession, app: App, ahead_seconds: float) -> No
         assert answer.status == 200
 
 
-async def status_of(client: ClientSession, app: App, token: str) -> int:
-    """Read a session."""
-    async with client.get(f"{app.base}/read", headers=cookie_of(token)) as answer:
+async def status_of(
+    client: ClientSession, app: App, token: str, method: str = "GET", path: str = "/read"
+) -> int:
+    """Send one request of a session."""
+    async with client.request(method, app.base + path, headers=cookie_of(token)) as answer:
         if answer.status == 200:
             told = await answer.json()
             assert told["left"] == told["right"]

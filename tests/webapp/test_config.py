@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from storage import generate_secret
-from webapp.config import Config, ConfigError, level_number
+from webapp.config import PLACEHOLDERS, Config, ConfigError, level_number
 from webapp.variables import NAME, network
 
 SECRET = generate_secret()
@@ -323,3 +323,8 @@ def test_the_log_level_is_known_to_logging() -> None:
 def test_impossible_host_names(text: str) -> None:
     """RFC 1123: labels of 1 to 63 characters that neither begin nor end with a hyphen."""
     assert NAME.fullmatch(text) is None
+
+
+def test_no_placeholder_is_so_short_that_a_random_secret_holds_it() -> None:
+    """Seven letters: of 43 random characters one in a hundred million does."""
+    assert min(len(word) for word in PLACEHOLDERS.pattern.split("|")) >= 7
