@@ -278,3 +278,36 @@ async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
 
     assert visiting.session.max_age == 14 * 86400
     assert await collection.find_one({}) == before
+
+
+async def test_session_begun_anew_has_the_max_age_of_the_storage(make_storage: MakeStorage) -> None:
+    """A "remember me" ends with the session that it was chosen for."""
+    storage = make_storage(max_age=1200)
+    cookie = await visit(storage, None, _remembered)
+
+    def begin_anew(session: MongoSession) -> None:
+        session.invalidate()
+        session["a"] = 2
+
+    cookie = await visit(storage, cookie, begin_anew)
+
+    assert (await load(storage, cookie)).session.max_age == 1200
+
+
+async def test_max_age_that_is_chosen_with_another_owner_is_kept(make_storage: MakeStorage) -> None:
+    """A "remember me" at a login counts, whoever was signed in before."""
+    storage = make_storage(max_age=1200)
+    cookie = await visit(storage, None, lambda session: session.update(user_id="ada"))
+
+    def sign_in(session: MongoSession) -> None:
+        session["user_id"] = "eve"
+        session.max_age = 600
+
+    cookie = await visit(storage, cookie, sign_in)
+
+    assert (await load(storage, cookie)).session.max_age == 600
+
+
+def _remembered(session: MongoSession) -> None:
+    session["a"] = 1
+    session.max_age = 600

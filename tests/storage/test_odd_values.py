@@ -239,3 +239,55 @@ async def test_encoder_and_decoder_of_ones_own_carry_what_json_cannot(
     got = await values(storage, cookie)
 
     assert list(got["x"].items()) == [("b", {"set": [1, 2]}), ("a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, True), (False, 0), (1, 1.0), (0.0, -0.0), ([1], [True])], ids=repr
+)
+async def test_value_that_equals_the_stored_one_but_is_another_is_saved(
+    storage: MongoStorage, before: Any, after: Any
+) -> None:
+    """To Python 1 equals True, and 0.0 equals -0.0; to JSON they differ."""
+    cookie = await visit(storage, None, lambda session: session.update(a=before))
+
+    await visit(storage, cookie, lambda session: session.update(a=after))
+
+    assert repr(await values(storage, cookie)) == repr({"a": after})
+
+
+async def test_value_without_a_json_form_inside_a_stored_one_is_refused_by_name(
+    storage: MongoStorage,
+) -> None:
+    """A foreign object that is put into a loaded list is told like any other."""
+    cookie = await visit(storage, None, lambda session: session.update(a=[1]))
+
+    with pytest.raises(SessionNotSerializable, match="'a'"):
+        await visit(storage, cookie, lambda session: session["a"].append(object()))
+
+
+async def test_removed_value_makes_room_for_another(make_storage: MakeStorage) -> None:
+    """The limit holds for what is left."""
+    storage = make_storage(max_bytes=2048)
+    cookie = await visit(storage, None, lambda session: session.update(a="x" * 1200))
+
+    def exchange(session: Any) -> None:
+        del session["a"]
+        session["b"] = "y" * 1200
+
+    await visit(storage, cookie, exchange)
+
+    assert await values(storage, cookie) == {"b": "y" * 1200}
+
+
+async def test_value_is_removed_from_a_session_above_a_lowered_limit(
+    make_storage: MakeStorage,
+) -> None:
+    """A save that writes no value is never too large."""
+    cookie = await visit(
+        make_storage(), None, lambda session: session.update(a="x" * 4000, b="y" * 4000)
+    )
+    lowered = make_storage(max_bytes=2048)
+
+    await visit(lowered, cookie, lambda session: session.pop("a"))
+
+    assert await values(lowered, cookie) == {"b": "y" * 4000}

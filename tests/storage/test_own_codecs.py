@@ -128,3 +128,32 @@ async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
             assert "hidden" not in str(caught.value)
             assert caught.value.__cause__ is None
             assert caught.value.__suppress_context__
+
+
+async def test_object_of_a_decoder_is_the_same_kind_in_every_request(
+    make_storage: MakeStorage,
+) -> None:
+    """What a decoder makes is asked of the decoder, also where a copy could be had for less."""
+    storage = make_storage(owner_key=None, encoder=bytes, decoder=bytearray)
+    cookie = await visit(storage, None, lambda session: session.update(a=b"x"))
+    await values(storage, cookie)
+
+    assert await values(storage, cookie) == {"a": bytearray(b"x")}
+    assert type((await values(storage, cookie))["a"]) is bytearray
+
+
+async def test_respelled_value_does_not_undo_what_a_neighbour_wrote(
+    make_storage: MakeStorage,
+) -> None:
+    """Only what a request changed itself is written, whatever the encoder."""
+    storage = make_storage()
+    cookie = str(await visit(storage, None, lambda session: session.update(a=[1, 2])))
+    begun = await load(
+        make_storage(encoder=lambda value: json.dumps(value, separators=(",", ":"))), cookie
+    )
+    await visit(storage, cookie, lambda session: session.update(a=[3, 4]))
+
+    begun.session["b"] = 5
+    await begun.save()
+
+    assert await values(storage, cookie) == {"a": [3, 4], "b": 5}

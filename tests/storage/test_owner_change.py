@@ -8,6 +8,7 @@ import pytest
 
 from storage import MongoStorage
 from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
 Twins = tuple[Visitor, Visitor]
@@ -202,3 +203,18 @@ async def test_without_an_owner_key_no_session_is_anybodys(
     assert set_cookie_of(response) == []
     assert await visitor.session() == {"user_id": 2}
     assert "owner" not in await collection.find_one({})
+
+
+async def test_owner_that_comes_after_a_save_gets_nothing_that_was_saved_before(
+    make_storage: MakeStorage,
+) -> None:
+    """What one save of a request has written belongs to the owner of that save."""
+    storage = make_storage()
+    begun = await load(storage, await visit(storage, None, lambda s: s.update(user_id="ada")))
+    begun.session["secret"] = "of Ada"
+    await begun.save()
+
+    begun.session["user_id"] = "eve"
+    cookie = await begun.save()
+
+    assert await values(storage, cookie) == {"user_id": "eve"}

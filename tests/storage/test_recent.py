@@ -281,3 +281,24 @@ async def test_session_that_ended_from_outside_is_forgotten(
         await storage.aclose()
 
     assert storage._store._recent.get(id_of(cookie)) is None
+
+
+async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load that overtakes the logout leaves no value and no key behind."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    ending = await load(storage, cookie)
+    submit = storage._store._writes.submit
+
+    async def overtaken(write: Any, deadline: float) -> bool:
+        await load(storage, cookie)
+        return await submit(write, deadline)
+
+    monkeypatch.setattr(storage._store._writes, "submit", overtaken)
+
+    ending.session.invalidate()
+    await ending.save()
+
+    assert storage._store._recent.get(id_of(cookie)) is None

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from storage import MongoStorage, renew_session
-from tests.storage.conftest import Clock, Site, Visitor, set_cookie_of
+from tests.storage.conftest import Clock, MakeStorage, Site, Visitor, set_cookie_of
+from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
 Twins = tuple[Visitor, Visitor]
@@ -174,3 +175,33 @@ async def test_every_renewal_in_a_row_gives_another_token(visitor: Visitor) -> N
 
     assert len(tokens) == 6
     assert await visitor.session() == {"name": "Ada"}
+
+
+async def test_value_that_a_neighbour_removed_stays_removed_after_a_renewal(
+    make_storage: MakeStorage,
+) -> None:
+    """A second save of the request does not bring it back either."""
+    storage = make_storage()
+    cookie = await visit(storage, None, lambda session: session.update(a=1, b=2))
+    renewing = await load(storage, cookie)
+    await visit(storage, cookie, lambda session: session.pop("b"))
+
+    renewing.session.renew()
+    cookie = await renewing.save()
+    await renewing.save()
+
+    assert dict(renewing.session) == {"a": 1}
+    assert await values(storage, cookie) == {"a": 1}
+
+
+async def test_session_begun_anew_is_renewed_once(make_storage: MakeStorage) -> None:
+    """A second save of the request finds it done."""
+    storage = make_storage()
+    begun = await load(storage, await visit(storage, None, lambda s: s.update(a=1)))
+    begun.session.invalidate()
+    begun.session["a"] = 2
+    await begun.save()
+
+    await begun.save()
+
+    assert storage.counters["inserts"] == 2

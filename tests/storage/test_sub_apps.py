@@ -244,3 +244,27 @@ async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
     assert (await visitor.client.get("/sub/change")).status == 200
     assert await (await visitor.client.get("/sub/read")).json() == {"a": 1}
     assert await collection.count_documents({}) == 0
+
+
+async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_app_above(
+    storage: MongoStorage, open_site: OpenSite
+) -> None:
+    """Only where no app above has sessions does such a middleware stand outside."""
+
+    @web.middleware
+    async def asking(request: web.Request, handler: Handler) -> web.StreamResponse:
+        (await get_session(request))["asked"] = True
+        return await handler(request)
+
+    below = web.Application(middlewares=[asking])
+    setup(below, storage)
+    below.router.add_get("/", _plain)
+    site = await open_site(
+        storage, lambda app, storage: (setup(app, storage), app.add_subapp("/below", below))[0]
+    )
+    visitor = await site.visitor()
+
+    response = await visitor.client.get("/below/")
+
+    assert response.status == 200
+    assert await visitor.session() == {"asked": True}
