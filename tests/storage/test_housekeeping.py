@@ -221,6 +221,17 @@ async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
         await begun.save()
 
 
+async def test_app_over_a_closed_storage_does_not_start(
+    make_storage: MakeStorage, open_site: OpenSite
+) -> None:
+    """A mistake in the app is told while it starts, and not by each request."""
+    storage = make_storage()
+    await storage.aclose()
+
+    with pytest.raises(RuntimeError, match="closed by aclose"):
+        await open_site(storage)
+
+
 async def test_stopping_the_app_closes_the_storage_before_the_client(
     make_storage: MakeStorage, aiohttp_server: AiohttpServer
 ) -> None:
