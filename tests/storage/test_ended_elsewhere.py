@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from storage import MongoStorage
 from storage.session import MongoSession
@@ -20,6 +22,7 @@ from tests.storage.conftest import (
     on_a_real_server,
     set_cookie_of,
 )
+from tests.storage.direct import load, stored, values, visit
 from tests.storage.overlap import at_once, during
 
 TWO_HOURS = 2 * 3600
@@ -228,3 +231,41 @@ async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended
     assert await collection.count_documents({}) == 30
     seen = [(await visitor.session()).get("step") for visitor in visitors]
     assert seen == [2, None] * 30
+
+
+async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """They share a command, which says only how many documents it found."""
+    storage = make_storage(max_age=60)
+    begun = [await load(storage, cookie) for cookie in await stored(storage, 3)]
+    for one in begun:
+        one.session["late"] = True
+    clock.advance(60)
+    responses = [web.Response() for _ in begun]
+
+    await asyncio.gather(
+        *(
+            storage.save_session(one.request, response, one.session)
+            for one, response in zip(begun, responses, strict=True)
+        )
+    )
+
+    assert [response.headers.getall("Set-Cookie", []) for response in responses] == [[], [], []]
+    assert storage.counters["updates"] == 0
+
+
+async def test_session_that_was_begun_anew_gets_nothing_that_neighbours_write(
+    make_storage: MakeStorage,
+) -> None:
+    """What is written after a logout starts from nothing."""
+    storage = make_storage()
+    cookie = str(await visit(storage, None, lambda session: session.update(name="Ada")))
+    begun = await load(storage, cookie)
+    begun.session.invalidate()
+    begun.session["notice"] = "signed out"
+    await visit(storage, cookie, lambda session: session.update(name="Grace", late=True))
+
+    after = await begun.save()
+
+    assert await values(storage, after) == {"notice": "signed out"}
