@@ -188,6 +188,19 @@ async def test_trip_that_fails_gives_each_item_an_error_of_its_own(carrier: Carr
     assert await first == "A"
 
 
+async def test_log_of_a_failing_trip_names_the_kind_of_error_only(
+    carrier: Carrier, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver's own words may hold an address, and an address a password."""
+    trips = trips_of(carrier)
+
+    with pytest.raises(StorageUnavailable):
+        await trips.submit("a?", later())
+
+    assert "ConnectionError" in caplog.text
+    assert "the road is closed" not in caplog.text
+
+
 async def test_trip_that_fails_does_not_end_the_traffic(carrier: Carrier) -> None:
     """What waits behind a failing trip travels, and so does what comes later."""
     trips = trips_of(carrier)
@@ -304,6 +317,26 @@ async def test_deadline_answers_who_is_on_the_road_and_never_stops_the_carrier(
     carrier.go.set()
     await trips.drained()
     assert carrier.finished == 1
+
+
+async def test_deadline_on_the_road_is_kept_when_another_trip_arrives() -> None:
+    """With two commands under way, the end of one leaves the passengers of the other counted."""
+    arrived = {"slow": asyncio.Event(), "quick": asyncio.Event()}
+
+    async def carry(items: list[str], _seconds: float) -> list[str]:
+        await arrived[items[0]].wait()
+        return items
+
+    trips = Trips(carry, TripBounds(in_flight=2, batch=1))
+    slow, quick = trips.submit("slow", later(0.05)), trips.submit("quick", later())
+    arrived["quick"].set()
+    assert await quick == "quick"
+
+    with pytest.raises(StorageUnavailable):
+        await asyncio.wait_for(slow, 5)
+
+    arrived["slow"].set()
+    await trips.drained()
 
 
 async def test_every_deadline_of_one_trip_is_kept(carrier: Carrier) -> None:
