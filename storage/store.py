@@ -144,9 +144,7 @@ class Store:
         if not await self.apply(old.stored.identifier, change, draft):
             return None
         self.counters["updates" if draft.changes else "touches"] += 1
-        # Whose session it is, a load compares with what is stored.
-        if self.settings.owner_key not in draft.changes.written:
-            self._recent.change(old, new)
+        self._recent.change(old, new)
         return new
 
     def apply(self, identifier: bytes, change: Operators, draft: Draft) -> Future[bool]:
