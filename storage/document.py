@@ -101,8 +101,9 @@ class Change(NamedTuple):
     def operators(self) -> Operators:
         """Spell it with MongoDB's update operators."""
         assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
-        settled = (("persistent", self.persistent), ("label", self.label), ("key_id", self.key_id))
-        assigned |= {field: value for field, value in settled if value is not None}
+        for field in ("persistent", "label", "key_id"):
+            if (value := getattr(self, field)) is not None:
+                assigned[field] = value
         operators: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
         if self.removed:
             operators["$unset"] = {f"values.{field}": "" for field in self.removed}
@@ -189,10 +190,10 @@ def _is_number(value: object) -> bool:
 
 def _instant(document: Document, field: str) -> int:
     value = document.get(field)
-    if isinstance(value, DatetimeMS):
-        instant_ms = int(value)
-    elif isinstance(value, datetime):
+    if isinstance(value, datetime):
         instant_ms = from_datetime(value)
+    elif isinstance(value, DatetimeMS):
+        instant_ms = int(value)
     else:
         raise Unreadable(f"its field '{field}' is not a date")
     if not 0 <= instant_ms <= _LATEST_MS:

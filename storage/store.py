@@ -279,5 +279,6 @@ def sealed_values(
     values = {}
     for name, value in plain.items():
         field = known[name].field if name in known else keys.field(name)
-        values[name] = value._replace(field=field, sealed=keys.seal(field, name, value.encoded))
+        sealed = keys.seal(field, name, value.encoded)
+        values[name] = Value(value.encoded, value.picture, value.scalar, field, sealed)
     return values

@@ -75,7 +75,6 @@ class Trips(Generic[Item, Result]):
         self._waiting: deque[Passenger[Item, Result]] = deque()
         self._under_way: list[list[Passenger[Item, Result]]] = []
         self._porters: set[asyncio.Task[None]] = set()
-        self._running = 0
         self._alarm: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -96,12 +95,9 @@ class Trips(Generic[Item, Result]):
         self._waiting.append((item, deadline, arrival))
         if self._alarm is None or deadline < self._alarm.when():
             self._set_alarm(loop, deadline)
-        if self._running < self._bounds.in_flight:
-            self._running += 1
+        if len(self._porters) < self._bounds.in_flight:
             # In a context of its own: the trip serves many requests, not the one that starts it.
-            porter = loop.create_task(self._run(), context=Context())
-            self._porters.add(porter)
-            porter.add_done_callback(self._porters.discard)
+            self._porters.add(loop.create_task(self._run(), context=Context()))
         return arrival
 
     async def drained(self) -> None:
@@ -120,7 +116,7 @@ class Trips(Generic[Item, Result]):
                 self._under_way = [other for other in self._under_way if other is not batch]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
-            self._running -= 1
+            self._porters -= {asyncio.current_task()}
 
     def _board(self) -> list[Passenger[Item, Result]]:
         batch: list[Passenger[Item, Result]] = []

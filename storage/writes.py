@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from storage.document import Operators, alive, bson_of, identifier_of
+from storage.document import Operators, alive
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
 
@@ -108,6 +108,6 @@ async def _missed(driver: Driver, updates: list[Update], seconds: float) -> set[
     """Return the ids without a living document: of a batch the server only counts the matches."""
     identifiers = [update.identifier for update in updates]
     living = {"_id": {"$in": identifiers}, **alive(max(update.now_ms for update in updates))}
-    cursor = driver.as_sent.find(living, {"_id": True}, batch_size=len(identifiers) + 1)
+    cursor = driver.collection.find(living, {"_id": True}, batch_size=len(identifiers) + 1)
     documents = await driver.send(lambda: cursor.to_list(None), seconds)
-    return set(identifiers) - {identifier_of(bson_of(document)) for document in documents}
+    return set(identifiers) - {document["_id"] for document in documents}
