@@ -311,3 +311,11 @@ async def test_max_age_that_is_chosen_with_another_owner_is_kept(make_storage: M
 def _remembered(session: MongoSession) -> None:
     session["a"] = 1
     session.max_age = 600
+
+
+async def test_new_session_has_no_changed_max_age() -> None:
+    """Before the first save there is nothing that a max_age could differ from."""
+    session = MongoSession(max_age=60)
+    session.max_age = 30
+
+    assert not session.max_age_changed

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections import OrderedDict
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
 from storage import SessionNotSerializable
-from tests.storage.conftest import MakeStorage
+from tests.storage.conftest import MakeStorage, OpenSite, Visitor
 from tests.storage.direct import load, values, visit
 
 LANGUAGE: ContextVar[str] = ContextVar("LANGUAGE")
@@ -157,3 +159,66 @@ async def test_respelled_value_does_not_undo_what_a_neighbour_wrote(
     await begun.save()
 
     assert await values(storage, cookie) == {"a": [3, 4], "b": 5}
+
+
+def refusing(_encoded: object) -> Any:
+    """Decode nothing."""
+    raise LookupError("the value itself")
+
+
+@pytest.mark.parametrize("value", [[1], "a"], ids=["nested", "scalar"])
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        pytest.param({"encoder": lambda _: 7}, "the encoder returned int", id="number"),
+        pytest.param(
+            {"decoder": refusing}, r"the decoder refused .* \(LookupError\)", id="one way"
+        ),
+    ],
+)
+async def test_value_that_would_not_come_back_is_refused_by_its_key(
+    make_storage: MakeStorage, codec: dict[str, Any], message: str, value: object
+) -> None:
+    """An encoder that returns no text, and a decoder that cannot follow, are found at the save."""
+    storage = make_storage(**codec)
+
+    with pytest.raises(SessionNotSerializable, match=rf"session\['cart'\]: .*{message}") as caught:
+        await visit(storage, None, lambda session: session.update(cart=value))
+
+    assert "the value itself" not in str(caught.value)
+
+
+async def test_value_that_the_decoder_refuses_is_no_session_and_no_error_page(
+    make_storage: MakeStorage, open_site: OpenSite
+) -> None:
+    """An app that exchanged its decoder signs people out; it does not break."""
+    before = await (await open_site(make_storage())).visitor()
+    await before.do(lambda session: session.update(name="Ada"))
+    exchanged = make_storage(decoder=refusing)
+
+    after = await (await open_site(exchanged)).visitor(before.cookie)
+
+    assert await after.session() == {}
+    assert exchanged.counters["unreadable"] == 1
+
+
+async def test_exchanged_encoder_rewrites_nothing(
+    make_storage: MakeStorage, open_site: OpenSite
+) -> None:
+    """Another spelling of the same value is not a change."""
+    before = await (await open_site(make_storage())).visitor()
+    await before.do(lambda session: session.update(cart={"items": [1, 2]}, name="Zoë"))
+    spaced = make_storage(encoder=partial(json.dumps, indent=2, ensure_ascii=False))
+    after = await (await open_site(spaced)).visitor(before.cookie)
+
+    assert await after.session() == {"cart": {"items": [1, 2]}, "name": "Zoë"}
+    assert spaced.counters["updates"] == 0
+
+
+async def test_nested_value_of_a_foreign_type_is_saved(visitor: Visitor) -> None:
+    """What the encoder takes is stored, though it is no plain JSON type."""
+    await visitor.do(lambda session: session.update(cart=[]))
+
+    await visitor.do(lambda session: session["cart"].append(OrderedDict(a=1)))
+
+    assert await visitor.session() == {"cart": [{"a": 1}]}

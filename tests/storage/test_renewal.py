@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp_session import SimpleCookieStorage
+from aiohttp_session import setup as plain_setup
+from pymongo import AsyncMongoClient, MongoClient, monitoring
 
 from storage import MongoStorage, renew_session
-from tests.storage.conftest import Clock, MakeStorage, Site, Visitor, set_cookie_of
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
@@ -205,3 +208,82 @@ async def test_session_begun_anew_is_renewed_once(make_storage: MakeStorage) -> 
     await begun.save()
 
     assert storage.counters["inserts"] == 2
+
+
+async def test_renewing_a_session_of_another_storage_says_whose_it_must_be(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """`renew_session` names the storage that it belongs to."""
+
+    def set_up(app: web.Application, _storage: MongoStorage) -> None:
+        plain_setup(app, SimpleCookieStorage())
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+
+    async def refused(request: web.Request) -> web.Response:
+        with pytest.raises(TypeError, match="Session is not from a MongoStorage"):
+            await renew_session(request)
+        return web.Response(text="refused")
+
+    assert await (await visitor.visit(refused)).text() == "refused"
+
+
+async def test_renewal_goes_on_when_the_old_document_was_damaged_meanwhile(
+    visitor: Visitor, collection: Any
+) -> None:
+    """Nothing can be adopted from it; what this request has loaded moves along."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def renew(request: web.Request) -> web.Response:
+        await renew_session(request)
+        await collection.update_one({}, {"$set": {"key_id": "damaged"}})
+        return web.Response()
+
+    answer = await visitor.visit(renew)
+
+    assert len(set_cookie_of(answer)) == 1
+    assert await visitor.session() == {"name": "Ada"}
+
+
+class EndsEverythingAfterRemoval(monitoring.CommandListener):
+    """Deletes all sessions as soon as a renewal has removed the old one."""
+
+    def __init__(self, uri: str, database: str) -> None:
+        self._uri, self._database = uri, database
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Ignore it."""
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Delete, from a client of its own."""
+        if event.command_name == "findAndModify":
+            with MongoClient[dict[str, Any]](self._uri) as client:
+                client[self._database]["sessions"].delete_many({})
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Ignore it."""
+
+
+@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)  # the client is its own
+async def test_renewal_ends_with_a_session_that_was_ended_in_the_midst_of_it(
+    mongo_uri: str, database_name: str, make_storage: MakeStorage, open_site: OpenSite
+) -> None:
+    """Values to adopt, but no session left to adopt them: no cookie names it."""
+    ending = EndsEverythingAfterRemoval(mongo_uri, database_name)
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri, event_listeners=[ending]) as client:
+        storage = make_storage(client[database_name]["sessions"])
+        site = await open_site(storage)
+        visitor = await site.visitor()
+        await visitor.do(lambda session: session.update(name="Ada"))
+        neighbour = await site.visitor(visitor.cookie)
+
+        async def renew(request: web.Request) -> web.Response:
+            await renew_session(request)
+            await neighbour.do(lambda session: session.update(colour="red"))
+            return web.Response()
+
+        answer = await visitor.visit(renew)
+
+        assert set_cookie_of(answer) == []
+        assert await storage.count() == 0
+        await storage.aclose()

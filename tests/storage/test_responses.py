@@ -266,3 +266,11 @@ async def test_handler_that_leaves_nothing_to_save_with_is_told_so(
         await visitor.visit(_after(lambda session: session.update(a=1), answer))
 
     assert reason in caplog.text
+
+
+async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visitor) -> None:
+    """Who never asks for the session streams as if there were none."""
+    answer = await visitor.visit(_stream)
+
+    assert await answer.read() == b"piece by piece"
+    assert "Set-Cookie" not in answer.headers
