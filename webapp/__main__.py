@@ -114,12 +114,16 @@ async def _serve_from(folder: DevFolder, signals: StopSignals) -> None:
     mongod = Mongod(find_mongod(os.environ), folder.path / "mongod")
     try:
         await asyncio.to_thread(mongod.start)
-        await _serve_demo({**environ, "MONGO_URI": mongod.uri}, folder, signals)
+        # Told: the operator's commands work on these data too, as any MongoDB client does.
+        told = f"MONGO_URI={mongod.uri}"
+        await _serve_demo({**environ, "MONGO_URI": mongod.uri}, folder, signals, told)
     finally:
         await asyncio.to_thread(mongod.stop)
 
 
-async def _serve_demo(environ: Mapping[str, str], folder: DevFolder, signals: StopSignals) -> None:
+async def _serve_demo(
+    environ: Mapping[str, str], folder: DevFolder, signals: StopSignals, *told: str
+) -> None:
     config = _configured(environ)
     password = folder.demo_password(config.password_min_length)
 
@@ -132,6 +136,8 @@ async def _serve_demo(environ: Mapping[str, str], folder: DevFolder, signals: St
         print(f"Open http://{config.host}:{config.port} and sign in with the demo account:")
         print(f"email {DEMO_EMAIL}")
         print(f"password {password}")
+        for line in told:
+            print(line)
         print("Ctrl-C ends it; accounts and sessions stay.", flush=True)
 
     app = await unless_stopped(start(), signals)

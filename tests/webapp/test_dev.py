@@ -72,6 +72,27 @@ async def test_accounts_secret_and_sessions_survive_a_restart(
     assert (tmp_path / ".dev" / "secret").stat().st_mode & 0o077 == 0
 
 
+async def test_operators_command_works_on_the_data_of_a_running_one(
+    dev: dict[str, str], tmp_path: Path
+) -> None:
+    """With the address that was printed and the secret of the folder."""
+    with webapp("--dev", environ=dev, cwd=tmp_path) as app:
+        output = app.wait_for(OPEN)
+        email, password = demo_of(output)
+        await sign_in(dev, email, password)
+        address = re.search(r"^MONGO_URI=(\S+)$", output, re.MULTILINE)
+        assert address, output
+        told = {
+            "APP_ENV": "development",
+            "SESSION_SECRET": (tmp_path / ".dev" / "secret").read_text().strip(),
+            "MONGO_URI": address[1],
+        }
+
+        code, output = run_webapp("sessions", "list", email, environ=told, cwd=tmp_path)
+
+        assert (code, output.splitlines()[-1]) == (0, f"Live sessions of {email}: 1.")
+
+
 def test_a_second_one_in_the_same_folder_is_told_so(dev: dict[str, str], tmp_path: Path) -> None:
     """A sentence instead of a corrupted database; the first one goes on."""
     with webapp("--dev", environ=dev, cwd=tmp_path) as first:
