@@ -78,6 +78,14 @@ async def nothing(_number: int) -> None:
     """Cost what the measuring itself costs."""
 
 
+async def handed_over(number: int) -> None:
+    """Cost what asyncio takes to run something in a task of its own, as no storage can do without.
+
+    A command that the visitor's going away must not cancel is in one.
+    """
+    await asyncio.create_task(nothing(number))
+
+
 class Steps:
     """A load and a save for each of the sessions, freshly prepared outside the measured time."""
 
@@ -142,6 +150,8 @@ async def main() -> None:
     """Measure and print."""
     slower = deriving_us() / DERIVING_US
     print(f"deriving a key takes {slower * DERIVING_US:.1f} µs here: goals times {slower:.2f}")
+    task = await cpu_us(alone, _always(handed_over)) - await cpu_us(alone, _always(nothing))
+    print(f"a task takes {task:.1f} µs of asyncio's own: in each line 'alone' below", flush=True)
     storage = MongoStorage(StubCollection(), generate_secret())
     for whose, count in (("known", SESSIONS), ("not known", STRANGERS)):
         rounds = _in_turn(requests_with(await signed_in(storage, count)))
@@ -160,15 +170,19 @@ async def _measure(
         await steps.change()
         return steps.save
 
-    async def empty() -> Step:
-        return nothing
-
     for name, way in (("alone", alone), (f"{SESSIONS} at once", together)):
-        floor = await cpu_us(way, empty)
+        floor = await cpu_us(way, _always(nothing))
         for what, prepare in (("load", load), ("save", save)):
             cost = await cpu_us(way, prepare) - floor
             goal = GOAL_US[what] * slower
             print(f"{what}  {whose:<10}{name:<12}{cost:6.1f} µs, goal {goal:.1f}", flush=True)
+
+
+def _always(step: Step) -> Callable[[], Awaitable[Step]]:
+    async def prepare() -> Step:
+        return step
+
+    return prepare
 
 
 def _in_turn(requests: Sequence[web.Request]) -> Iterator[Sequence[web.Request]]:

@@ -17,4 +17,4 @@ async def test_micro_benchmark_measures_load_and_save(
     await micro.main()
 
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["deriving", *["load", "save"] * 4]
+    assert [line.split()[0] for line in lines] == ["deriving", "a", *["load", "save"] * 4]
