@@ -59,7 +59,7 @@ class Lifetime:
         ``touched_ms`` is when a parallel request last did so, as far as this process knows.
         """
         created_ms, last_seen_ms, expires_ms, max_age = dates
-        interval_ms = min(self.touch_ms, self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT)
+        interval_ms = self._interval_ms(max_age)
         if touched_ms is not None and abs(now_ms - touched_ms) < interval_ms:
             return False
         # In both directions: after a clock that ran ahead was put back, the cookie would end before
@@ -79,8 +79,11 @@ class Lifetime:
         end_ms = self.end(created_ms, last_seen_ms, max_age)
         if expires_ms < end_ms:
             return 0, 0  # a timeout was raised since: see ``touch_is_due``
-        interval_ms = min(self.touch_ms, self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT)
+        interval_ms = self._interval_ms(max_age)
         return last_seen_ms - interval_ms, min(last_seen_ms + interval_ms, end_ms)
+
+    def _interval_ms(self, max_age: float | None) -> int:
+        return min(self.touch_ms, self.idle_of(max_age) // TOUCHES_PER_IDLE_TIMEOUT)
 
     def cookie_seconds(self, created_ms: int, now_ms: int, max_age: float | None) -> int:
         """Return the cookie's Max-Age: the idle timeout, never beyond the absolute one."""

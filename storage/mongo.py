@@ -147,7 +147,7 @@ class MongoStorage(AbstractStorage):
 
     async def new_session(self) -> MongoSession:
         """Return an empty session that is stored, under a new token, once it has a value."""
-        return MongoSession(max_age=self._max_age)
+        return self._made(MongoSession(max_age=self._max_age))
 
     async def load_session(self, request: web.Request) -> Session:
         """Return the session of the request's cookie, or a new one.
@@ -155,22 +155,18 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable`` when MongoDB does not answer in time; an empty session in its
         place would log the visitor out.
         """
-        self._serving.check()
-        token = from_cookie(self.load_cookie(request))
-        if token is None:
-            return await self.new_session()
-        held = len(request)
-        try:
+        with self._serving:
+            token = from_cookie(self.load_cookie(request))
+            if token is None:
+                return await self.new_session()
+            held = len(request)
             loaded = await self._store.load(token, self._now_ms())
-        except StorageUnavailable:
-            self._counters["unavailable"] += 1
-            raise
         # A parallel get_session() of the same request, or its new_session(), was faster.  Counting
         # first: to look for what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
-        session = MongoSession(max_age=self._max_age, snapshot=snapshot, values=values)
+        session = self._made(MongoSession(max_age=self._max_age, snapshot=snapshot, values=values))
         request[_CAME_WITH] = self, session
         return session
 
@@ -185,24 +181,23 @@ class MongoStorage(AbstractStorage):
         any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
         """
         # A sub-app may have a storage of its own, of any kind: that one saves what it has made.
-        if request.get(STORAGE_KEY, self) is not self:
-            return
         if not isinstance(session, MongoSession):
+            if request.get(STORAGE_KEY, self) is not self:
+                return
             raise TypeError(f"session: {type(session).__name__} was not made by this storage")
-        if session.abandoned:
+        if session.made_by is not self or session.abandoned:
             return
-        self._serving.check()
-        now_ms = self._now_ms()
-        if is_untouched(session, now_ms):
-            return
-        visit = Visit(request, response, session, self._superseded(request, session), now_ms)
-        try:
-            await self._saving.save(visit)
-        except StorageUnavailable:
-            self._counters["unavailable"] += 1
-            # The middleware of an outer app sees this 503 as a response to save with.
-            session.abandoned = True
-            raise
+        with self._serving:
+            now_ms = self._now_ms()
+            if is_untouched(session, now_ms):
+                return
+            superseded = self._superseded(request) if session.snapshot is None else None
+            try:
+                await self._saving.save(Visit(request, response, session, superseded, now_ms))
+            except StorageUnavailable:
+                # The middleware of an outer app sees this 503 as a response to save with.
+                session.abandoned = True
+                raise
 
     # Sessions from outside
 
@@ -217,8 +212,7 @@ class MongoStorage(AbstractStorage):
     async def sessions(self, owner: object) -> AsyncIterator[SessionInfo]:
         """Yield the live sessions of an owner (compared as text), newest activity first."""
         with self._serving:
-            found = owners.sessions(self._store, owner, self._now_ms())
-            async for info in found:
+            for info in await owners.sessions(self._store, owner, self._now_ms()):
                 yield info
 
     async def revoke(self, handle: str, owner: object = None) -> bool:
@@ -283,10 +277,12 @@ class MongoStorage(AbstractStorage):
         """How many loads and saves wait for a shared trip at this moment."""
         return self._store.queued
 
-    def _superseded(self, request: web.Request, session: MongoSession) -> bytes | None:
+    def _made(self, session: MongoSession) -> MongoSession:
+        session.made_by = self
+        return session
+
+    def _superseded(self, request: web.Request) -> bytes | None:
         """Return the id of the stored session that a new one takes the place of, if any."""
-        if session.snapshot is not None:
-            return session.snapshot.stored.identifier
         storage, came_with = request.get(_CAME_WITH, (None, None))
         if came_with is None or storage is not self:
             token = from_cookie(self.load_cookie(request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,10 +29,10 @@ class SessionInfo:
     label: str
 
 
-async def sessions(store: Store, owner: object, now_ms: int) -> AsyncIterator[SessionInfo]:
-    """Yield the live sessions of an owner, newest activity first."""
-    documents = await _documents_of(store, owner)
-    for document in documents:
+async def sessions(store: Store, owner: object, now_ms: int) -> list[SessionInfo]:
+    """Return the live sessions of an owner, newest activity first."""
+    found = []
+    for document in await _documents_of(store, owner):
         try:
             stored = parse_listed(decode(bson_of(document)))
         except Unreadable:
@@ -41,13 +41,15 @@ async def sessions(store: Store, owner: object, now_ms: int) -> AsyncIterator[Se
         if store.lifetime.is_over(dates, now_ms):
             continue
         end = store.lifetime.end(dates.created_ms, dates.last_seen_ms, dates.max_age)
-        yield SessionInfo(
+        info = SessionInfo(
             handle=to_handle(stored.identifier),
             created_at=to_datetime(dates.created_ms),
             last_seen_at=to_datetime(dates.last_seen_ms),
             expires_at=to_datetime(min(end, dates.expires_ms)),
             label=_label(store, stored.label, stored.identifier, dates.created_ms),
         )
+        found.append(info)
+    return found
 
 
 async def revoke(store: Store, handle: object, owner: object) -> bool:
@@ -70,7 +72,9 @@ async def revoke_owner(store: Store, owner: object, keep: bytes | None) -> int:
     filter_ = _owned_by(store, owner)
     if keep is not None:
         filter_["_id"] = {"$ne": keep}
-    return await _delete_many(store, filter_, store.driver.deadline())
+    deleted = await _delete_many(store, filter_, store.driver.deadline())
+    store.forget_owner(str(owner), keep)
+    return deleted
 
 
 async def count(store: Store, now_ms: int, *, retired: bool) -> int:

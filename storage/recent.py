@@ -76,6 +76,12 @@ class Recent:
         """Drop a session that has ended."""
         self._sessions.pop(identifier, None)
 
+    def forget_owner(self, owner: str, keep: bytes | None) -> None:
+        """Drop an owner's sessions, but for the one with the id ``keep``."""
+        for identifier, found in list(self._sessions.items()):
+            if found.snapshot.owner == owner and identifier != keep:
+                del self._sessions[identifier]
+
     def forget_all(self) -> None:
         """Drop every session."""
         self._sessions.clear()

@@ -82,7 +82,7 @@ async def _adopt(
         emptied = removed.get("values") == {}
         last = parse_listed(removed) if emptied else parse(removed)
         adopted, dropped = _changed_by_others(store, old, last, draft.changes)
-        live = {name: value.fresh(store.settings.decoder) for name, value in adopted.items()}
+        fresh = {name: value.fresh(store.settings.decoder) for name, value in adopted.items()}
     except Unreadable:
         return Renewed(new, {}, [])
     if not adopted and len(dropped) == len(new.values):
@@ -95,7 +95,7 @@ async def _adopt(
     if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
         # Somebody's "remember me" came in between.
         draft = draft._replace(max_age=last.dates.max_age, persistent=last.persistent)
-        dates = store.moved(draft, stored.dates.created_ms)
+        dates = store.dates_in_use(draft, stored.dates.created_ms)
         stored = stored._replace(dates=dates, persistent=draft.persistent)
     change = Change(
         values={value.field: value.sealed for value in sealed.values()},
@@ -107,7 +107,7 @@ async def _adopt(
     if operators and not await store.apply(stored.identifier, operators, draft):
         return None
     values = {n: value for n, value in new.values.items() if n not in dropped} | sealed
-    return Renewed(new._replace(stored=stored, values=values), live, dropped)
+    return Renewed(new._replace(stored=stored, values=values), fresh, dropped)
 
 
 def _changed_by_others(

@@ -12,10 +12,11 @@ from aiohttp import web
 
 from storage.changes import Changes, changes_of
 from storage.cookies import SessionCookie
-from storage.errors import SessionTooLarge, StorageUnavailable
+from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.renewal import renew
 from storage.rotation import needs_reseal, reseal
 from storage.session import MongoSession, Snapshot
+from storage.settings import Settings, owner_text
 from storage.store import Draft, Store
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
@@ -54,18 +55,19 @@ class Saving:
     async def save(self, visit: Visit) -> None:
         """Write what changed and set or delete the cookie; see ``MongoStorage.save_session``."""
         session, snapshot = visit.session, visit.session.snapshot
-        if snapshot is not None and session.empty:
-            await self._end(visit, snapshot)
+        if session.emptied:
+            await self._end(visit)
             return
         settings = self._store.settings
         owner = settings.owner_of(session.live)
-        if snapshot is not None and snapshot.owner not in (None, owner) and owner is not None:
+        if snapshot is not None and _is_taken_over(snapshot, owner):
             session.carry_only({*session.assigned, str(settings.owner_key)})
         changes = changes_of(session, settings.encoder, settings.decoder)
+        _check_owner(session, changes, owner, settings)
         if snapshot is None:
             draft = self._draft(visit, changes, owner, describe=True)
             await self._to_the_end(self._begin(visit, draft))
-        elif session.renewal_wanted or session.invalidated or owner != snapshot.owner:
+        elif session.renewal_wanted or _begins_anew(session, snapshot, owner):
             draft = self._draft(visit, changes, owner, describe=True)
             await self._to_the_end(self._renew(visit, snapshot, draft))
         else:
@@ -101,15 +103,14 @@ class Saving:
 
     async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
         """Move a session to a new token: on demand, begun anew, or somebody else's now."""
-        begun_anew = visit.session.invalidated or draft.owner != old.owner
-        other_owner = old.owner is not None and draft.owner not in (None, old.owner)
+        begins_anew = _begins_anew(visit.session, old, draft.owner)
         renewed = await renew(
             self._store,
             old,
             draft,
             _all_values(visit.session, draft),
-            created_ms=visit.now_ms if begun_anew else old.stored.dates.created_ms,
-            adopt=not (visit.session.invalidated or other_owner),
+            created_ms=visit.now_ms if begins_anew else old.stored.dates.created_ms,
+            adopt=not (visit.session.invalidated or _is_taken_over(old, draft.owner)),
             # A login from nobody's session: a double click must not sign the user out again.
             may_be_gone=old.owner is None and draft.owner is not None,
         )
@@ -155,9 +156,13 @@ class Saving:
         old = await reseal(self._store, old, draft.now_ms, draft.deadline)
         return await self._store.update(old, draft, move_dates=move_dates, settle=settle)
 
-    async def _end(self, visit: Visit, old: Snapshot) -> None:
-        """Log out: however the session was emptied."""
-        await self._store.delete(old.stored.identifier, self._store.driver.deadline())
+    async def _end(self, visit: Visit) -> None:
+        """Log out, with a new session that was left empty too: the stored one must not go on."""
+        old = visit.session.snapshot
+        ended = visit.superseded if old is None else old.stored.identifier
+        if ended is None:
+            return
+        await self._store.delete(ended, self._store.driver.deadline())
         visit.session.saved(None)
         self._cookie.delete(visit.request, visit.response)
 
@@ -176,6 +181,7 @@ class Saving:
     def _ended_elsewhere(self, visit: Visit, old: Snapshot) -> None:
         # No cookie at all, not even a deletion: a newer response may just have set a good one.
         visit.session.abandoned = True
+        self._store.forget(old.stored.identifier)
         self._touched.pop(old.stored.identifier, None)
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))
 
@@ -209,11 +215,39 @@ class Saving:
         return await asyncio.shield(self._store.driver.start(work))
 
 
+def _is_taken_over(old: Snapshot, owner: str | None) -> bool:
+    """Tell whether another owner has signed in where somebody was signed in already."""
+    return old.owner is not None and owner not in (None, old.owner)
+
+
+def _begins_anew(session: MongoSession, old: Snapshot, owner: str | None) -> bool:
+    """Tell whether the session's time starts again: nobody's, somebody's, or another's now."""
+    return session.invalidated or owner != old.owner
+
+
+def _check_owner(
+    session: MongoSession, changes: Changes, owner: str | None, settings: Settings
+) -> None:
+    """Raise ``SessionNotSerializable`` for an owner whom the next load would not recognise.
+
+    Owners are compared as text, and JSON may give back another one: a tuple comes as a list.
+    """
+    key = settings.owner_key
+    if key is None or key not in session.live:
+        return
+    value = changes.written.get(key) or session.known[key]
+    if owner_text(value.fresh(settings.decoder)) != owner:
+        kind = type(session.live[key]).__name__
+        raise SessionNotSerializable(
+            f"session[{key!r}]: this {kind} names another owner once it has been stored; use text "
+            "or a whole number"
+        )
+
+
 def _all_values(session: MongoSession, draft: Draft) -> dict[str, Value]:
     """Return every value; what did not change, as it was loaded."""
-    known = {} if session.snapshot is None else session.snapshot.values
     written = draft.changes.written
-    return {name: written[name] if name in written else known[name] for name in session}
+    return {name: written[name] if name in written else session.known[name] for name in session}
 
 
 def _name(snapshot: Snapshot) -> str:

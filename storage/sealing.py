@@ -137,9 +137,9 @@ class SessionKeys:
     def seal(self, field: str, name: str, encoded: str | bytes) -> bytes:
         """Seal one encoded value under the first secret."""
         kind, payload = (_TEXT, encoded.encode()) if isinstance(encoded, str) else (_BYTES, encoded)
-        label = _name_bytes(name)
+        named = _name_bytes(name)
         header = VERSION + self._keyring.first.key_id
-        plain = _PREFIX.pack(kind, len(label)) + label + payload
+        plain = _PREFIX.pack(kind, len(named)) + named + payload
         return _encrypt(self._cipher(header), header, plain, field.encode())
 
     def open(self, field: str, sealed: bytes) -> tuple[str, str | bytes]:

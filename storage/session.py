@@ -41,6 +41,8 @@ class MongoSession(Session):
     abandoned = False
     touch_failed = False
     own_max_age: float | None = None
+    # The storage, which saves no other storage's sessions.
+    made_by: object = None
 
     def __init__(
         self,
@@ -76,6 +78,23 @@ class MongoSession(Session):
     def live(self) -> dict[str, Any]:
         """The values themselves, without the mapping's detours; not to be changed."""
         return self._mapping
+
+    @property
+    def known(self) -> Mapping[str, Value]:
+        """The values as they were loaded or last saved."""
+        return {} if self.snapshot is None else self.snapshot.values
+
+    @property
+    def emptied(self) -> bool:
+        """Whether the app wants it to end: however it was emptied, that is a logout."""
+        return self._changed and not self._mapping
+
+    def set_new_identity(self, identity: Any) -> None:
+        """Raise ``RuntimeError``: a token that somebody knows beforehand is session fixation."""
+        raise RuntimeError(
+            "set_new_identity: tokens are drawn at random when a session is first saved; call "
+            "renew_session for a new one"
+        )
 
     def __repr__(self) -> str:
         """Show the handle, never a value: sessions end up in logs."""

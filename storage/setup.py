@@ -22,6 +22,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 RETRY_INDEXES_SECONDS = 5.0
 # Longer than any answer but that of building an index on a large collection.
 START_WAITS_FOR_INDEXES_SECONDS = 10.0
+# The sessions of outer apps, while a sub-app with another storage is at work.
+_SET_ASIDE = web.RequestKey("set_aside", tuple[Session | None, ...])
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -30,8 +32,10 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
 
     Adds the middleware that ``aiohttp_session.get_session`` needs, saves before a streamed response
     starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
-    finishes writes in ``on_cleanup``. May be called for an app and for its sub-apps; they then save
-    once. Call it before you add middlewares of your own that ask for the session.
+    finishes writes as the first step of ``on_cleanup``, where sessions are therefore no longer at
+    hand. May be called for an app and for its sub-apps: with one storage they save once, with
+    several each app has sessions of its own. Call it before you add middlewares of your own that
+    ask for the session.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
@@ -83,20 +87,42 @@ def _middleware(storage: MongoStorage) -> Middleware:
 
     @web.middleware
     async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
+        outer = request.get(STORAGE_KEY, storage)
         request[STORAGE_KEY] = storage
+        if outer is storage or outer is _OUTSIDE:
+            return await _saved(request, handler, storage)
+        # An outer app with a storage of its own: each app gets the sessions of its own.
+        aside = request.get(SESSION_KEY)
+        request[SESSION_KEY] = None
+        request[_SET_ASIDE] = (aside, *request.get(_SET_ASIDE, ()))
         try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            if (session := _unsaved(request, error)) is not None:
-                await storage.save_session(request, error, session)
-            raise
-        if not isinstance(response, web.StreamResponse):
-            raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
-        if (session := _unsaved(request, response)) is not None:
-            await storage.save_session(request, response, session)
-        return response
+            return await _saved(request, handler, storage)
+        finally:
+            request[STORAGE_KEY], request[SESSION_KEY] = outer, aside
+            request[_SET_ASIDE] = request[_SET_ASIDE][1:]
 
     return sessions
+
+
+async def _saved(
+    request: web.Request, handler: Handler, storage: MongoStorage
+) -> web.StreamResponse:
+    """Return the handler's response, the session saved with it."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        if (session := _unsaved(request, error)) is not None:
+            await storage.save_session(request, error, session)
+        raise
+    except BaseException:
+        # What a handler has changed that crashed is not saved, whoever answers in its place.
+        request[SESSION_KEY] = None
+        raise
+    if not isinstance(response, web.StreamResponse):
+        raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
+    if (session := _unsaved(request, response)) is not None:
+        await storage.save_session(request, response, session)
+    return response
 
 
 def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
@@ -104,14 +130,16 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
         # With a web.Response, an error page among them, the middleware has saved or shall not.
-        session = None if isinstance(response, web.Response) else request.get(SESSION_KEY)
-        if session is None:
+        if isinstance(response, web.Response):
             return
-        try:
-            await storage.save_session(request, response, session)
-        except BaseException:
-            _forget_framing(request)
-            raise
+        for session in (request.get(SESSION_KEY), *request.get(_SET_ASIDE, ())):
+            if not isinstance(session, MongoSession) or session.made_by is not storage:
+                continue
+            try:
+                await storage.save_session(request, response, session)
+            except BaseException:
+                _forget_framing(request)
+                raise
 
     return save_before_headers
 
@@ -121,12 +149,13 @@ def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | No
 
     Raises ``RuntimeError`` where it is too late.
     """
-    if response.prepared and isinstance(response, web.Response):
+    session: Session | None = request.get(SESSION_KEY)
+    if session is not None and response.prepared and isinstance(response, web.Response):
         raise RuntimeError(
             "the handler has sent its response before the session could be saved; return it "
             "unprepared, or use a web.StreamResponse"
         )
-    return None if response.prepared else request.get(SESSION_KEY)
+    return None if response.prepared else session
 
 
 async def renew_session(request: web.Request) -> MongoSession:

@@ -1,6 +1,6 @@
 """Sessions in MongoDB, without HTTP: read one, insert it, change it, end it.
 
-Each method is one step of a load or a save; ``mongo`` decides which steps a request needs.
+Each method is one step of a load or a save; ``saving`` decides which steps a save needs.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Store:
         self._check_size(values, plain)
         stored = Stored(
             identifier=identifier,
-            dates=self.moved(draft, created_ms),
+            dates=self.dates_in_use(draft, created_ms),
             persistent=draft.persistent,
             owner=None if draft.owner is None else self.keyring.owner_hash(draft.owner),
             key_id=self.keyring.first.key_id,
@@ -166,11 +166,15 @@ class Store:
         """Keep no value and no key of a session that has ended."""
         self._recent.forget(identifier)
 
+    def forget_owner(self, owner: str, keep: bytes | None) -> None:
+        """Keep nothing of an owner's sessions, which have ended, but for the one ``keep``."""
+        self._recent.forget_owner(owner, keep)
+
     def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as well as that can be done by now."""
         _ = self.driver.start(self.delete(identifier, self.driver.deadline()))
 
-    def moved(self, draft: Draft, created_ms: int) -> Dates:
+    def dates_in_use(self, draft: Draft, created_ms: int) -> Dates:
         """Return the dates of a session that is used now."""
         end = self.lifetime.end(created_ms, draft.now_ms, draft.max_age)
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
@@ -237,7 +241,7 @@ class Store:
         change = Change(
             values={value.field: value.sealed for value in written.values()},
             removed=[old.values[name].field for name in changes.removed],
-            dates=self.moved(draft, created_ms) if move_dates else None,
+            dates=self.dates_in_use(draft, created_ms) if move_dates else None,
             persistent=draft.persistent if settle else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),
             key_id=self._oldest_key_id(stored, values) if written else None,

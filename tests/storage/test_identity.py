@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,21 +177,41 @@ async def test_token_that_opens_no_session_is_never_adopted(
     assert await (await site.visitor(token)).session() == {}
 
 
-async def test_identity_that_an_app_sets_never_becomes_the_token(
-    visitor: Visitor, site: Site
-) -> None:
-    """set_new_identity() exists in aiohttp-session; the token is drawn all the same."""
+async def test_identity_that_an_app_sets_never_becomes_the_token(visitor: Visitor) -> None:
+    """set_new_identity() exists in aiohttp-session; here it says what to call instead."""
 
     def choose(session: Any) -> None:
-        session.set_new_identity(UNKNOWN)
         session["name"] = "Ada"
+        with pytest.raises(RuntimeError, match="call renew_session for a new one"):
+            session.set_new_identity(UNKNOWN)
 
     await visitor.do(choose)
 
     assert len(visitor.cookie or "") == 43
     assert visitor.cookie != UNKNOWN
-    assert await (await site.visitor(UNKNOWN)).session() == {}
     assert await visitor.session() == {"name": "Ada"}
+
+
+@pytest.mark.parametrize(
+    "end", [lambda session: session.invalidate(), _write_and_empty], ids=["invalidated", "emptied"]
+)
+@pytest.mark.parametrize("loads_first", [False, True], ids=["not loaded", "loaded"])
+async def test_new_session_that_is_ended_at_once_logs_out(
+    visitor: Visitor, collection: Any, end: Callable[[Any], Any], *, loads_first: bool
+) -> None:
+    """As with every storage of aiohttp-session: the stored one is over, and its cookie."""
+    await visitor.do(lambda session: session.update(user_id="ada"))
+
+    async def sign_out(request: web.Request) -> web.Response:
+        if loads_first:
+            await get_session(request)
+        end(await new_session(request))
+        return web.Response()
+
+    await visitor.visit(sign_out)
+
+    assert visitor.cookie is None
+    assert await collection.count_documents({}) == 0
 
 
 async def test_two_get_sessions_at_once_return_one_object(visitor: Visitor) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from enum import Enum
 from typing import Any
 
 import pytest
 
-from storage import MongoStorage
+from storage import MongoStorage, SessionNotSerializable
 from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
@@ -218,3 +220,27 @@ async def test_owner_that_comes_after_a_save_gets_nothing_that_was_saved_before(
     cookie = await begun.save()
 
     assert await values(storage, cookie) == {"user_id": "eve"}
+
+
+class Role(str, Enum):  # noqa: UP042 - a StrEnum would be the same text
+    """Text to JSON, and another text to ``str``."""
+
+    ADMIN = "admin"
+
+
+@pytest.mark.parametrize("owner", [("shop", 7), Role.ADMIN, {1: 2}], ids=["tuple", "enum", "dict"])
+@pytest.mark.parametrize("known", [False, True], ids=["sign-in", "signed in"])
+async def test_owner_whom_the_next_request_would_not_know_is_refused_by_name(
+    make_storage: MakeStorage, owner: object, *, known: bool
+) -> None:
+    """JSON gives back a list for a tuple: nobody could list or end such an owner's sessions."""
+    storage = make_storage()
+    cookie = None
+    if known:
+        same = json.loads(json.dumps(owner))
+        cookie = await visit(storage, None, lambda session: session.update(user_id=same))
+
+    with pytest.raises(SessionNotSerializable, match=r"session\['user_id'\]: this .* use text"):
+        await visit(storage, cookie, lambda session: session.update(user_id=owner))
+
+    assert storage.counters["inserts"] == known

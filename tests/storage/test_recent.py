@@ -302,3 +302,36 @@ async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
     await ending.save()
 
     assert storage._store._recent.get(id_of(cookie)) is None
+
+
+async def test_owners_sessions_are_forgotten_when_all_of_them_are_ended(
+    make_storage: MakeStorage,
+) -> None:
+    """But for the one that is kept, and everybody else's."""
+    storage = make_storage()
+    cookies = [
+        str(await visit(storage, None, lambda session: session.update(user_id="ada", n=1)))
+        for _ in range(2)
+    ]
+    cookies += await stored(storage, 1)
+    _ended, kept, other = [await load(storage, cookie) for cookie in cookies]
+
+    await storage.revoke_owner("ada", keep=kept.session)
+
+    remembered = storage._store._recent._sessions
+    assert set(remembered) == {id_of(cookies[1]), id_of(cookies[2])}
+    assert await values(storage, cookies[0]) == {}
+    assert other.session["user_id"] == 0
+
+
+async def test_session_that_a_save_finds_ended_is_forgotten(make_storage: MakeStorage) -> None:
+    """Ended by another process, which could not tell this one."""
+    storage, elsewhere = make_storage(), make_storage()
+    [cookie] = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    await visit(elsewhere, cookie, lambda session: session.invalidate())
+
+    begun.session["n"] = 1
+    await begun.save()
+
+    assert not storage._store._recent._sessions

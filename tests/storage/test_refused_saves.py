@@ -152,3 +152,33 @@ async def test_changes_of_a_handler_that_crashes_are_not_saved(
     assert response.status == 500
     assert set_cookie_of(response) == []
     assert await visitor.session() == {"balance": 10}
+
+
+@pytest.mark.parametrize("page", [web.Response, web.StreamResponse], ids=["page", "stream"])
+async def test_changes_of_a_handler_that_crashes_are_not_saved_with_an_outer_error_page(
+    page: type[web.StreamResponse], open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """Whatever a middleware outside of the sessions answers in the handler's place."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except LookupError:
+            return page(status=500)
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.append(pages)
+        setup(app, storage)
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+    await visitor.do(lambda session: session.update(balance=10))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["balance"] = 0
+        raise LookupError
+
+    response = await visitor.visit(handler)
+
+    assert response.status == 500
+    assert await visitor.session() == {"balance": 10}

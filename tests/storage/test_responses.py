@@ -274,3 +274,11 @@ async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visit
 
     assert await answer.read() == b"piece by piece"
     assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
+async def test_handler_without_session_may_send_its_response_itself(visitor: Visitor) -> None:
+    """There is nothing that it would be too late for."""
+    answer = await visitor.visit(_sent_already)
+
+    assert await answer.text() == "too early"

@@ -218,6 +218,73 @@ async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
     assert await staff.count() == 1
 
 
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_sessions_of_two_storages_stay_apart_in_one_request(
+    answer: Handler, open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """A middleware of the outer app has its session, the sub-app's handler another; both last."""
+    staff = make_storage(collection.database["staff"], cookie_name="staff")
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        session = await get_session(request)
+        session["before"] = session.get("before", 0) + 1
+        try:
+            return await handler(request)
+        finally:
+            assert await get_session(request) is session
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        app.middlewares.append(outer)
+        sub_app = make_app(staff, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(make_storage(), set_up)
+    visitor = await site.visitor()
+    for _ in range(2):
+        path = site.path_of(_after(lambda s: s.update(below=s.get("below", 0) + 1), answer))
+        await visitor.client.get(f"/sub{path}", allow_redirects=False)
+    seen = await visitor.client.get(f"/sub{site.path_of(_values)}")
+
+    assert await seen.json() == {"below": 2}
+    assert await visitor.session() == {"before": 4}
+    assert (await collection.count_documents({}), await staff.count()) == (1, 1)
+
+
+async def _values(request: web.Request) -> web.StreamResponse:
+    return web.json_response(dict(await get_session(request)))
+
+
+async def test_storage_saves_no_session_of_another_one(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any
+) -> None:
+    """aiohttp-session alone shares one session with sub-apps: whoever made it saves it."""
+    staff = make_storage(collection.database["staff"], cookie_name="staff")
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await get_session(request)
+        return await handler(request)
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        aiohttp_session.setup(app, storage)
+        app.middlewares.append(outer)
+        sub_app = make_app(staff, aiohttp_session.setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(make_storage(), set_up)
+    visitor = await site.visitor()
+    path = site.path_of(_after(lambda session: session.update(name="Ada"), _plain))
+
+    await visitor.client.get(f"/sub{path}")
+
+    assert await visitor.session() == {"name": "Ada"}
+    assert await staff.count() == 0
+
+
 async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
