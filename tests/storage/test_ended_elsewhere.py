@@ -22,7 +22,7 @@ from tests.storage.conftest import (
     on_a_real_server,
     set_cookie_of,
 )
-from tests.storage.direct import load, stored, values, visit
+from tests.storage.direct import load, loaded, stored, values, visit
 from tests.storage.overlap import at_once, during
 
 TWO_HOURS = 2 * 3600
@@ -253,6 +253,28 @@ async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
 
     assert [response.headers.getall("Set-Cookie", []) for response in responses] == [[], [], []]
     assert storage.counters["updates"] == 0
+
+
+@on_a_real_server
+async def test_of_two_saves_in_one_trip_the_one_that_came_after_the_end_is_told(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """A session that was alive for the earlier one of them may be over for the later one."""
+    storage = make_storage(max_age=60)
+    in_time, late = await loaded(storage, await stored(storage, 2))
+    for begun in (in_time, late):
+        begun.session["n"].append(1)
+    clock.advance(59)
+
+    async def save_late() -> None:
+        clock.advance(1)
+        await late.save()
+
+    sent = storage.counters["commands"]
+    await asyncio.gather(in_time.save(), save_late())
+
+    assert storage.counters["commands"] - sent == 2  # one bulk write, and who was missed
+    assert [begun.session.abandoned for begun in (in_time, late)] == [False, True]
 
 
 async def test_session_that_was_begun_anew_gets_nothing_that_neighbours_write(

@@ -112,6 +112,17 @@ async def test_counters_tell_what_happened(
     }  # fmt: skip
 
 
+async def test_mistake_of_the_app_is_not_counted_as_mongodb_away(storage: MongoStorage) -> None:
+    """`unavailable` is what an operator is woken for."""
+    with pytest.raises(ValueError, match="None is nobody"):
+        await storage.revoke_owner(None)
+    await storage.aclose()
+    with pytest.raises(RuntimeError, match="closed by aclose"):
+        await storage.count()
+
+    assert storage.counters["unavailable"] == 0
+
+
 @on_a_real_server
 async def test_commands_are_counted_as_they_are_sent(
     make_storage: MakeStorage, log: CommandLog

@@ -81,6 +81,17 @@ async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
     assert await visitor.session() == {"a": 1}
 
 
+async def test_app_does_not_wait_for_more_than_the_first_try(
+    open_site: OpenSite, storage_without_mongodb: MongoStorage
+) -> None:
+    """A try that failed is a try: a platform ends an app that starts too slowly."""
+    started = asyncio.get_running_loop().time()
+
+    await open_site(storage_without_mongodb)
+
+    assert asyncio.get_running_loop().time() - started < 5
+
+
 async def test_app_that_stops_before_mongodb_comes_stops_trying(
     open_site: OpenSite, storage_without_mongodb: MongoStorage
 ) -> None:

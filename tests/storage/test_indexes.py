@@ -216,10 +216,13 @@ async def test_app_starts_in_spite_of_a_conflict_and_says_so_in_one_line(
 ) -> None:
     """Sessions end by what reads check; the index only sweeps."""
     await collection.create_index([("expires_at", 1)], partialFilterExpression={"persistent": True})
+    storage = make_storage()
 
     with caplog.at_level(logging.INFO, logger="storage"):
-        await assert_served(open_site, make_storage())
+        await assert_served(open_site, storage)
 
+    assert storage.index_work is not None
+    assert storage.index_work.done()  # asked again, it would say so again, every five seconds
     (line,) = [line for line in caplog.records if line.levelno >= logging.WARNING]
     assert line.levelno == logging.ERROR
     assert '"dropIndexes": "sessions"' in line.getMessage()

@@ -134,6 +134,38 @@ async def test_unstorable_session_is_refused_before_a_stream_starts(
     assert await collection.count_documents({}) == 0
 
 
+async def test_error_page_is_not_cut_to_the_length_of_the_stream_that_did_not_start(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """An app may answer the refusal with a stream of its own, in chunks."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except StorageError:
+            (await get_session(request)).clear()  # a stream would be refused for it again
+            page = web.StreamResponse(status=500)
+            page.enable_chunked_encoding()
+            await page.prepare(request)
+            await page.write(b"refused")
+            return page
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.append(answer)
+        setup(app, storage)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["when"] = {1, 2}
+        response = web.StreamResponse(headers={"Content-Length": "3"})
+        await response.prepare(request)
+        return response
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+
+    assert await (await visitor.visit(handler)).text() == "refused"
+
+
 @pytest.mark.parametrize("set_up", SET_UPS)
 async def test_changes_of_a_handler_that_crashes_are_not_saved(
     set_up: SetUp, open_site: OpenSite, storage: MongoStorage

@@ -216,6 +216,24 @@ async def test_streamed_response_keeps_the_cookies_that_the_app_sets(site: Site)
     assert len(_session_cookie(head)) == 43
 
 
+async def test_session_that_begins_after_its_stream_has_started_is_not_stored(
+    site: Site, collection: Any
+) -> None:
+    """The headers have gone: no cookie would name it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = await _stream(request)
+        session["name"] = "Ada"
+        return response
+
+    head = await site.head_on_the_wire(handler)
+    await site.server.close()
+
+    assert "Set-Cookie" not in head
+    assert await collection.count_documents({}) == 0
+
+
 async def test_websocket_of_a_loaded_session_reads_it(site: Site, visitor: Visitor) -> None:
     """A conversation over a WebSocket knows whose it is."""
     await visitor.do(lambda session: session.update(name="Ada"))

@@ -62,6 +62,7 @@ async def test_nested_change_of_order_is_saved(visitor: Visitor) -> None:
         pytest.param(f'session="{TOKEN}"', id="quoted"),
         pytest.param(f'a="; session={TOKEN}"', id="inside another cookie's quotes"),
         pytest.param(f'a="; session={TOKEN}', id="after an unclosed quote"),
+        pytest.param(f'a="; session={TOKEN}; b"', id="among quoted separators"),
         pytest.param(f"xsession={TOKEN}", id="end of another name"),
         pytest.param(f"a=session={TOKEN}", id="inside another value"),
         pytest.param(f"session={'B' * 43}; session={TOKEN}", id="twice"),
@@ -84,3 +85,15 @@ def test_cookie_is_read_as_aiohttp_reads_it(header: str) -> None:
 def test_request_without_cookies_has_none() -> None:
     """No header, no token."""
     assert COOKIE.read(make_mocked_request("GET", "/")) is None
+
+
+@pytest.mark.parametrize("name", ["my.session", "a|session", "$session+", "^session*"])
+def test_name_of_a_cookie_is_no_pattern(name: str) -> None:
+    """RFC 6265 lets a name have characters that mean something in a regular expression."""
+    cookie = SessionCookie(
+        name=name, domain=None, path="/", secure=None, httponly=True, samesite="Lax"
+    )
+    for header in (f"{name}={TOKEN}", f"{name}=; myxsession={TOKEN}", f"b={name}; session={TOKEN}"):
+        request = make_mocked_request("GET", "/", headers={"Cookie": header})
+
+        assert cookie.read(request) == request.cookies.get(name)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.tokens import document_id, from_cookie, from_handle, new_token, to_cookie, to_handle
+from storage.tokens import (
+    VISITORS_REMEMBERED,
+    _read,
+    document_id,
+    from_cookie,
+    from_handle,
+    new_token,
+    to_cookie,
+    to_handle,
+)
 
 TOKEN = bytes(range(32))
 COOKIE = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
@@ -59,6 +68,21 @@ def test_every_drawn_token_survives_its_spelling() -> None:
 def test_other_text_is_no_token(text: str | None) -> None:
     """Each token has one canonical spelling; anything else is malformed."""
     assert from_cookie(text) is None
+
+
+def test_no_more_tokens_are_remembered_than_the_bound_and_no_long_text() -> None:
+    """Whoever sends other cookies without end, or long ones, fills no memory."""
+    _read.cache_clear()
+    assert from_cookie("A" * 8000) is None
+    assert _read.cache_info().currsize == 0
+
+    for _ in range(VISITORS_REMEMBERED + 1):
+        token = from_cookie(to_cookie(new_token()))
+        assert token is not None
+        document_id(token)
+
+    assert _read.cache_info().currsize == VISITORS_REMEMBERED
+    assert document_id.cache_info().currsize == VISITORS_REMEMBERED
 
 
 @settings(deadline=None)

@@ -359,6 +359,20 @@ async def test_every_deadline_of_one_trip_is_kept(carrier: Carrier) -> None:
     assert await first == "A"
 
 
+async def test_every_deadline_aboard_is_kept(carrier: Carrier) -> None:
+    """Who has more time than the first to be answered on the road is answered there too."""
+    trips = trips_of(carrier)
+    carrier.go.clear()
+    aboard = [trips.submit("a", later(0.02)), trips.submit("b", later(0.05))]
+
+    errors = await asyncio.wait_for(asyncio.gather(*aboard, return_exceptions=True), 5)
+
+    assert carrier.trips == [["a", "b"]]
+    assert [type(error) for error in errors] == [StorageUnavailable] * 2
+    carrier.go.set()
+    await trips.drained()
+
+
 async def test_trip_is_given_the_longest_time_that_anyone_aboard_can_wait(
     carrier: Carrier,
 ) -> None:
@@ -403,6 +417,30 @@ async def test_drained_waits_for_what_is_under_way_and_for_what_waits(carrier: C
 
     assert all(arrival.done() for arrival in arrivals)
     assert (len(trips), carrier.under_way, trips._under_way, trips._alarm) == (0, 0, [], None)
+
+
+async def test_drained_waits_for_what_an_arrival_asks_for(carrier: Carrier) -> None:
+    """The next step of a save sets out when the one before has arrived, on a trip of its own."""
+    trips = trips_of(carrier)
+    first, follower = await departed(trips, carrier, "a"), asyncio.Event()
+
+    def follow(_arrival: asyncio.Future[str]) -> None:
+        carrier.go.clear()
+        _ = trips.submit("b", later())
+        follower.set()
+
+    first.add_done_callback(follow)
+    draining = asyncio.create_task(trips.drained())
+    carrier.go.set()
+    await follower.wait()
+    await until(lambda: len(carrier.trips) == 2)
+    for _turn in range(10):
+        await asyncio.sleep(0)
+
+    assert not draining.done()
+    carrier.go.set()
+    await draining
+    assert carrier.finished == 2
 
 
 async def test_drained_of_an_idle_queue_returns_at_once(carrier: Carrier) -> None:
