@@ -147,7 +147,9 @@ class Interleavings(RuleBasedStateMachine):
             case "set":
                 session[name] = copy.deepcopy(value)
                 request.assigned.add(name)
+                request.touched = True
             case "delete":
+                request.touched |= name in session
                 session.pop(name, None)
                 request.assigned.discard(name)
             case "append":
@@ -156,15 +158,15 @@ class Interleavings(RuleBasedStateMachine):
                     session[name].append(value)
             case "renew":
                 session.renew()
-                request.renewed = True
+                request.renewed = request.touched = True
             case "log out":
                 session.invalidate()
                 request.assigned.clear()
-                request.invalidated = True
+                request.invalidated = request.touched = True
             case "begin anew":
                 request.visit.session = self.wait(new_session(request.visit.request))
                 request.assigned.clear()
-                request.begun_anew = True
+                request.begun_anew, request.touched = True, False
 
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(0, 2))

@@ -46,6 +46,8 @@ class Request:
     loaded: Values
     assigned: set[str] = field(default_factory=set)
     begun_anew: bool = False
+    # Whether anything was done to the session that was begun anew.
+    touched: bool = False
     renewed: bool = False
     invalidated: bool = False
 
@@ -96,7 +98,11 @@ class Model:
     def begun(self, request: Request, fresh: Record) -> Record | None:
         """Predict the first save of a session: it takes the place of the one that was sent."""
         if not fresh.values:
-            return None
+            # Emptied again, which is a logout from what it came with; or left alone.
+            if not request.touched or request.record is None:
+                return None
+            request.record.ended = True
+            return request.record
         if request.cookie is not None:
             self.records[request.cookie].ended = True
         return fresh
