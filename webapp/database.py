@@ -14,7 +14,7 @@ from motor.motor_asyncio import (
     AsyncIOMotorCollection,
     AsyncIOMotorDatabase,
 )
-from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
 from storage import IndexConflict
 from webapp import mongo_address
@@ -93,6 +93,11 @@ async def check_rights(database: Database) -> None:
                 await database[name].delete_one({"_id": None})
     except PyMongoError as error:
         raise ConfigError(explain(error, database.name)) from None
+
+
+def is_away(error: PyMongoError) -> bool:
+    """Tell whether MongoDB did not answer, or not in time; all else is a mistake of ours."""
+    return isinstance(error, ConnectionFailure) or error.timeout
 
 
 def explain(error: Exception, database: str) -> str:

@@ -13,8 +13,9 @@ from http import HTTPStatus
 
 import aiohttp_jinja2
 from aiohttp import web
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import PyMongoError
 
+from webapp.database import is_away
 from webapp.headers import API
 from webapp.refusals import Busy, Refusal
 
@@ -59,16 +60,22 @@ async def error_answers(
             raise
         dress(request, error)
         raise
-    except ConnectionFailure:
+    except PyMongoError as error:
+        if not is_away(error):
+            raise _failed(request, error) from error
         _log.warning("MongoDB did not answer", exc_info=True)
         away = Busy(_STORE_AWAY, retry_after_seconds=STORE_RETRY_SECONDS)
         dress(request, away)
         raise away from None
     except Exception as error:
-        _log.exception("unhandled error")
-        failed = web.HTTPInternalServerError()
-        dress(request, failed)
-        raise failed from error
+        raise _failed(request, error) from error
+
+
+def _failed(request: web.Request, error: Exception) -> web.HTTPException:
+    _log.error("unhandled error", exc_info=error)
+    failed = web.HTTPInternalServerError()
+    dress(request, failed)
+    return failed
 
 
 def dress(request: web.Request, error: web.HTTPException) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import PyMongoError
 
 from storage import StorageUnavailable
 from webapp import access, devices, notices
@@ -37,7 +37,7 @@ async def home(request: web.Request) -> web.Response:
     """Greet whoever comes; the one page that is served while the database is away."""
     try:
         account = await _visitor(request)
-    except (StorageUnavailable, ConnectionFailure):
+    except (StorageUnavailable, PyMongoError):
         account = None
     return _page(request, "home.html", account, notice=notices.named(request))
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from aiohttp import web
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure
 
 from tests.webapp.conftest import Client, MakeApp
 from webapp import api
@@ -22,6 +22,10 @@ async def troubled(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Client
     async def fail(request: web.Request) -> web.Response:
         if request.match_info["how"] == "database":
             raise AutoReconnect(TROUBLE)
+        if request.match_info["how"] == "slow":
+            raise ExecutionTimeout(TROUBLE, code=50)
+        if request.match_info["how"] == "refused":
+            raise OperationFailure(TROUBLE, code=2)
         if request.match_info["how"] == "teapot":
             raise web.HTTPException(text="") from None
         raise RuntimeError(TROUBLE)
@@ -37,7 +41,11 @@ async def troubled(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Client
 
 @pytest.mark.parametrize(
     ("path", "content_type"),
-    [("/fail/code", "text/html"), ("/api/fail/code", "application/problem+json")],
+    [
+        ("/fail/code", "text/html"),
+        ("/api/fail/code", "application/problem+json"),
+        ("/api/fail/refused", "application/problem+json"),
+    ],
 )
 async def test_a_mistake_of_ours_is_500_without_details(
     troubled: Client, caplog: pytest.LogCaptureFixture, path: str, content_type: str
@@ -56,7 +64,11 @@ async def test_a_mistake_of_ours_is_500_without_details(
 
 @pytest.mark.parametrize(
     ("path", "content_type"),
-    [("/fail/database", "text/html"), ("/api/fail/database", "application/problem+json")],
+    [
+        ("/fail/database", "text/html"),
+        ("/api/fail/database", "application/problem+json"),
+        ("/api/fail/slow", "application/problem+json"),
+    ],
 )
 async def test_a_database_that_is_away_is_503_with_retry_after(
     troubled: Client, path: str, content_type: str
