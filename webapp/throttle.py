@@ -83,7 +83,12 @@ class Throttle:
         familiar = self._id("familiar", account, _network(address))
         lock = await self._open_lock(familiar, self._id("account", account))
         await self._spend(quota)
-        await self._take(lock)
+        try:
+            await self._take(lock)
+        except TooManyAttempts:
+            # Somebody else's try has closed it in between.
+            await self._counters.bulk_write([_one_less(quota)])
+            raise
         return Attempt(quota=quota, familiar=familiar, lock=lock)
 
     async def succeeded(self, attempt: Attempt) -> None:
@@ -96,7 +101,7 @@ class Throttle:
             "expires_at": now + FAMILIAR_FOR,
         }
         changes: list[UpdateOne | DeleteOne] = [
-            UpdateOne({"_id": attempt.quota, "spent": {"$gt": 0}}, {"$inc": {"spent": -1}}),
+            _one_less(attempt.quota),
             UpdateOne({"_id": attempt.familiar}, {"$set": known}, upsert=True),
         ]
         if attempt.lock != attempt.familiar:
@@ -107,7 +112,7 @@ class Throttle:
         """Take a try back that was never made: the password could not be looked at."""
         await self._counters.bulk_write(
             [
-                UpdateOne({"_id": attempt.quota, "spent": {"$gt": 0}}, {"$inc": {"spent": -1}}),
+                _one_less(attempt.quota),
                 UpdateOne(
                     {"_id": attempt.lock, "failures": {"$gt": 0}},
                     {"$inc": {"failures": -1}, "$set": {"locked_until": self._now()}},
@@ -211,6 +216,11 @@ def _spending(now: datetime) -> list[dict[str, Any]]:
             }
         }
     ]
+
+
+def _one_less(quota: bytes) -> UpdateOne:
+    """Build the update that gives one try of a quota back."""
+    return UpdateOne({"_id": quota, "spent": {"$gt": 0}}, {"$inc": {"spent": -1}})
 
 
 def _milliseconds(duration: timedelta) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import generate_secret
 from tests.processes import free_port, run_webapp, webapp
 from tests.webapp.browsing import Visitor
 from webapp.devdb import Mongod, MongodFailed, MongodNotFound, find_mongod
@@ -91,6 +92,19 @@ async def test_operators_command_works_on_the_data_of_a_running_one(
         code, output = run_webapp("sessions", "list", email, environ=told, cwd=tmp_path)
 
         assert (code, output.splitlines()[-1]) == (0, f"Live sessions of {email}: 1.")
+
+
+def test_what_the_environment_puts_in_place_of_the_folder_is_told(
+    dev: dict[str, str], mongo_uri: str, tmp_path: Path
+) -> None:
+    """Settings that were exported for another program would sign people out without a word."""
+    given = {"MONGO_URI": mongo_uri, "SESSION_SECRET": generate_secret()}
+
+    with webapp("--dev", environ=dev | given, cwd=tmp_path) as app:
+        output = app.wait_for(OPEN)
+
+    assert "In place of .dev/, from the environment: MONGO_URI, SESSION_SECRET\n" in output
+    assert given["SESSION_SECRET"] not in output
 
 
 def test_a_second_one_in_the_same_folder_is_told_so(dev: dict[str, str], tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ async def test_tries_while_blocked_do_not_use_up_the_addresss_quota(
     await throttle.count_sign_in("grace@example.org", ATTACKER)
 
 
+async def test_parallel_tries_that_a_lock_refuses_do_not_use_up_the_addresss_quota(
+    throttle: Throttle,
+) -> None:
+    """Fifty at once, of which five are free: the others have not been tried."""
+    tries = (throttle.count_sign_in(ADA, ATTACKER) for _ in range(50))
+    results = await asyncio.gather(*tries, return_exceptions=True)
+
+    assert sum(isinstance(result, TooManyAttempts) for result in results) == 45
+    for number in range(QUOTA - 5):
+        await throttle.count_sign_in(f"{number}@example.com", ATTACKER)
+    await wait_of(throttle, email="one more@example.com")
+
+
 async def test_success_opens_the_lock(throttle: Throttle, clock: Clock) -> None:
     """After a success the next five failures are free again."""
     await fail(throttle, 4)
