@@ -79,7 +79,7 @@ def check_collection(collection: Any) -> None:
 def _check_number(
     name: str, value: object, kinds: type | tuple[type, ...], least: float, most: float
 ) -> None:
-    accepted = f"use a number from {least} to {most}"
+    accepted = f"use a {'whole ' if kinds is int else ''}number from {least} to {most}"
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise _wrong_type(name, value, accepted)
     if not (isinstance(value, int | float) and least <= value <= most):

@@ -66,10 +66,14 @@ async def list_sessions(app: web.Application, email: str) -> Outcome:
 
 
 async def revoke(app: web.Application, email: str) -> Outcome:
-    """End every session of an account."""
+    """End every session of an account.
+
+    Whose a session is cannot be told without the secret that it is under: `stats` counts those.
+    """
     account = await _account(app, email)
     ended = await app[STORAGE].revoke_owner(account.id)
-    return Outcome(f"{account.email} is signed out everywhere.", [{"ended_sessions": ended}])
+    sentence = f"Every session of {account.email} under SESSION_SECRET is ended."
+    return Outcome(sentence, [{"ended_sessions": ended}])
 
 
 async def purge(app: web.Application) -> Outcome:
