@@ -221,7 +221,7 @@ def _is_taken_over(old: Snapshot, owner: str | None) -> bool:
 
 
 def _begins_anew(session: MongoSession, old: Snapshot, owner: str | None) -> bool:
-    """Tell whether the session's time starts again: nobody's, somebody's, or another's now."""
+    """Tell whether the session's time starts again: it was ended, or its owner is another now."""
     return session.invalidated or owner != old.owner
 
 

@@ -136,7 +136,8 @@ async def _serve_demo(
         print(f"Open http://{config.host}:{config.port} and sign in with the demo account:")
         print(f"email {DEMO_EMAIL}")
         print(f"password {password}")
-        if given := sorted({"MONGO_URI", "SESSION_SECRET"} & os.environ.keys()):
+        kept = ("MONGO_URI", "SESSION_SECRET")
+        if given := [name for name in kept if os.environ.get(name, "").strip()]:
             print(f"In place of .dev/, from the environment: {', '.join(given)}")
         for line in told:
             print(line)
