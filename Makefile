@@ -10,6 +10,8 @@ export PYTHON
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq --require-hashes
 
+# A process for each core, up to four: the files of tests are independent, those of one are not.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
@@ -23,7 +25,7 @@ run: venv  ## serve on 127.0.0.1:8080 with a MongoDB of its own, data kept in .d
 
 test: venv node  ## run every test but the long ones; fail under 100 % (storage) and 95 % (webapp) branch coverage
 	$(PY) -m coverage erase
-	$(PY) -m pytest -m "not long" --cov --cov-report= $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" --cov --cov-report= $(ARGS)
 	$(PY) -m coverage report --include 'storage/*' --fail-under 100
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
@@ -33,7 +35,7 @@ test-faults: venv  ## run the long tests: servers killed, frozen and filled up o
 test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with the lowest versions that pyproject.toml promises
 	@$(MAKE) VENV=.venv-lowest venv
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements/lowest.txt
-	.venv-lowest/bin/python -m pytest -m "not long" $(ARGS)
+	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
 lint: venv  ## check style, docstrings, forbidden imports and layout
 	$(PY) -m ruff check .

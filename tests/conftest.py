@@ -11,6 +11,8 @@ from pymongo import MongoClient
 
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
 
+pytest_plugins = ("tests.faults.summary",)
+
 only_in_full = pytest.mark.skipif(
     os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-faults` runs it"
 )

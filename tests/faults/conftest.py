@@ -12,14 +12,9 @@ import pytest
 
 from storage import generate_secret
 from tests.faults.load import Books
+from tests.faults.summary import REMARK, ROW
 from tests.processes import LISTENING, Process, free_port, webapp
 from webapp.devdb import Mongod, MongodNotFound, find_mongod
-
-ROW, REMARK = "row of the table", "remark below the table"
-COLUMNS = (
-    "fault | requests | under way | answered | refused (503) | app away"
-    " | longest silence, s | sessions | lost | resurrected | stale reads | overtaken"
-)
 
 
 class App:
@@ -140,20 +135,3 @@ def remark(request: pytest.FixtureRequest) -> Remark:
         request.node.user_properties.append((REMARK, text))
 
     return add
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """End the run with the table of docs/reliability.md."""
-    noted = [
-        entry
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", None) == "call"
-        for entry in report.user_properties
-    ]
-    rows = [text for kind, text in noted if kind == ROW]
-    lines = [*([COLUMNS, *rows] if rows else []), *(text for kind, text in noted if kind == REMARK)]
-    if lines:
-        terminalreporter.section("faults")
-    for line in lines:
-        terminalreporter.write_line(line)
