@@ -41,6 +41,8 @@ class MongoSession(Session):
     abandoned = False
     touch_failed = False
     own_max_age: float | None = None
+    # Whether this request has chosen it, be it the same as before.
+    max_age_assigned = False
     # The storage, which saves no other storage's sessions.
     made_by: object = None
 
@@ -122,7 +124,7 @@ class MongoSession(Session):
 
     def renew(self) -> None:
         """Ask for a new token; see ``renew_session``."""
-        self.renewal_wanted = self._changed = True
+        self.renewal_wanted = True
 
     @property
     def max_age(self) -> int | None:
@@ -139,7 +141,7 @@ class MongoSession(Session):
     def max_age(self, value: float | None) -> None:
         self.own_max_age = checked_max_age(value)
         self.persistent = value is not None
-        self._changed = True
+        self.max_age_assigned = True
 
     @property
     def max_age_changed(self) -> bool:
@@ -151,12 +153,13 @@ class MongoSession(Session):
 
     def carry_only(self, names: set[str]) -> None:
         """Drop every value but these: another owner gets nothing of what was loaded."""
-        if not self.max_age_changed:
+        if not self.max_age_assigned:
             self._forget_max_age()
         self._mapping = {name: value for name, value in self._mapping.items() if name in names}
 
     def _forget_max_age(self) -> None:
         self.own_max_age, self.persistent = None, self._storage_max_age is not None
+        self.max_age_assigned = False
 
     def take_over(self, written: Mapping[str, Any], removed: Iterable[str]) -> None:
         """Adopt what parallel requests have saved."""
@@ -171,7 +174,7 @@ class MongoSession(Session):
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
         self.assigned.clear()
-        self.invalidated = self.renewal_wanted = False
+        self.invalidated = self.renewal_wanted = self.max_age_assigned = False
 
 
 def checked_max_age(value: object) -> float | None:

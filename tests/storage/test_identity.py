@@ -193,6 +193,27 @@ async def test_identity_that_an_app_sets_never_becomes_the_token(visitor: Visito
 
 
 @pytest.mark.parametrize(
+    "prepare",
+    [lambda session: setattr(session, "max_age", 600), lambda session: session.renew()],
+    ids=["max_age", "renewal"],
+)
+async def test_new_session_without_a_value_changes_nothing_whatever_else_was_asked_for(
+    visitor: Visitor, prepare: Callable[[Any], Any]
+) -> None:
+    """A sign-in that failed after "remember me" was noted does not sign the visitor out."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    async def sign_in(request: web.Request) -> web.Response:
+        prepare(await new_session(request))
+        return web.Response(status=401)
+
+    response = await visitor.visit(sign_in)
+
+    assert set_cookie_of(response) == []
+    assert await visitor.session() == {"name": "Ada"}
+
+
+@pytest.mark.parametrize(
     "end", [lambda session: session.invalidate(), _write_and_empty], ids=["invalidated", "emptied"]
 )
 @pytest.mark.parametrize("loads_first", [False, True], ids=["not loaded", "loaded"])

@@ -308,6 +308,26 @@ async def test_max_age_that_is_chosen_with_another_owner_is_kept(make_storage: M
     assert (await load(storage, cookie)).session.max_age == 600
 
 
+@pytest.mark.parametrize("chosen", [600, None])
+async def test_max_age_that_is_chosen_with_another_owner_counts_though_it_is_the_same(
+    make_storage: MakeStorage, chosen: int | None
+) -> None:
+    """Both asked for it: the second one's choice is no leftover of the first one's."""
+    storage = make_storage(max_age=1200)
+
+    def sign_in(owner: str) -> Any:
+        def change(session: MongoSession) -> None:
+            session["user_id"] = owner
+            session.max_age = chosen
+
+        return change
+
+    cookie = await visit(storage, None, sign_in("ada"))
+    cookie = await visit(storage, cookie, sign_in("eve"))
+
+    assert (await load(storage, cookie)).session.max_age == chosen
+
+
 def _remembered(session: MongoSession) -> None:
     session["a"] = 1
     session.max_age = 600
