@@ -41,9 +41,12 @@ class Stored(NamedTuple):
     dates: Dates
     persistent: bool
     owner: bytes | None
+    # Everything was sealed under this secret when the document was written as a whole, and under
+    # one of those later, by whoever has updated it since.
     key_id: bytes
     label: bytes | None
     values: Mapping[str, bytes]
+    later_key_ids: Sequence[bytes] = ()
 
 
 def bson_of(document: Document) -> bytes:
@@ -96,15 +99,20 @@ class Change(NamedTuple):
     # Given only by the request that changed session.max_age.
     persistent: bool | None = None
     label: bytes | None = None
-    key_id: bytes | None = None
+    # The secret of this update, where there are several.
+    sealed_under: bytes | None = None
 
     def operators(self) -> Operators:
         """Spell it with MongoDB's update operators."""
         assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
-        for field in ("persistent", "label", "key_id"):
+        for field in ("persistent", "label"):
             if (value := getattr(self, field)) is not None:
                 assigned[field] = value
         operators: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
+        if self.sealed_under is not None and assigned:
+            # Added, never replaced: processes seal under different secrets while they are rotated,
+            # and none knows what another has sealed meanwhile.
+            operators["$addToSet"] = {"later_key_ids": self.sealed_under}
         if self.removed:
             operators["$unset"] = {f"values.{field}": "" for field in self.removed}
         if self.dates is not None:
@@ -131,17 +139,20 @@ def parse_listed(document: Document) -> Stored:
     identifier, key_id = document.get("_id"), document.get("key_id")
     persistent = document.get("persistent")
     owner, label = document.get("owner"), document.get("label")
+    later = document.get("later_key_ids", [])
     if not (isinstance(identifier, bytes) and len(identifier) == ID_BYTES):
         raise Unreadable("its field '_id' is not binary of 32 bytes")
     if not (isinstance(key_id, bytes) and len(key_id) == KEY_ID_BYTES):
         raise Unreadable("its field 'key_id' is not binary of 4 bytes")
+    if not isinstance(later, list) or any(not isinstance(key_id, bytes) for key_id in later):
+        raise Unreadable("its field 'later_key_ids' is not a list of binary")
     if not isinstance(persistent, bool):
         raise Unreadable("its field 'persistent' is not true or false")
     if owner is not None and not (isinstance(owner, bytes) and len(owner) == OWNER_BYTES):
         raise Unreadable("its field 'owner' is not binary of 16 bytes")
     if label is not None and not isinstance(label, bytes):
         raise Unreadable("its field 'label' is not binary")
-    return Stored(identifier, _dates(document), persistent, owner, key_id, label, values={})
+    return Stored(identifier, _dates(document), persistent, owner, key_id, label, {}, tuple(later))
 
 
 def checked_values(values: object) -> Mapping[str, bytes]:
@@ -158,6 +169,12 @@ def checked_values(values: object) -> Mapping[str, bytes]:
 def alive(now_ms: int) -> dict[str, Any]:
     """Return the filter of a write: a session that is over must stay over."""
     return {"expires_at": {"$gt": to_datetime(now_ms)}}
+
+
+def needs_others(first_key_id: bytes) -> dict[str, Any]:
+    """Return the filter of sessions that still need a secret other than the first."""
+    other = {"$ne": first_key_id}
+    return {"$or": [{"key_id": other}, {"later_key_ids": {"$elemMatch": other}}]}
 
 
 def live(lifetime: Lifetime, now_ms: int) -> dict[str, Any]:

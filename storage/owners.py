@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from storage.document import Document, bson_of, decode, live, parse_listed
+from storage.document import Document, bson_of, decode, live, needs_others, parse_listed
 from storage.errors import Unreadable
 from storage.lifetime import to_datetime
 from storage.store import Store
@@ -81,7 +81,7 @@ async def count(store: Store, now_ms: int, *, retired: bool) -> int:
     """Count live sessions; with ``retired`` those that still need a secret but the first."""
     filter_ = live(store.lifetime, now_ms)
     if retired:
-        filter_["key_id"] = {"$ne": store.keyring.first.key_id}
+        filter_ = {"$and": [filter_, needs_others(store.keyring.first.key_id)]}
     found: int = await store.driver.call(lambda: store.driver.collection.count_documents(filter_))
     return found
 

@@ -13,20 +13,20 @@ from storage.store import Store
 
 def needs_reseal(store: Store, snapshot: Snapshot) -> bool:
     """Tell whether anything of a session still hangs on a secret other than the first."""
-    first = store.keyring.first.key_id
     if len(store.keyring.keys) == 1:
         return False
-    return snapshot.stored.key_id != first or any(
-        key_id_of(value.sealed) != first for value in snapshot.values.values()
-    )
+    first, stored = store.keyring.first.key_id, snapshot.stored
+    sealed_under = (key_id_of(value.sealed) for value in snapshot.values.values())
+    needed = (stored.key_id, *stored.later_key_ids, *sealed_under)
+    return any(key_id != first for key_id in needed)
 
 
 async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float) -> Snapshot:
     """Seal every value anew under the first secret, unless somebody changed one meanwhile.
 
     An update of its own, which matches only the very bytes that were loaded: a neighbour's newer
-    value is never overwritten by an older one, and ``key_id`` never claims too much. Without a
-    match it waits for the next save.
+    value is never overwritten by an older one, and no secret is given up that another process has
+    sealed under meanwhile. Without a match it waits for the next save.
     """
     stored = snapshot.stored
     values = {
@@ -43,14 +43,15 @@ async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float)
     update = store.driver.collection.update_one
     result = await store.driver.call(
         lambda: update(
-            {"_id": stored.identifier, "values": loaded, **alive(now_ms)}, {"$set": fields}
+            {"_id": stored.identifier, "values": loaded, **alive(now_ms)},
+            {"$set": fields, "$unset": {"later_key_ids": ""}},
         ),
         deadline,
     )
     if not result.matched_count:
         return snapshot
     store.counters["updates"] += 1
-    stored = stored._replace(key_id=store.keyring.first.key_id)
+    stored = stored._replace(key_id=store.keyring.first.key_id, later_key_ids=())
     return snapshot._replace(values=values, stored=stored)
 
 

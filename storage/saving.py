@@ -87,6 +87,7 @@ class Saving:
             label=self._label(visit.request) if describe else None,
             now_ms=visit.now_ms,
             deadline=self._store.driver.deadline(),
+            loaded=visit.session.known,
         )
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
@@ -203,11 +204,11 @@ class Saving:
         try:
             label: object = describe(request)
         except Exception:
-            logger.exception("describe failed; the session is stored without a label")
-            return ""
+            logger.exception("describe failed; the session keeps the label it has, if any")
+            return None
         if not isinstance(label, str):
             logger.error("describe returned %s, not text", type(label).__name__)
-            return ""
+            return None
         return label[:LABEL_CHARACTERS].encode("utf-8", "replace").decode()
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import urandom
 from secrets import token_urlsafe
 from struct import Struct
@@ -70,17 +70,11 @@ class Keyring:
         """Derive the keys of ``secrets`` (text or bytes, or a sequence of up to 5 of them)."""
         keys = [_secret_key(secret) for secret in checked_secrets(secrets)]
         self.first: SecretKey = keys[0]
-        # Oldest last: the position is the age.
         self.keys: Mapping[bytes, SecretKey] = MappingProxyType({k.key_id: k for k in keys})
-        self.ages: dict[bytes, int] = {key.key_id: age for age, key in enumerate(keys)}
 
     def session_keys(self, token: bytes, identifier: bytes, created_ms: int) -> SessionKeys:
         """Return the keys of one session, each derived when it is first needed."""
         return SessionKeys(self, token, identifier, created_ms)
-
-    def oldest(self, key_ids: Iterable[bytes]) -> bytes:
-        """Return the key id that is listed last among those given; unknown ones are older still."""
-        return max(key_ids, key=lambda key_id: self.ages.get(key_id, MAX_SECRETS))
 
     def owner_hash(self, owner: str) -> bytes:
         """Hash an owner's id for storing, under the first secret."""

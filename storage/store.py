@@ -27,7 +27,7 @@ from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import Dates, Lifetime
 from storage.reads import carry_finds
 from storage.recent import Recent, Remembered
-from storage.sealing import Keyring, SessionKeys, key_id_of
+from storage.sealing import Keyring, SessionKeys
 from storage.session import Snapshot
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
@@ -48,6 +48,8 @@ class Draft(NamedTuple):
     label: str | None
     now_ms: int
     deadline: float
+    # What the session held before; it may stay as large as that.
+    loaded: Mapping[str, Value]
 
 
 class Store:
@@ -117,7 +119,7 @@ class Store:
         identifier = document_id(token)
         keys = self.keyring.session_keys(token, identifier, created_ms)
         values = sealed_values(keys, plain)
-        self._check_size(values, plain)
+        self._check_size(values, plain, draft.loaded)
         stored = Stored(
             identifier=identifier,
             dates=self.dates_in_use(draft, created_ms),
@@ -236,7 +238,7 @@ class Store:
         values = {**old.values, **written}
         for name in changes.removed:
             del values[name]
-        self._check_size(values, changes.written)
+        self._check_size(values, changes.written, draft.loaded)
         created_ms = stored.dates.created_ms
         change = Change(
             values={value.field: value.sealed for value in written.values()},
@@ -244,7 +246,7 @@ class Store:
             dates=self.dates_in_use(draft, created_ms) if move_dates else None,
             persistent=draft.persistent if settle else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),
-            key_id=self._oldest_key_id(stored, values) if written else None,
+            sealed_under=self.keyring.first.key_id if len(self.keyring.keys) > 1 else None,
         )
         calm = old.calm
         if change.dates is not None:
@@ -255,23 +257,23 @@ class Store:
     def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
         return None if label is None else self.keyring.seal_label(label, identifier, created_ms)
 
-    def _oldest_key_id(self, stored: Stored, values: Mapping[str, Value]) -> bytes | None:
-        if len(self.keyring.keys) == 1:
-            return None  # it cannot have changed
-        # With the stored one: when a re-seal had to wait, a neighbour's value that this request
-        # has not seen still needs the older secret. Only a re-seal moves it forward.
-        return self.keyring.oldest(
-            {stored.key_id, *(key_id_of(value.sealed) for value in values.values())}
-        )
-
-    def _check_size(self, values: Mapping[str, Value], written: Iterable[str]) -> None:
-        total = sum(len(value.sealed) for value in values.values())
-        if written and total > self.settings.max_bytes:
+    def _check_size(
+        self, values: Mapping[str, Value], written: Iterable[str], loaded: Mapping[str, Value]
+    ) -> None:
+        total = sealed_bytes(values)
+        # One that is too large already (two saves at once, or the limit was lowered) may still be
+        # renewed, and made smaller.
+        if written and total > self.settings.max_bytes and total > sealed_bytes(loaded):
             largest = max(written, key=lambda name: len(values[name].sealed))
             raise SessionTooLarge(
                 f"session[{largest[:80]!r}] brings the session to {total} bytes sealed; "
                 f"max_bytes allows {self.settings.max_bytes}"
             )
+
+
+def sealed_bytes(values: Mapping[str, Value]) -> int:
+    """Return how much these values take, sealed."""
+    return sum(len(value.sealed) for value in values.values())
 
 
 def sealed_values(

@@ -75,6 +75,7 @@ WRONG: dict[str, list[Any]] = {
     "persistent": [None, 1, "yes"],
     "owner": [b"", b"o" * 15, "o" * 16, 7],
     "key_id": [None, b"", b"k" * 5, "kkkk"],
+    "later_key_ids": [None, b"kkkk", ["kkkk"]],
     "label": ["text", 7, {}],
     "values": [None, {}, [], "text", {"a": "text"}, {"a": None}, {"a": b"fine", "b": {}}],
 }
@@ -123,9 +124,19 @@ def test_document_without_its_values_is_read_for_the_list_only() -> None:
         ),
         pytest.param(Change(values={}, dates=DATES), {"$max": LATER}, id="a touch, forward only"),
         pytest.param(
-            Change(values={"f": b"s"}, dates=DATES, label=b"l", key_id=b"kkkk"),
-            {"$set": {"values.f": b"s", "label": b"l", "key_id": b"kkkk"}, "$max": LATER},
+            Change(values={"f": b"s"}, dates=DATES, label=b"l"),
+            {"$set": {"values.f": b"s", "label": b"l"}, "$max": LATER},
             id="a save that carries a touch",
+        ),
+        pytest.param(
+            Change(values={"f": b"s"}, sealed_under=b"kkkk"),
+            {"$set": {"values.f": b"s"}, "$addToSet": {"later_key_ids": b"kkkk"}},
+            id="a save under one of several secrets",
+        ),
+        pytest.param(
+            Change(values={}, dates=DATES, sealed_under=b"kkkk"),
+            {"$max": LATER},
+            id="a touch that seals nothing",
         ),
         pytest.param(
             Change(values={}, dates=DATES._replace(max_age=60), persistent=False),

@@ -147,6 +147,23 @@ async def test_whatever_describe_answers_the_login_goes_on(
     assert await labels(storage) == [shown]
 
 
+async def test_describe_that_fails_at_a_touch_leaves_the_label_as_it_is(
+    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """What was good once is still shown."""
+    answers: list[Any] = ["Firefox", None]
+    storage = make_storage(describe=lambda _request: answers.pop(0))
+    visitor = await (await open_site(storage)).visitor()
+    await visitor.do(sign_in)
+    clock.advance(2 * 3600)
+
+    response = await visitor.do(len)
+
+    assert len(set_cookie_of(response)) == 1
+    assert answers == []
+    assert await labels(storage) == ["Firefox"]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("a bug"), KeyError("User-Agent"), web.HTTPForbidden(), RecursionError()]
 )

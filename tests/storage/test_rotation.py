@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from storage import generate_secret
@@ -25,7 +26,9 @@ async def key_ids(collection: Any) -> set[bytes]:
     needed: set[bytes] = set()
     for document in await collection.find().to_list(None):
         sealed = [*document["values"].values(), document.get("label", b"\x01" + NEW_ID)]
-        needed |= {bytes(document["key_id"]), *(bytes(value[1:5]) for value in sealed)}
+        claimed = {bytes(document["key_id"]), *map(bytes, document.get("later_key_ids", []))}
+        assert {bytes(value[1:5]) for value in sealed} <= claimed | {NEW_ID}
+        needed |= claimed
     return needed
 
 
@@ -161,7 +164,7 @@ async def test_resealing_never_brings_back_what_a_neighbour_removed(
 async def test_session_whose_resealing_had_to_wait_still_counts_as_retired(
     make_storage: MakeStorage, collection: Any
 ) -> None:
-    """`key_id` never claims too much: whoever drops the old secret trusts the count of zero."""
+    """No claim is too small: whoever drops the old secret trusts the count of zero."""
     before, rotating = make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])
     cookie = await visit(before, None, lambda session: session.update(a=1))
     slow = await load(rotating, cookie)
@@ -175,6 +178,33 @@ async def test_session_whose_resealing_had_to_wait_still_counts_as_retired(
     await visit(rotating, cookie, lambda session: session.update(c=1))
     assert await rotating.count(retired=True) == 0
     assert await key_ids(collection) == {NEW_ID}
+
+
+async def test_saves_of_processes_that_disagree_about_the_first_secret_all_count(
+    make_storage: MakeStorage,
+) -> None:
+    """While processes restart one after another, each seals under its own; none claims too much."""
+    before, rotating = make_storage(secrets=[OLD, NEW]), make_storage(secrets=[NEW, OLD])
+    cookie = await visit(before, None, lambda session: session.update(a=1))
+    await visit(rotating, cookie, lambda session: session.update(a=2))
+
+    together = [await load(before, cookie) for _ in range(2)]
+    together[0].session["b"], together[1].session["c"] = 1, 1
+    await asyncio.gather(*(begun.save() for begun in together))
+    assert await rotating.count(retired=True) == 1
+
+    await visit(rotating, cookie, lambda session: session.update(a=3))
+    slow = await load(rotating, cookie)
+    await visit(before, cookie, lambda session: session.update(d=1))
+    slow.session["e"] = 1
+    await slow.save()
+    assert await rotating.count(retired=True) == 1
+    assert await before.count(retired=True) == 1
+
+    await visit(rotating, cookie, lambda session: session.update(a=4))
+    assert await rotating.count(retired=True) == 0
+    kept = {"a": 4, "b": 1, "c": 1, "d": 1, "e": 1}
+    assert await values(make_storage(secrets=NEW), cookie) == kept
 
 
 async def test_resealing_does_not_bring_back_a_session_that_was_logged_out(
