@@ -97,7 +97,9 @@ class Trips(Generic[Item, Result]):
             self._set_alarm(loop, deadline)
         if len(self._porters) < self._bounds.in_flight:
             # In a context of its own: the trip serves many requests, not the one that starts it.
-            self._porters.add(loop.create_task(self._run(), context=Context()))
+            porter = loop.create_task(self._run(), context=Context())
+            if not porter.done():  # an eager task may be, with all that was to be carried
+                self._porters.add(porter)
         return arrival
 
     async def drained(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -402,6 +403,31 @@ async def test_item_submitted_in_the_very_moment_a_trip_ends_is_not_stranded(
             await asyncio.sleep(0)
         assert await asyncio.wait_for(trips.submit("g", later()), 10) == "G"
         assert await asyncio.wait_for(followers[-1], 10) == "F"
+
+
+async def test_trip_that_ends_before_it_is_noted_does_not_block_the_road(
+    carrier: Carrier,
+) -> None:
+    """With tasks that start eagerly (Python 3.12 and later) a whole trip may take no time."""
+    trips = trips_of(carrier)
+
+    def eager(loop: asyncio.AbstractEventLoop, work: Any, **_options: Any) -> Any:
+        done = loop.create_future()
+        try:
+            work.send(None)
+        except StopIteration as end:
+            done.set_result(end.value)
+        return done
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(eager)
+    try:
+        first = trips.submit("a", later())
+    finally:
+        loop.set_task_factory(None)
+
+    assert await first == "A"
+    assert await asyncio.wait_for(trips.submit("b", later()), 10) == "B"
 
 
 async def test_drained_waits_for_what_is_under_way_and_for_what_waits(carrier: Carrier) -> None:
