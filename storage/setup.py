@@ -13,7 +13,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import IndexConflict, StorageUnavailable
+from storage.errors import (
+    IndexConflict,
+    SessionNotSerializable,
+    SessionTooLarge,
+    StorageUnavailable,
+)
 from storage.mongo import MongoStorage
 from storage.session import MongoSession
 
@@ -24,6 +29,8 @@ RETRY_INDEXES_SECONDS = 5.0
 START_WAITS_FOR_INDEXES_SECONDS = 10.0
 # The sessions of outer apps, while a sub-app with another storage is at work.
 _SET_ASIDE = web.RequestKey("set_aside", tuple[Session | None, ...])
+# Some answer is on its way: no cookie can follow it.
+_STARTED = web.RequestKey("started", bool)
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -33,18 +40,22 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     Adds the middleware that ``aiohttp_session.get_session`` needs, saves before a streamed response
     starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
     finishes writes as the first step of ``on_cleanup``, where sessions are therefore no longer at
-    hand. May be called for an app and for its sub-apps: with one storage they save once, with
-    several each app has sessions of its own. Call it before you add middlewares of your own that
-    ask for the session.
+    hand. May be called for an app and for its sub-apps: with one storage they save once, with the
+    answer that is sent; with several each app has sessions of its own. A storage that several apps
+    share serves until the last of them has ended. Call it before you add middlewares of your own
+    that ask for the session, or that answer in a handler's place.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
 
     async def start(app: web.Application) -> None:
+        storage.apps += 1
         await _start_indexes(storage)
 
     async def stop(app: web.Application) -> None:
-        await storage.aclose()
+        storage.apps -= 1
+        # Another app may still serve; what this one has written is finished all the same.
+        await (storage.drained() if storage.apps > 0 else storage.aclose())
 
     if app.middlewares:
         app.middlewares.insert(0, _tell_who_is_outside)
@@ -87,19 +98,24 @@ def _middleware(storage: MongoStorage) -> Middleware:
 
     @web.middleware
     async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
-        outer = request.get(STORAGE_KEY, storage)
+        outer = request.get(STORAGE_KEY)
+        if outer is storage:
+            # The outer app saves: which answer is sent, and with it the cookie, is decided there.
+            return await _answered(request, handler)
         request[STORAGE_KEY] = storage
-        if outer is storage or outer is _OUTSIDE:
+        if outer is None or outer is _OUTSIDE:
             return await _saved(request, handler, storage)
         # An outer app with a storage of its own: each app gets the sessions of its own.
-        aside = request.get(SESSION_KEY)
-        request[SESSION_KEY] = None
+        aside = request.pop(SESSION_KEY, None)
         request[_SET_ASIDE] = (aside, *request.get(_SET_ASIDE, ()))
         try:
             return await _saved(request, handler, storage)
         finally:
-            request[STORAGE_KEY], request[SESSION_KEY] = outer, aside
+            request[STORAGE_KEY] = outer
             request[_SET_ASIDE] = request[_SET_ASIDE][1:]
+            _forget_session(request)
+            if aside is not None:
+                request[SESSION_KEY] = aside
 
     return sessions
 
@@ -109,20 +125,41 @@ async def _saved(
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
     try:
-        response = await handler(request)
+        response = await _answered(request, handler)
     except web.HTTPException as error:
-        if (session := _unsaved(request, error)) is not None:
-            await storage.save_session(request, error, session)
-        raise
-    except BaseException:
-        # What a handler has changed that crashed is not saved, whoever answers in its place.
-        request[SESSION_KEY] = None
+        await _save(request, error, storage)
         raise
     if not isinstance(response, web.StreamResponse):
         raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
-    if (session := _unsaved(request, response)) is not None:
-        await storage.save_session(request, response, session)
+    await _save(request, response, storage)
     return response
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return the handler's response, and forget the session if there is none."""
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except BaseException:
+        # What a handler has changed that crashed is not saved, whoever answers in its place.
+        _forget_session(request)
+        raise
+
+
+async def _save(request: web.Request, response: web.StreamResponse, storage: MongoStorage) -> None:
+    try:
+        if (session := _unsaved(request, response)) is not None:
+            await storage.save_session(request, response, session)
+    except (SessionTooLarge, SessionNotSerializable):
+        # The page that is sent instead, a file perhaps, would be refused as well.
+        _forget_session(request)
+        raise
+
+
+def _forget_session(request: web.Request) -> None:
+    # Removed, not replaced by None: a load looks whether the request holds more than before.
+    request.pop(SESSION_KEY, None)
 
 
 def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
@@ -130,16 +167,16 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
         # With a web.Response, an error page among them, the middleware has saved or shall not.
-        if isinstance(response, web.Response):
-            return
-        for session in (request.get(SESSION_KEY), *request.get(_SET_ASIDE, ())):
-            if not isinstance(session, MongoSession) or session.made_by is not storage:
-                continue
-            try:
-                await storage.save_session(request, response, session)
-            except BaseException:
-                _forget_framing(request)
-                raise
+        if not isinstance(response, web.Response):
+            for session in (request.get(SESSION_KEY), *request.get(_SET_ASIDE, ())):
+                if not isinstance(session, MongoSession) or session.made_by is not storage:
+                    continue
+                try:
+                    await storage.save_session(request, response, session)
+                except BaseException:
+                    _forget_framing(request)
+                    raise
+        request[_STARTED] = True
 
     return save_before_headers
 
@@ -150,12 +187,14 @@ def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | No
     Raises ``RuntimeError`` where it is too late.
     """
     session: Session | None = request.get(SESSION_KEY)
-    if session is not None and response.prepared and isinstance(response, web.Response):
+    if session is None:
+        return None
+    if response.prepared and isinstance(response, web.Response):
         raise RuntimeError(
             "the handler has sent its response before the session could be saved; return it "
             "unprepared, or use a web.StreamResponse"
         )
-    return None if response.prepared else session
+    return None if response.prepared or request.get(_STARTED) else session
 
 
 async def renew_session(request: web.Request) -> MongoSession:

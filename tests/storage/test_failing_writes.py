@@ -85,6 +85,25 @@ async def test_saves_that_too_few_servers_confirm_are_no_saves(
     assert all(set_cookie_of(answer) == [] for answer in answers)
 
 
+async def test_renewal_that_is_carried_out_but_not_confirmed_ends_the_session(
+    site: Site, faulty_mongod: Mongod, collection: Any
+) -> None:
+    """A limit: the old session is gone, and of the new one no browser has heard."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    with unconfirmed(faulty_mongod, "findAndModify"):
+        failed = await visitor.do(lambda session: session.renew())
+
+    async def nothing_is_left() -> bool:
+        return bool(await collection.count_documents({}) == 0)
+
+    assert failed.status == 503
+    assert set_cookie_of(failed) == []
+    await until(nothing_is_left)
+    assert await visitor.session() == {}
+
+
 async def test_touch_that_fails_serves_the_read_without_a_cookie(
     open_site: OpenSite,
     make_storage: MakeStorage,

@@ -265,6 +265,18 @@ async def test_all_sessions_of_an_owner_end_except_the_one_that_is_kept(
     assert await other.session() == {"user_id": 8}
 
 
+async def test_session_to_keep_is_a_session_not_its_handle(make_storage: MakeStorage) -> None:
+    """What would spare nothing is refused before anything is deleted."""
+    storage = make_storage()
+    cookie = await visit(storage, None, lambda session: session.update(user_id=7))
+    handle = storage.handle((await load(storage, cookie)).session)
+
+    with pytest.raises(TypeError, match="keep: str is not accepted; use a session or None"):
+        await storage.revoke_owner(7, keep=handle)  # type: ignore[arg-type]
+
+    assert await storage.count() == 1
+
+
 async def test_all_sessions_of_an_owner_end_without_one_to_keep(make_storage: MakeStorage) -> None:
     """After a password change from outside, or when an account is deleted."""
     storage = make_storage()

@@ -214,3 +214,29 @@ async def test_changes_of_a_handler_that_crashes_are_not_saved_with_an_outer_err
 
     assert response.status == 500
     assert await visitor.session() == {"balance": 10}
+
+
+async def test_save_that_is_refused_after_the_handler_may_be_answered_with_a_file(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """The page that is sent instead does not try to save the same session again."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except StorageError:
+            return web.FileResponse(__file__, status=500)
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.append(pages)
+        setup(app, storage)
+
+    visitor = await (await open_site(make_storage(max_bytes=1000), set_up)).visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    response = await visitor.do(lambda session: session.update(name="x" * 2000))
+
+    assert response.status == 500
+    assert (await response.text()).startswith('"""')
+    assert await visitor.session() == {"name": "Ada"}

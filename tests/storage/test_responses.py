@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp_session
 import pytest
-from aiohttp import ClientError, web
+from aiohttp import ClientError, WSMsgType, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 
@@ -232,6 +232,31 @@ async def test_session_that_begins_after_its_stream_has_started_is_not_stored(
 
     assert "Set-Cookie" not in head
     assert await collection.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("change", ["renewal", "sign-in"])
+async def test_http_exception_after_a_stream_has_started_ends_no_session(
+    site: Site, visitor: Visitor, change: str
+) -> None:
+    """No new token is stored whose cookie could not be sent any more."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    before = visitor.cookie
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.WebSocketResponse()
+        await response.prepare(request)
+        if change == "renewal":
+            session.renew()  # type: ignore[attr-defined]
+        else:
+            session["user_id"] = "ada"
+        raise web.HTTPForbidden
+
+    async with visitor.client.ws_connect(site.path_of(handler)) as socket:
+        assert (await socket.receive()).type in (WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSE)
+
+    assert visitor.cookie == before
+    assert await visitor.session() == {"name": "Ada"}
 
 
 async def test_websocket_of_a_loaded_session_reads_it(site: Site, visitor: Visitor) -> None:

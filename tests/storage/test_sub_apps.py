@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from tests.storage.conftest import (
     on_a_real_server,
     set_cookie_of,
 )
+from tests.storage.direct import visit
 
 SetUp = Callable[[web.Application, MongoStorage], None]
 
@@ -141,9 +143,12 @@ async def test_app_and_sub_app_say_once_that_a_session_ended_elsewhere(
 
 
 async def _visit_below(
-    change_above: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
+    change_above: Callable[[Any], Any],
+    open_site: OpenSite,
+    storage: MongoStorage,
+    cookie: str | None = None,
 ) -> tuple[Visitor, list[str]]:
-    """Store a name in a sub-app, then let the outer app change the session on the way back."""
+    """Change a name in a sub-app, then let the outer app change the session on the way back."""
 
     @web.middleware
     async def change(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -160,7 +165,7 @@ async def _visit_below(
         app.add_subapp("/sub", sub_app)
 
     site = await open_site(storage, set_up)
-    visitor = await site.visitor()
+    visitor = await site.visitor(cookie)
     path = site.path_of(_after(lambda session: session.update(name="Ada"), _plain))
     response = await visitor.client.get(f"/sub{path}")
     return visitor, set_cookie_of(response)
@@ -186,8 +191,9 @@ async def test_change_above_the_sub_app_is_saved_as_well(
 async def test_last_word_on_the_cookie_is_the_only_one(
     change: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """A logout or a renewal above the sub-app takes the place of the cookie set below."""
-    visitor, cookies = await _visit_below(change, open_site, storage)
+    """A logout or a renewal above the sub-app is all that the browser hears of."""
+    cookie = await visit(storage, None, lambda session: session.update(name="Bob"))
+    visitor, cookies = await _visit_below(change, open_site, storage, cookie)
 
     assert len(cookies) == 1
     assert (visitor.cookie is None) == ("Max-Age=0" in cookies[0])
@@ -335,3 +341,151 @@ async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_a
 
     assert response.status == 200
     assert await visitor.session() == {"asked": True}
+
+
+async def _site_with(
+    above: Callable[..., Any], storage: MongoStorage, open_site: OpenSite
+) -> tuple[Visitor, Callable[[Handler], Any]]:
+    """Set up app and sub-app with one storage, with a middleware of the outer app in between."""
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        app.middlewares.append(above)
+        sub_app = make_app(storage, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(storage, set_up)
+    visitor = await site.visitor()
+    return visitor, lambda handler: visitor.client.get(f"/sub{site.path_of(handler)}")
+
+
+async def test_error_page_of_the_outer_app_carries_the_cookie_of_the_sub_app(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """The answer that is sent has it, not the one that was thrown away."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPForbidden:
+            return web.Response(status=403, text="a page of our own")
+
+    visitor, get_below = await _site_with(pages, storage, open_site)
+    await visitor.do(lambda session: session.update(name="Ada"))
+    before = visitor.cookie
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        (await get_session(request)).renew()  # type: ignore[attr-defined]
+        raise web.HTTPForbidden
+
+    response = await get_below(refuse)
+
+    assert (response.status, len(set_cookie_of(response))) == (403, 1)
+    assert visitor.cookie != before
+    assert await visitor.session() == {"name": "Ada"}
+
+
+async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """The visitor got a 500: neither the sign-in nor the new token counts."""
+
+    @web.middleware
+    async def crashing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if request.path.startswith("/sub/"):
+            raise LookupError
+        return response
+
+    visitor, get_below = await _site_with(crashing, storage, open_site)
+    await visitor.do(lambda session: session.update(cart=[1]))
+    before = visitor.cookie
+
+    response = await get_below(_after(lambda session: session.update(user_id="ada"), _plain))
+
+    assert (response.status, visitor.cookie) == (500, before)
+    assert await visitor.session() == {"cart": [1]}
+
+
+async def test_sub_app_that_crashes_saves_nothing_whoever_answers_above(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """An error page of the outer app goes out without what the handler has changed."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except LookupError:
+            return web.Response(status=500)
+
+    visitor, get_below = await _site_with(pages, storage, open_site)
+    await visitor.do(lambda session: session.update(balance=10))
+
+    async def crash(_request: web.Request) -> web.StreamResponse:
+        raise LookupError
+
+    response = await get_below(_after(lambda session: session.update(balance=0), crash))
+
+    assert response.status == 500
+    assert await visitor.session() == {"balance": 10}
+
+
+@pytest.mark.parametrize("begin", [get_session, aiohttp_session.new_session])
+async def test_two_tasks_below_another_storage_get_one_session(
+    begin: Callable[[web.Request], Any],
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    collection: Any,
+) -> None:
+    """Though the outer app has loaded a session of its own in the same request."""
+    staff = make_storage(collection.database["staff"], cookie_name="staff")
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        len(await get_session(request))
+        return await handler(request)
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        app.middlewares.append(outer)
+        sub_app = make_app(staff, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(make_storage(), set_up)
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+    signed_in = site.path_of(_after(lambda session: session.update(name="Bob"), _plain))
+    await visitor.client.get(f"/sub{signed_in}")
+
+    async def two_tasks(request: web.Request) -> web.StreamResponse:
+        loading = asyncio.ensure_future(get_session(request))
+        await asyncio.sleep(0)
+        one, two = await begin(request), await loading
+        one["left"], two["right"] = 1, 2
+        return web.json_response(one is two)
+
+    response = await visitor.client.get(f"/sub{site.path_of(two_tasks)}")
+    seen = await visitor.client.get(f"/sub{site.path_of(_values)}")
+
+    assert await response.json() is True
+    assert {"left": 1, "right": 2}.items() <= (await seen.json()).items()
+
+
+async def test_storage_serves_until_the_last_app_that_shares_it_has_ended(
+    storage: MongoStorage, open_site: OpenSite
+) -> None:
+    """Two sites of one process, on two ports: the end of one does not stop the other."""
+    public, staff = await open_site(storage), await open_site(storage)
+    visitor = await staff.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+
+    await public.server.close()
+    assert await visitor.session() == {"name": "Ada"}
+
+    await staff.server.close()
+    with pytest.raises(RuntimeError, match="closed by aclose"):
+        await storage.count()
