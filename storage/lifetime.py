@@ -15,6 +15,8 @@ DEFAULT_IDLE = timedelta(days=14)
 DEFAULT_TOUCH = timedelta(hours=1)
 TOUCHES_PER_IDLE_TIMEOUT = 20
 LONGEST = timedelta(days=36500)
+# Two instants with none in between: see ``Lifetime.calm``.
+NEVER_CALM = (0, 0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -78,7 +80,7 @@ class Lifetime:
         created_ms, last_seen_ms, expires_ms, max_age = dates
         end_ms = self.end(created_ms, last_seen_ms, max_age)
         if expires_ms < end_ms:
-            return 0, 0  # a timeout was raised since: see ``touch_is_due``
+            return NEVER_CALM  # a timeout was raised since: see ``touch_is_due``
         interval_ms = self._interval_ms(max_age)
         return last_seen_ms - interval_ms, min(last_seen_ms + interval_ms, end_ms)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from aiohttp_session import Session
 
 from storage.document import Stored
-from storage.lifetime import LONGEST, whole
+from storage.lifetime import LONGEST, NEVER_CALM, whole
 from storage.sealing import SessionKeys
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     values: dict[str, Value]
     owner: str | None
     # Between these two instants (milliseconds, both excluded) nothing is up with its clocks.
-    calm: tuple[int, int] = (0, 0)
+    calm: tuple[int, int] = NEVER_CALM
 
     def is_calm(self, now_ms: int) -> bool:
         """Tell whether it is surely neither over nor due for a touch."""

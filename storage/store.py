@@ -24,7 +24,7 @@ from storage.document import (
 )
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
-from storage.lifetime import Dates, Lifetime
+from storage.lifetime import NEVER_CALM, Dates, Lifetime
 from storage.reads import carry_finds
 from storage.recent import Recent, Remembered
 from storage.sealing import Keyring, SessionKeys
@@ -250,7 +250,8 @@ class Store:
         )
         calm = old.calm
         if change.dates is not None:
-            stored, calm = stored._replace(dates=change.dates, persistent=draft.persistent), (0, 0)
+            stored = stored._replace(dates=change.dates, persistent=draft.persistent)
+            calm = NEVER_CALM
         new = Snapshot(old.token, old.keys, stored, values, old.owner, calm)
         return change.operators(), new
 
