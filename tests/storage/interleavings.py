@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp_session import new_session
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from storage import MongoStorage
-from storage.sealing import generate_secret
+from storage.sealing import generate_secret, key_id_of
 from tests.storage.conftest import Clock
 from tests.storage.direct import load
 from tests.storage.session_model import ABSOLUTE, IDLE, TOUCH, Model, Record, Request
@@ -48,9 +48,9 @@ class Interleavings(RuleBasedStateMachine):
         self.collection = collection
         self.clock = Clock()
         self.secrets = [generate_secret(), generate_secret()]
-        self.phases = [0, 0]
+        self.phases: list[int] = []
         self.made: list[MongoStorage] = []
-        self.storages = [self.storage_at(0), self.storage_at(0)]
+        self.storages: list[MongoStorage] = []
         self.model = Model(self.clock)
         self.records = self.model.records
         self.requests: list[Request] = []
@@ -82,9 +82,11 @@ class Interleavings(RuleBasedStateMachine):
         self.made.append(storage)
         return storage
 
-    @initialize()
-    def two_visitors(self) -> None:
-        """Store the session of somebody signed in, and nobody's."""
+    @initialize(phases=st.sampled_from([(1, 2), (2, 1), (0, 0)]))
+    def two_visitors(self, phases: tuple[int, int]) -> None:
+        """Begin somewhere in a rotation, with a session of somebody signed in, and nobody's."""
+        self.phases = [*phases]
+        self.storages = [self.storage_at(phase) for phase in phases]
         for values in ({"user_id": 1, "a": [0], "b": 1}, {"a": [0], "c": 2}):
             self.begin(0, None, [("set", name, value) for name, value in values.items()])
             self.finish(0)
@@ -158,7 +160,7 @@ class Interleavings(RuleBasedStateMachine):
                     session[name].append(value)
             case "renew":
                 session.renew()
-                request.renewed = request.touched = True
+                request.renewed = True
             case "log out":
                 session.invalidate()
                 request.assigned.clear()
@@ -242,6 +244,14 @@ class Interleavings(RuleBasedStateMachine):
             self.finish(-1)
         emptied = [r for r in self.records.values() if not (r.values or r.ended)]
         assert self.wait(self.storages[process].count(retired=True)) <= len(emptied)
+
+    @invariant()
+    def documents_name_every_secret_that_they_need(self) -> None:
+        """Whoever drops a secret trusts the count of sessions that still need it."""
+        for document in self.wait(self.collection.find().to_list(None)):
+            sealed = (document["label"], *document["values"].values())
+            named = {document["key_id"], *document.get("later_key_ids", [])}
+            assert {key_id_of(value) for value in sealed} <= named
 
     def teardown(self) -> None:
         """Look at every session that ever was once more."""
