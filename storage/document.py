@@ -109,7 +109,7 @@ class Change(NamedTuple):
             if (value := getattr(self, field)) is not None:
                 assigned[field] = value
         operators: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
-        if self.sealed_under is not None and assigned:
+        if self.sealed_under is not None and (self.values or self.label is not None):
             # Added, never replaced: processes seal under different secrets while they are rotated,
             # and none knows what another has sealed meanwhile.
             operators["$addToSet"] = {"later_key_ids": self.sealed_under}
@@ -144,7 +144,7 @@ def parse_listed(document: Document) -> Stored:
         raise Unreadable("its field '_id' is not binary of 32 bytes")
     if not (isinstance(key_id, bytes) and len(key_id) == KEY_ID_BYTES):
         raise Unreadable("its field 'key_id' is not binary of 4 bytes")
-    if not isinstance(later, list) or any(not isinstance(key_id, bytes) for key_id in later):
+    if not isinstance(later, list) or not all(isinstance(other, bytes) for other in later):
         raise Unreadable("its field 'later_key_ids' is not a list of binary")
     if not isinstance(persistent, bool):
         raise Unreadable("its field 'persistent' is not true or false")

@@ -136,9 +136,8 @@ class MongoStorage(AbstractStorage):
         )
         self._saving = Saving(self._store, self._cookie)
         self._serving = Serving(self._counters)
-        # The work of ``setup``, and how many apps it has started that share this storage.
+        # The work of ``setup``, where an app or several share this storage.
         self.index_work: asyncio.Task[None] | None = None
-        self.apps = 0
 
     # The way of a load
 
@@ -228,10 +227,12 @@ class MongoStorage(AbstractStorage):
     async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
         """Delete all sessions of an owner except the session ``keep``; return how many.
 
-        Raises ``TypeError`` for a ``keep`` that is no session: a handle would spare nothing.
+        Raises ``TypeError`` for a ``keep`` that is no session of a ``MongoStorage``: a handle would
+        spare nothing.
         """
-        if keep is not None and not isinstance(keep, Session):
-            raise TypeError(f"keep: {type(keep).__name__} is not accepted; use a session or None")
+        if keep is not None and not isinstance(keep, MongoSession):
+            kind = type(keep).__name__
+            raise TypeError(f"keep: {kind} is not accepted; use a session of this storage or None")
         with self._serving:
             spared = from_handle(self.handle(keep)) if keep is not None else None
             return await owners.revoke_owner(self._store, owner, spared)
@@ -271,10 +272,6 @@ class MongoStorage(AbstractStorage):
         if self.index_work is not None and not self.index_work.done():
             self.index_work.cancel()
             await asyncio.wait({self.index_work})
-        await self.drained()
-
-    async def drained(self) -> None:
-        """Wait for the loads and writes that are under way."""
         await self._store.drained()
 
     @property

@@ -43,7 +43,8 @@ async def reseal(store: Store, snapshot: Snapshot, now_ms: int, deadline: float)
     update = store.driver.collection.update_one
     result = await store.driver.call(
         lambda: update(
-            {"_id": stored.identifier, "values": loaded, **alive(now_ms)},
+            # A label that is None matches one that is not there.
+            {**alive(now_ms), "_id": stored.identifier, "values": loaded, "label": stored.label},
             {"$set": fields, "$unset": {"later_key_ids": ""}},
         ),
         deadline,

@@ -204,7 +204,7 @@ class Saving:
         try:
             label: object = describe(request)
         except Exception:
-            logger.exception("describe failed; the session keeps the label it has, if any")
+            logger.exception("describe failed; no label is written")
             return None
         if not isinstance(label, str):
             logger.error("describe returned %s, not text", type(label).__name__)

@@ -41,21 +41,17 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
     finishes writes as the first step of ``on_cleanup``, where sessions are therefore no longer at
     hand. May be called for an app and for its sub-apps: with one storage they save once, with the
-    answer that is sent; with several each app has sessions of its own. A storage that several apps
-    share serves until the last of them has ended. Call it before you add middlewares of your own
-    that ask for the session, or that answer in a handler's place.
+    answer that is sent; with several each app has sessions of its own. Call it before you add
+    middlewares of your own that ask for the session, or that answer in a handler's place.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
 
     async def start(app: web.Application) -> None:
-        storage.apps += 1
         await _start_indexes(storage)
 
     async def stop(app: web.Application) -> None:
-        storage.apps -= 1
-        # Another app may still serve; what this one has written is finished all the same.
-        await (storage.drained() if storage.apps > 0 else storage.aclose())
+        await storage.aclose()
 
     if app.middlewares:
         app.middlewares.insert(0, _tell_who_is_outside)
@@ -175,6 +171,8 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
                     await storage.save_session(request, response, session)
                 except BaseException:
                     _forget_framing(request)
+                    # The hook of an outer app may have thought that it starts.
+                    request.pop(_STARTED, None)
                     raise
         request[_STARTED] = True
 

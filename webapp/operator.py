@@ -44,7 +44,7 @@ def rotation_advice(retired: int, secrets: int) -> str:
     if secrets > 1:
         return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
     return (
-        f"{retired} sessions need a secret that SESSION_SECRET does not list: their users are"
+        f"{retired} sessions need a secret that SESSION_SECRET does not list: their users may be"
         " signed out. If that is not meant, put the old secret back behind the new one."
     )
 

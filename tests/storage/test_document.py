@@ -139,6 +139,11 @@ def test_document_without_its_values_is_read_for_the_list_only() -> None:
             id="a touch that seals nothing",
         ),
         pytest.param(
+            Change(values={}, dates=DATES, persistent=True, sealed_under=b"kkkk"),
+            {"$set": {"persistent": True, "max_age": None, **LATER}},
+            id="a changed max_age that seals nothing",
+        ),
+        pytest.param(
             Change(values={}, dates=DATES._replace(max_age=60), persistent=False),
             {"$set": {"persistent": False, "max_age": 60, **LATER}},
             id="a changed max_age, which may move the end back",

@@ -35,6 +35,7 @@ WRONG: list[Any] = [
 ]  # fmt: skip
 FIELDS = [
     "created_at", "last_seen_at", "expires_at", "max_age", "persistent", "owner", "key_id",
+    "later_key_ids",
     "label", "values", "foreign",
 ]  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp_session import get_session
+from aiohttp_session import Session, get_session
 
 from storage import MongoStorage, SessionInfo
 from storage.session import MongoSession
@@ -266,13 +266,15 @@ async def test_all_sessions_of_an_owner_end_except_the_one_that_is_kept(
 
 
 async def test_session_to_keep_is_a_session_not_its_handle(make_storage: MakeStorage) -> None:
-    """What would spare nothing is refused before anything is deleted."""
+    """What would spare nothing, another library's session too, is refused before any deletion."""
     storage = make_storage()
     cookie = await visit(storage, None, lambda session: session.update(user_id=7))
     handle = storage.handle((await load(storage, cookie)).session)
 
-    with pytest.raises(TypeError, match="keep: str is not accepted; use a session or None"):
+    with pytest.raises(TypeError, match="keep: str is not accepted; use a session of this storage"):
         await storage.revoke_owner(7, keep=handle)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="keep: Session is not accepted"):
+        await storage.revoke_owner(7, keep=Session(None, data=None, new=True))
 
     assert await storage.count() == 1
 

@@ -207,6 +207,26 @@ async def test_saves_of_processes_that_disagree_about_the_first_secret_all_count
     assert await values(make_storage(secrets=NEW), cookie) == kept
 
 
+async def test_label_that_a_neighbour_seals_meanwhile_counts_too(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """A touch writes no value, yet a label under the secret of its process."""
+    described = {"describe": lambda _request: "Firefox"}
+    before = make_storage(secrets=[OLD, NEW], **described)
+    rotating = make_storage(secrets=[NEW, OLD])
+    cookie = await visit(make_storage(secrets=OLD), None, lambda session: session.update(a=1))
+    clock.advance(2 * 3600)
+    slow = await load(rotating, cookie)
+
+    await visit(before, cookie, dict)
+    slow.session["a"] = 2
+    await slow.save()
+
+    assert await rotating.count(retired=True) == 1
+    await visit(rotating, cookie, lambda session: session.update(a=3))
+    assert await rotating.count(retired=True) == 0
+
+
 async def test_resealing_does_not_bring_back_a_session_that_was_logged_out(
     make_storage: MakeStorage, collection: Any
 ) -> None:

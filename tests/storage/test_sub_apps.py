@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 
-from storage import MongoStorage, setup
+from storage import MongoStorage, SessionTooLarge, setup
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     HANDLERS,
@@ -475,17 +475,32 @@ async def test_two_tasks_below_another_storage_get_one_session(
     assert {"left": 1, "right": 2}.items() <= (await seen.json()).items()
 
 
-async def test_storage_serves_until_the_last_app_that_shares_it_has_ended(
-    storage: MongoStorage, open_site: OpenSite
+async def test_session_above_is_saved_when_a_stream_below_was_refused_and_never_started(
+    open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """Two sites of one process, on two ports: the end of one does not stop the other."""
-    public, staff = await open_site(storage), await open_site(storage)
-    visitor = await staff.visitor()
-    await visitor.do(lambda session: session.update(name="Ada"))
+    """The page that the outer app sends instead still carries what it has changed itself."""
+    staff = make_storage(collection.database["staff"], cookie_name="staff", max_bytes=500)
 
-    await public.server.close()
-    assert await visitor.session() == {"name": "Ada"}
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except SessionTooLarge:
+            (await get_session(request))["notice"] = "too large"
+            return web.Response(status=413)
 
-    await staff.server.close()
-    with pytest.raises(RuntimeError, match="closed by aclose"):
-        await storage.count()
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        setup(app, storage)
+        app.middlewares.append(pages)
+        sub_app = make_app(staff, setup)
+        sub_app[HANDLERS] = app[HANDLERS]
+        app.add_subapp("/sub", sub_app)
+
+    site = await open_site(make_storage(), set_up)
+    visitor = await site.visitor()
+    path = site.path_of(_after(lambda session: session.update(name="x" * 1000), _stream))
+
+    response = await visitor.client.get(f"/sub{path}")
+
+    assert response.status == 413
+    assert await visitor.session() == {"notice": "too large"}
