@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from benchmarks.stub import StubCollection
 from benchmarks.workload import encode, user
 from storage import MongoStorage, generate_secret
-from storage.recent import SESSIONS_KEPT
+from storage.cache import SESSIONS_KEPT
 
 SESSIONS = 64
 STRANGERS = 2 * SESSIONS_KEPT

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.workload import ROUTES, Kind
-from storage.trips import TripBounds
+from storage.batching import TripBounds
 
 HERE = Path(__file__).parent
 NODE_PACKAGES = HERE / "node" / "node_modules"

@@ -20,7 +20,7 @@ from types import FrameType
 from pymongo import MongoClient
 
 from benchmarks.peers import Peer
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 START_SECONDS = 20.0
 STOP_SECONDS = 30.0

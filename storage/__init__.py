@@ -7,10 +7,10 @@ from storage.errors import (
     StorageError,
     StorageUnavailable,
 )
+from storage.middleware import renew_session, setup
 from storage.mongo import MongoStorage
 from storage.owners import SessionInfo
 from storage.sealing import generate_secret
-from storage.setup import renew_session, setup
 
 __all__ = [
     "IndexConflict",

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
 
 from storage import indexes, owners
+from storage.batching import TripBounds
 from storage.changes import is_untouched
 from storage.cookies import SessionCookie
 from storage.driver import Driver
@@ -28,7 +29,6 @@ from storage.session import MongoSession
 from storage.settings import Describe, Settings, check_collection
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
-from storage.trips import TripBounds
 from storage.values import read_json, write_json
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -12,7 +12,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from storage.batching import TripBounds, Trips
+from storage.cache import Recent, Remembered
 from storage.changes import Changes
+from storage.commands import Delete, Insert, Update, Write, carry_writes
 from storage.document import (
     Change,
     Operators,
@@ -26,14 +29,11 @@ from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.lifetime import NEVER_CALM, Dates, Lifetime
 from storage.reads import carry_finds
-from storage.recent import Recent, Remembered
 from storage.sealing import Keyring, SessionKeys
 from storage.session import Snapshot
 from storage.settings import Settings, owner_text
 from storage.tokens import document_id, new_token, to_handle
-from storage.trips import TripBounds, Trips
 from storage.values import Value, open_values
-from storage.writes import Delete, Insert, Update, Write, carry_writes
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from pymongo import MongoClient
 
-from webapp.devdb import Mongod, MongodNotFound, find_mongod
+from webapp.database.mongod import Mongod, MongodNotFound, find_mongod
 
 pytest_plugins = ("tests.faults.summary",)
 

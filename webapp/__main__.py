@@ -16,16 +16,17 @@ from aiohttp import web
 from pymongo.errors import PyMongoError
 
 from storage import StorageUnavailable, generate_secret
-from webapp import devfolder, logs, operator
 from webapp.app import create_app, parts
-from webapp.commandline import parser, rendered
-from webapp.config import Config, ConfigError, level_number
-from webapp.database import explain
-from webapp.devdb import Mongod, MongodFailed, MongodNotFound, find_mongod
-from webapp.devfolder import DevFolder
-from webapp.operator import NotDone, Outcome
-from webapp.refusals import Refusal
-from webapp.runner import PortRefused, StopSignals, serve, unless_stopped
+from webapp.cli import actions, devfolder
+from webapp.cli.actions import NotDone, Outcome
+from webapp.cli.devfolder import DevFolder
+from webapp.cli.parser import parser, rendered
+from webapp.config.settings import Config, ConfigError, level_number
+from webapp.database.client import explain
+from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
+from webapp.http import logs
+from webapp.http.refusals import Refusal
+from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
 DONE, NOT_DONE, UNFIT, INTERRUPTED = 0, 1, 78, 130
 DEMO_EMAIL = "demo@example.com"
@@ -129,7 +130,7 @@ async def _serve_demo(
 
     async def start() -> web.Application:
         app = await create_app(config)
-        await operator.add_demo_user(app, DEMO_EMAIL, password)
+        await actions.add_demo_user(app, DEMO_EMAIL, password)
         return app
 
     def announce() -> None:
@@ -153,7 +154,7 @@ async def _check(_options: argparse.Namespace) -> None:
         print("The settings, MongoDB, its indexes and the user's rights are fit.")
         # Here an operator meets a rotation in the wrong order before anybody is signed out.
         with suppress(StorageUnavailable):
-            print((await operator.stats(app)).sentence)
+            print((await actions.stats(app)).sentence)
 
 
 async def _secret(_options: argparse.Namespace) -> None:
@@ -169,18 +170,18 @@ async def _operate(options: argparse.Namespace) -> None:
 ACTIONS: Mapping[
     tuple[str, str], Callable[[web.Application, argparse.Namespace], Awaitable[Outcome]]
 ] = {
-    ("sessions", "stats"): lambda app, _: operator.stats(app),
-    ("sessions", "list"): lambda app, typed: operator.list_sessions(app, typed.email),
-    ("sessions", "revoke"): lambda app, typed: operator.revoke(app, typed.email),
-    ("sessions", "purge"): lambda app, _: operator.purge(app),
-    ("users", "add"): lambda app, typed: operator.add_user(
+    ("sessions", "stats"): lambda app, _: actions.stats(app),
+    ("sessions", "list"): lambda app, typed: actions.list_sessions(app, typed.email),
+    ("sessions", "revoke"): lambda app, typed: actions.revoke(app, typed.email),
+    ("sessions", "purge"): lambda app, _: actions.purge(app),
+    ("users", "add"): lambda app, typed: actions.add_user(
         app, typed.email, typed.username or typed.email.partition("@")[0], typed.new_password
     ),
-    ("users", "password"): lambda app, typed: operator.set_password(
+    ("users", "password"): lambda app, typed: actions.set_password(
         app, typed.email, typed.new_password
     ),
-    ("users", "disable"): lambda app, typed: operator.disable(app, typed.email),
-    ("users", "enable"): lambda app, typed: operator.enable(app, typed.email),
+    ("users", "disable"): lambda app, typed: actions.disable(app, typed.email),
+    ("users", "enable"): lambda app, typed: actions.enable(app, typed.email),
 }
 
 

@@ -14,19 +14,28 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import PyMongoError
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, setup
-from webapp import accounts, api, database, health, pages
-from webapp.accounts import ACCOUNTS
-from webapp.config import Config, ConfigError
-from webapp.cross_site import same_site_only
-from webapp.devices import describe
-from webapp.errors import error_answers
-from webapp.gate import allowed_host, https_only, identified, trusted_address, within_budget
-from webapp.headers import header_signal
-from webapp.keys import CONFIG, DATABASE, METRICS, STORAGE, UNDER_WAY
-from webapp.metrics import Metrics
-from webapp.proxy import ForwardedPolicy
-from webapp.throttle import THROTTLE, Throttle
-from webapp.underway import UnderWay
+from webapp.accounts import users as accounts
+from webapp.accounts.throttle import THROTTLE, Throttle
+from webapp.accounts.users import ACCOUNTS
+from webapp.config.settings import Config, ConfigError
+from webapp.database import client as database
+from webapp.handlers import api, pages
+from webapp.handlers.devices import describe
+from webapp.http import health
+from webapp.http.app_keys import CONFIG, DATABASE, METRICS, STORAGE, UNDER_WAY
+from webapp.http.cross_site import same_site_only
+from webapp.http.error_pages import error_answers
+from webapp.http.headers import header_signal
+from webapp.http.in_flight import UnderWay
+from webapp.http.metrics import Metrics
+from webapp.http.middlewares import (
+    allowed_host,
+    https_only,
+    identified,
+    trusted_address,
+    within_budget,
+)
+from webapp.http.proxy import ForwardedPolicy
 
 # Bytes of a request's body; no form of the app comes near it.
 LARGEST_BODY = 64 * 1024

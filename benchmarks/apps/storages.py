@@ -22,7 +22,7 @@ from benchmarks.apps.handlers import add_session_routes, answer
 from benchmarks.peers import BOUNDS
 from benchmarks.workload import user
 from storage import MongoStorage, setup
-from storage.trips import TripBounds
+from storage.batching import TripBounds
 
 Prepare = Callable[[web.Application, str, str], Awaitable[None]]
 

@@ -19,7 +19,7 @@ from storage import generate_secret
 from tests.browser.chromium import NOT_FOUND, PHONE, Visitor, find_chromium, launched, visiting
 from tests.processes import LISTENING, free_port, webapp
 from tests.webapp.people import ADA, IPHONE
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 DESK = (1100, 880)

@@ -14,7 +14,7 @@ import pytest
 from storage import generate_secret
 from tests.deploy.conftest import procfile
 from tests.processes import ROOT
-from webapp.config import KNOWN, Config, ConfigError
+from webapp.config.settings import KNOWN, Config, ConfigError
 
 
 def test_the_procfile_names_the_release_phase_and_the_process() -> None:

@@ -10,7 +10,7 @@ from textwrap import dedent, indent
 import pytest
 
 from tests.docs.markdown import ROOT, Block, all_blocks, commands
-from webapp.commandline import parser
+from webapp.cli.parser import parser
 
 # Commands that are neither ours nor make's: what else a reader may be told to type.
 PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", "head"}

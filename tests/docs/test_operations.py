@@ -13,8 +13,8 @@ from storage import generate_secret
 from tests.docs.markdown import ROOT, commands, table
 from tests.docs.markdown import blocks as blocks_of
 from tests.webapp.conftest import Client, MakeApp, environ, make_app
-from webapp.commandline import EXIT_CODES, parser
-from webapp.config import KNOWN, Config, ConfigError
+from webapp.cli.parser import EXIT_CODES, parser
+from webapp.config.settings import KNOWN, Config, ConfigError
 
 __all__ = ["environ", "make_app"]
 

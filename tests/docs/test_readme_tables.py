@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp_session import get_session
 
 from storage import MongoStorage
+from storage.batching import TripBounds
 from storage.session import MongoSession
-from storage.trips import TripBounds
 from tests.docs.markdown import ROOT, blocks, table
 from tests.storage.conftest import Clock, CommandLog, MakeStorage, OpenSite, Site, Visitor
 

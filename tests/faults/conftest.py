@@ -14,7 +14,7 @@ from storage import generate_secret
 from tests.faults.load import Books
 from tests.faults.summary import REMARK, ROW
 from tests.processes import LISTENING, Process, free_port, webapp
-from webapp.devdb import Mongod, MongodNotFound, find_mongod
+from webapp.database.mongod import Mongod, MongodNotFound, find_mongod
 
 
 class App:

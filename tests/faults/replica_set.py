@@ -17,7 +17,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until
 from tests.processes import free_port
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 NAME = "faults"
 MEMBERS = 3

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import App, Report, StartApp
 from tests.faults.load import VISITORS, Load
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 
 @pytest.fixture

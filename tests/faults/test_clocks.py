@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from storage.tokens import document_id, from_cookie
 from tests.faults.conftest import App, starter
 from tests.faults.test_expiry import set_clock, status_of
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 MINUTE = 60.0
 IDLE_SECONDS = 30 * MINUTE

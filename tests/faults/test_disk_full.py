@@ -17,7 +17,7 @@ from tests.faults.conftest import Report, StartApp
 from tests.faults.load import VISITORS, Load
 from tests.faults.waiting import until
 from tests.processes import free_port
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 SIZE = "512m"
 KEPT_FREE_BYTES = 64 * 1024

@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 
 from tests.faults.conftest import StartApp
 from tests.processes import LISTENING, webapp
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 # Half a minute is what platforms give a process before they kill it.
 SOON_SECONDS = 10.0

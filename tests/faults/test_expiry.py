@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from tests.faults.conftest import App, StartApp
 from tests.faults.waiting import until
 from tests.processes import free_port
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 MAX_AGE_SECONDS = 600
 EACH = 60

@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from tests.faults.conftest import App, StartApp
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until_async
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
 

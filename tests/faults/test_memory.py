@@ -13,7 +13,7 @@ from tests.conftest import only_in_full
 from tests.faults.conftest import App, Remark, StartApp
 from tests.faults.raw import pour
 from tests.faults.waiting import until
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 FLAT_BYTES = 10 * 1024 * 1024
 WRITES_ONE_IN = 10

@@ -19,7 +19,7 @@ from tests.faults.load import VISITORS, Load
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until
 from tests.processes import free_port
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 # storage's default: how long one load or one save waits for MongoDB.
 OPERATION_TIMEOUT_SECONDS = 5.0

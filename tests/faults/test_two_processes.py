@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import ClientSession, TCPConnector
 
 from tests.faults.conftest import StartApp
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 # As many at once at each of the two.
 MANY = 150

@@ -25,7 +25,7 @@ from tests.faults.test_memory import (
     resident_bytes,
 )
 from tests.faults.waiting import until
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
 

@@ -58,7 +58,7 @@ def test_wheel_holds_both_packages_and_nothing_else(built: Built) -> None:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
     assert inside == set(tracked("storage", "webapp"))
-    assert {"storage/py.typed", "webapp/py.typed", "webapp/templates/login.html"} <= inside
+    assert {"storage/py.typed", "webapp/py.typed", "webapp/handlers/templates/login.html"} <= inside
 
 
 def test_sdist_holds_what_a_wheel_is_made_of(built: Built) -> None:

@@ -17,7 +17,7 @@ from tests.packaging.conftest import (
     run,
     tracked,
 )
-from webapp.devdb import find_mongod
+from webapp.database.mongod import find_mongod
 
 pytestmark = pytest.mark.long
 

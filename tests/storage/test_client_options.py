@@ -17,7 +17,7 @@ from storage import MongoStorage
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import SECRET, Clock, MakeStorage, on_a_real_server
 from tests.storage.direct import values, visit
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 pytestmark = on_a_real_server
 

@@ -23,7 +23,7 @@ from tests.storage.conftest import (
 )
 from tests.storage.direct import id_of, loaded, saved, stored
 from tests.storage.overlap import at_once, during
-from tests.storage.test_shared_trips import undecodable
+from tests.storage.test_shared_commands import undecodable
 
 pytestmark = on_a_real_server
 

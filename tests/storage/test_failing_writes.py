@@ -26,7 +26,7 @@ from tests.storage.conftest import (
     until,
 )
 from tests.storage.overlap import during
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 
 @pytest.fixture(scope="module")

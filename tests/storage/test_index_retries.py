@@ -16,7 +16,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable
 from tests.storage.conftest import MakeStorage, OpenSite, until
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def storage_without_mongodb(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> MongoStorage:
     """Make a storage that gives up after a fifth of a second, and tries indexes again as soon."""
-    monkeypatch.setattr(import_module("storage.setup"), "RETRY_INDEXES_SECONDS", 0.2)
+    monkeypatch.setattr(import_module("storage.middleware"), "RETRY_INDEXES_SECONDS", 0.2)
     return make_storage(operation_timeout=0.2)
 
 
@@ -61,7 +61,7 @@ async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No restart is needed: the first requests work, and so does the sweeping."""
-    with caplog.at_level(logging.WARNING, logger="storage.setup"):
+    with caplog.at_level(logging.WARNING, logger="storage.middleware"):
         site = await open_site(storage_without_mongodb)
     visitor = await site.visitor()
     away = await visitor.do(lambda session: session.update(a=1))
@@ -128,7 +128,7 @@ async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a large collection it takes minutes: the app serves meanwhile, and may be stopped."""
-    monkeypatch.setattr(import_module("storage.setup"), "START_WAITS_FOR_INDEXES_SECONDS", 0.1)
+    monkeypatch.setattr(import_module("storage.middleware"), "START_WAITS_FOR_INDEXES_SECONDS", 0.1)
     await asyncio.to_thread(late_mongod.start)
     await collection.database.client.admin.command(
         "configureFailPoint",

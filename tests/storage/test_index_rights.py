@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from storage import IndexConflict
 from tests.storage.conftest import MakeStorage, OpenSite, on_a_real_server
 from tests.storage.shell_commands import commands_in
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 PASSWORD = "of-a-test"
 DATA = ["find", "insert", "update", "remove"]

@@ -21,7 +21,7 @@ from storage import IndexConflict, MongoStorage, setup
 from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, on_a_real_server, until
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,7 +29,7 @@ from tests.storage.conftest import (
     until,
 )
 from tests.storage.direct import values
-from webapp.devdb import Mongod, find_mongod
+from webapp.database.mongod import Mongod, find_mongod
 
 pytestmark = on_a_real_server
 TIMEOUT = 0.5

@@ -36,7 +36,7 @@ async def test_requests_of_many_visitors_leave_nothing_behind(
     """First visits, touches, writes, logouts and misses: memory is as it was before."""
     # What is remembered of the latest visitors has a bound, which this test reaches sooner.
     monkeypatch.setattr("storage.saving.TOUCHES_REMEMBERED", 50)
-    monkeypatch.setattr("storage.recent.SESSIONS_KEPT", 50)
+    monkeypatch.setattr("storage.cache.SESSIONS_KEPT", 50)
     storage = make_storage(operation_timeout=60)
 
     async def visitors(rounds: int) -> int:

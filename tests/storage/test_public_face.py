@@ -27,7 +27,7 @@ from storage import (
     renew_session,
     setup,
 )
-from storage.trips import TripBounds
+from storage.batching import TripBounds
 
 ROOT = Path(__file__).parents[2]
 PINNED = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.trips import TripBounds
+from storage.batching import TripBounds
 from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, on_a_real_server
 
 

@@ -11,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 
 from storage import generate_secret
 from webapp.app import create_app
-from webapp.config import Config
+from webapp.config.settings import Config
 
 Client = TestClient[web.Request, web.Application]
 MakeApp = Callable[..., Awaitable[Client]]

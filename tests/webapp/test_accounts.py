@@ -10,9 +10,9 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 
 from tests.webapp.people import ADA, GRACE, NEW_PASSWORD
-from webapp.accounts import Account, Accounts
-from webapp.passwords import Cost, Passwords
-from webapp.refusals import AccountExists, FieldsRefused, WrongPassword
+from webapp.accounts.passwords import Cost, Passwords
+from webapp.accounts.users import Account, Accounts
+from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 

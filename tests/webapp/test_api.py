@@ -12,10 +12,10 @@ from aiohttp import ClientResponse
 
 from tests.webapp.conftest import Client, MakeApp
 from tests.webapp.people import ADA, GRACE, another_device, arrive, sign_in, sign_up
-from webapp.accounts import ACCOUNTS
-from webapp.keys import DATABASE, STORAGE
-from webapp.passwords import Passwords
-from webapp.throttle import QUOTA, THROTTLE
+from webapp.accounts.passwords import Passwords
+from webapp.accounts.throttle import QUOTA, THROTTLE
+from webapp.accounts.users import ACCOUNTS
+from webapp.http.app_keys import DATABASE, STORAGE
 
 PROFILE = {"username", "email", "created_at"}
 

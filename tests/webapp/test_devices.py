@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from webapp.devices import UNKNOWN, describe
+from webapp.handlers.devices import UNKNOWN, describe
 
 WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from webapp.durations import in_words, relative
+from webapp.http.durations import in_words, relative
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.webapp.conftest import Client, MakeApp
-from webapp.devdb import Mongod
+from webapp.database.mongod import Mongod
 
 TOKEN = "a-token-of-sixteen-or-more"
 

@@ -13,7 +13,7 @@ from aiohttp import ClientResponse, FormData
 
 from tests.webapp.conftest import Client
 from tests.webapp.people import ADA, NEW_PASSWORD, arrive
-from webapp.keys import DATABASE
+from webapp.http.app_keys import DATABASE
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
-from webapp import logs
-from webapp.metrics import Metrics
+from webapp.http import logs
+from webapp.http.metrics import Metrics
 
 
 @pytest.fixture(autouse=True)

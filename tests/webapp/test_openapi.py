@@ -18,7 +18,7 @@ from storage import generate_secret
 from tests.processes import LISTENING, free_port, webapp
 from tests.webapp.conftest import Client, MakeApp
 from tests.webapp.people import ADA
-from webapp import openapi
+from webapp.handlers import openapi
 
 EXAMPLES = 25
 

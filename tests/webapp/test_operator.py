@@ -20,7 +20,7 @@ from tests.processes import LISTENING, ROOT, free_port, inherited, run_webapp, w
 from tests.webapp.browsing import PASSWORD, Visitor
 from webapp import __main__ as commands
 from webapp.__main__ import main
-from webapp.operator import Outcome
+from webapp.cli.actions import Outcome
 
 EMAIL = "ada@example.com"
 OTHER_PASSWORD = "another-plain-text-for-tests"

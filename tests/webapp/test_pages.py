@@ -25,10 +25,10 @@ from tests.webapp.people import (
     sign_up,
     text_of,
 )
-from tests.webapp.test_destinations import HOSTILE
-from webapp.accounts import ACCOUNTS
-from webapp.devdb import Mongod, find_mongod
-from webapp.keys import STORAGE
+from tests.webapp.test_redirects import HOSTILE
+from webapp.accounts.users import ACCOUNTS
+from webapp.database.mongod import Mongod, find_mongod
+from webapp.http.app_keys import STORAGE
 
 # What Python can hold and a form cannot send is tried on the function alone.
 SENDABLE = [case for case in HOSTILE if case.id not in {"missing", "a list", "lone surrogate"}]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.password_rules import problem_with
+from webapp.accounts.password_rules import problem_with
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from webapp.passwords import Cost, Passwords
-from webapp.refusals import Busy
+from webapp.accounts.passwords import Cost, Passwords
+from webapp.http.refusals import Busy
 
 CHEAP = Cost(memory_kib=64, passes=1)
 

@@ -6,9 +6,9 @@ import pytest
 from multidict import CIMultiDict
 
 from tests.webapp.forwarded_cases import CASES, REAL, Case
-from webapp.config import PRIVATE_RANGES
-from webapp.proxy import BadForwarded, ForwardedPolicy, host_name_of, peer_address, port_of
-from webapp.variables import network
+from webapp.config.settings import PRIVATE_RANGES
+from webapp.config.variables import network
+from webapp.http.proxy import BadForwarded, ForwardedPolicy, host_name_of, peer_address, port_of
 
 ROUTER = "10.1.2.3"
 

@@ -9,9 +9,9 @@ import pytest
 from multidict import CIMultiDict
 
 from tests.webapp.conftest import Client, MakeApp
-from webapp.cross_site import is_own_site
-from webapp.headers import CSP
-from webapp.proxy import Client as Who
+from webapp.http.cross_site import is_own_site
+from webapp.http.headers import CSP
+from webapp.http.proxy import Client as Who
 
 FRONT_END = "https://front.example"
 ORIGIN = {"ALLOWED_ORIGINS": FRONT_END}

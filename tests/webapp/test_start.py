@@ -17,10 +17,10 @@ from pymongo.errors import OperationFailure
 from tests.processes import LISTENING, ROOT, free_port, run_webapp, webapp
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app
-from webapp.config import Config, ConfigError
-from webapp.database import explain
-from webapp.devdb import Mongod
-from webapp.proxy import ForwardedPolicy
+from webapp.config.settings import Config, ConfigError
+from webapp.database.client import explain
+from webapp.database.mongod import Mongod
+from webapp.http.proxy import ForwardedPolicy
 
 PASSWORD = "the-password-of-a-user"
 TIGHT_SECONDS = 2.0

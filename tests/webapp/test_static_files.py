@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.webapp.conftest import Client
-from webapp.static_files import FOREVER, StaticFiles
+from webapp.handlers.static_files import FOREVER, StaticFiles
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 
-from webapp.refusals import TooManyAttempts
-from webapp.throttle import QUOTA, Throttle
+from webapp.accounts.throttle import QUOTA, Throttle
+from webapp.http.refusals import TooManyAttempts
 
 SECRET = "a secret of the tests that is long enough"
 ADA = "ada@example.org"

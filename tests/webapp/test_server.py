@@ -1,0 +1,244 @@
+"""How the process serves and how it ends, seen from inside."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from aiohttp import ClientSession, web
+
+from tests.processes import free_port
+from webapp import server
+from webapp.app import create_app
+from webapp.config.settings import Config
+from webapp.http.app_keys import DATABASE, UNDER_WAY
+from webapp.server import PortRefused, StopSignals, serve, unless_stopped
+
+pytestmark = pytest.mark.usefixtures("_signals_as_before")
+
+Start = Callable[..., Awaitable["Serving"]]
+
+
+class Serving:
+    """An app that is being served by `serve` in this process."""
+
+    def __init__(self, app: web.Application, port: int) -> None:
+        self.app = app
+        self.port = port
+        self.signals = StopSignals()
+        self.opened = asyncio.Event()
+        self.task = asyncio.ensure_future(serve(app, self.signals, when_open=self.opened.set))
+
+    async def end(self) -> None:
+        """Send the signal and wait for the end."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        await self.task
+
+
+@pytest.fixture
+def start(environ: dict[str, str]) -> Start:
+    """Serve an app with these environment variables until it is told to end."""
+
+    async def serving(**changes: str) -> Serving:
+        port = free_port()
+        config = Config.from_environ(environ | {"HOST": "127.0.0.1", "PORT": str(port)} | changes)
+        started = Serving(await create_app(config), port)
+        await started.opened.wait()
+        return started
+
+    return serving
+
+
+@pytest.fixture
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in server.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("already_accepted", [True, False], ids=["accepted", "waiting"])
+async def test_whoever_was_let_in_by_the_kernel_is_answered(
+    start: Start,
+    already_accepted: bool,  # noqa: FBT001
+) -> None:
+    """Connections that were accepted just now, or wait for it, when the port closes are served."""
+    serving = await start()
+    knocking = []
+    for _ in range(20):  # the event loop does not run meanwhile, so nobody is accepted
+        visitor = socket.create_connection(("127.0.0.1", serving.port))
+        visitor.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        knocking.append(visitor)
+    if already_accepted:
+        os.kill(os.getpid(), signal.SIGTERM)  # heard a turn of the loop later than the knocking
+    else:
+        serving.signals._stopped.set()  # at once
+
+    await serving.task
+
+    answers = []
+    for visitor in knocking:
+        visitor.settimeout(5)
+        answers.append(visitor.recv(65536))
+        visitor.close()
+    assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
+
+
+async def test_a_request_over_a_kept_connection_is_answered_while_draining(start: Start) -> None:
+    """The router may use a connection that it keeps a moment longer; it is then told to stop."""
+    serving = await start()
+    slow_begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield b"{"
+        slow_begun.set()
+        await go_on.wait()
+        yield b"}"
+
+    async with ClientSession(headers={"Sec-Fetch-Site": "same-origin"}) as kept:
+        base = f"http://127.0.0.1:{serving.port}"
+        async with kept.get(f"{base}/readyz") as before:
+            assert before.headers.get("Connection") != "close"
+        slow = asyncio.ensure_future(
+            kept.post(
+                f"{base}/api/auth/login",
+                data=slow_body(),
+                headers={"Content-Type": "application/json"},
+            )
+        )
+        await slow_begun.wait()
+        async with kept.get(f"{base}/healthz"):
+            pass  # a second connection, kept; and the first one's request is under way by now
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not serving.app[UNDER_WAY].draining:
+            await serving.app[UNDER_WAY].wait_for_change()
+
+        async with kept.get(f"{base}/readyz") as during:
+            assert during.status == 503
+            assert during.headers["Connection"] == "close"
+        go_on.set()
+        assert (await slow).status == 422
+    await serving.task
+
+
+async def test_what_takes_too_long_is_cut_off(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request that never ends does not keep the process alive."""
+    monkeypatch.setattr(server, "DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(server, "SHUTDOWN_SECONDS", 0.1)
+    serving = await start()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with ClientSession(headers={"Sec-Fetch-Site": "same-origin"}) as client:
+        request = asyncio.ensure_future(
+            client.post(
+                f"http://127.0.0.1:{serving.port}/api/auth/login",
+                data=endless(),
+                headers={"Content-Type": "application/json"},
+            )
+        )
+        while not int(serving.app[UNDER_WAY]):
+            await serving.app[UNDER_WAY].wait_for_change()
+        await serving.end()
+        await asyncio.wait([request])
+        _ = request.exception() or request.result()
+
+    assert "1 requests took too long" in caplog.text
+
+
+async def test_a_clean_up_that_hangs_is_given_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exit code is 0 all the same; the platform's patience is shorter than a hang."""
+    monkeypatch.setattr(server, "CLEANUP_SECONDS", 0.2)
+    serving = await start()
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("storage.MongoStorage.aclose", lambda _self: hang())
+
+    await serving.end()
+    serving.app[DATABASE].client.close()
+
+    assert "the clean-up took too long" in caplog.text
+
+
+async def test_the_end_is_told_to_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator sees when the port opened, when the end began, and that it was reached."""
+    caplog.set_level(logging.INFO, logger="webapp.server")
+    serving = await start()
+    await serving.end()
+
+    assert [record.getMessage() for record in caplog.records if record.name == "webapp.server"] == [
+        f"listening on 127.0.0.1 port {serving.port}",
+        "ending: 0 requests under way",
+        "ended",
+    ]
+
+
+async def test_it_listens_on_ipv6_too(start: Start) -> None:
+    """HOST may be an IPv6 address."""
+    serving = await start(HOST="::1")
+    async with (
+        ClientSession() as client,
+        client.get(f"http://[::1]:{serving.port}/healthz") as seen,
+    ):
+        assert seen.status == 200
+    await serving.end()
+
+
+async def test_a_host_that_is_not_this_machine_is_refused(
+    environ: dict[str, str],
+) -> None:
+    """One sentence that names host and port; what was opened is closed again."""
+    config = Config.from_environ(environ | {"HOST": "203.0.113.7", "PORT": "8080"})
+
+    with pytest.raises(PortRefused, match=r"PORT: 203\.0\.113\.7 port 8080 cannot be opened"):
+        await serve(await create_app(config), StopSignals())
+
+
+async def test_work_is_cancelled_by_a_signal() -> None:
+    """A start that hangs can be stopped; one that ended keeps its result and its error."""
+    signals = StopSignals()
+
+    async def fail() -> None:
+        raise LookupError
+
+    assert await unless_stopped(asyncio.sleep(0, "result"), signals) == "result"
+    with pytest.raises(LookupError):
+        await unless_stopped(fail(), signals)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await unless_stopped(asyncio.Event().wait(), signals) is None
+    assert await unless_stopped(asyncio.Event().wait(), signals) is None
+
+
+async def test_the_last_moments_ignore_signals() -> None:
+    """A process that is ending does not change its exit code."""
+    StopSignals().ignore_from_now_on()
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+async def test_what_the_start_has_made_is_left_out_of_garbage_collection(start: Start) -> None:
+    """While it serves; a full collection would walk through all of it and keep visitors waiting."""
+    serving = await start()
+    while_serving = gc.get_freeze_count()
+
+    await serving.end()
+
+    assert while_serving > 10_000
+    assert gc.get_freeze_count() == 0

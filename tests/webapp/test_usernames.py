@@ -1,0 +1,115 @@
+"""Which user names and email addresses are accepted, and when two are the same."""
+
+# ruff: noqa: RUF001 -- look-alike characters are what is tested here
+
+from __future__ import annotations
+
+import pytest
+
+from webapp.accounts.usernames import (
+    clean_username,
+    fold_email,
+    fold_username,
+    problem_with_email,
+    problem_with_username,
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("A", id="one character"),
+        pytest.param("x" * 64, id="sixty-four"),
+        pytest.param("Zoë  O'Neill-Šašić", id="accents and signs"),
+        pytest.param("עדה לאבלייס", id="right to left"),
+        pytest.param("愛達", id="Chinese"),
+        pytest.param("👩‍👩‍👧‍👦", id="a family of emoji, joined"),
+        pytest.param("<b>Ada</b>", id="HTML is only text"),
+        pytest.param("  Ada  ", id="blanks around"),
+    ],
+)
+def test_a_name_of_any_script_is_accepted(name: str) -> None:
+    """A user name is 1 to 64 characters of any script."""
+    assert problem_with_username(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("", id="empty"),
+        pytest.param(" \u3000\t ", id="blank"),
+        pytest.param("\u200d\u2060", id="nothing to see"),
+        pytest.param("x" * 65, id="too long"),
+        pytest.param("\ufdfa" * 4, id="too long once normalised"),
+        pytest.param("A\u202eda", id="right-to-left override"),
+        pytest.param("A\u200fda", id="right-to-left mark"),
+        pytest.param("A\u2067da", id="isolate"),
+        pytest.param("A\x07da", id="bell"),
+        pytest.param("A\nda", id="line end"),
+        pytest.param("A\u2028da", id="line separator"),
+    ],
+)
+def test_a_name_that_deceives_or_cannot_be_seen_is_refused(name: str) -> None:
+    """Control and bidi-control characters, blank and overlong names are refused."""
+    assert problem_with_username(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param("Ada", "ADA", id="capitals"),
+        pytest.param("Straße", "STRASSE", id="sharp s"),
+        pytest.param("Ａｄａ", " ada ", id="full width and blanks"),
+        pytest.param("e\u0301", "É", id="composed"),
+    ],
+)
+def test_names_that_read_the_same_are_one_name(one: str, other: str) -> None:
+    """Uniqueness goes by normalised, case-folded text."""
+    assert fold_username(one) == fold_username(other)
+
+
+def test_a_shown_name_keeps_its_capitals() -> None:
+    """Only uniqueness folds; what is shown is what was typed."""
+    assert clean_username(" Ada L. ") == "Ada L."
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        pytest.param("ada@example.org", id="plain"),
+        pytest.param("Ada.Byron+web@sub.example.co.uk", id="dots and a tag"),
+        pytest.param("ada@localhost", id="a host without a dot"),
+        pytest.param("аня@пример.рф", id="another script"),
+        pytest.param("a" * 64 + "@example.org", id="the longest local part"),
+    ],
+)
+def test_an_email_address_is_accepted(email: str) -> None:
+    """Anything with the outline of an address is."""
+    assert problem_with_email(email) is None
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        pytest.param("ada", id="no at"),
+        pytest.param("@example.org", id="nobody"),
+        pytest.param("ada@", id="nowhere"),
+        pytest.param("ada@@example.org", id="two ats"),
+        pytest.param("ada@example..org", id="two dots"),
+        pytest.param("ada@.org", id="leading dot"),
+        pytest.param("ada @example.org", id="a blank inside"),
+        pytest.param("ada@example.org\r\nBcc: x@y.z", id="a header smuggled in"),
+        pytest.param("a\u200bda@example.org", id="an invisible character"),
+        pytest.param("\u202eada@example.org", id="a bidi override"),
+        pytest.param("a" * 65 + "@example.org", id="local part too long"),
+        pytest.param("a@" + "b." * 130 + "org", id="too long"),
+    ],
+)
+def test_what_is_no_email_address_is_refused(email: str) -> None:
+    """An address that cannot be one, or hides something, is refused."""
+    assert problem_with_email(email)
+
+
+def test_email_addresses_are_folded() -> None:
+    """Capitals and blanks around do not make another address."""
+    assert fold_email(" Ada@Example.ORG ") == "ada@example.org"

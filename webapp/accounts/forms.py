@@ -1,0 +1,120 @@
+"""The five forms of the app, each with its fields; pages and API fill in the same ones.
+
+A form checks shape only: present, of the right type, text that can be stored. Whether a user
+name or a password is good is decided in `names` and `password_rules`. The OpenAPI description
+is built from these classes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from webapp.http.refusals import FieldsRefused
+
+MAX_TEXT_LENGTH = 1024
+"""Characters in any one field; the longest that is accepted anywhere is a password."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignUp:
+    """What a new account needs."""
+
+    username: str
+    email: str
+    password: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignIn:
+    """What signing in needs; `remember` keeps the session when the browser closes."""
+
+    email: str
+    password: str
+    remember: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordChange:
+    """The old password and the new one."""
+
+    current_password: str
+    new_password: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """The password once more, before something that cannot be undone."""
+
+    current_password: str
+
+
+Form = TypeVar("Form", SignUp, SignIn, PasswordChange, Confirmation)
+
+
+def from_page(kind: type[Form], values: Mapping[str, object]) -> Form:
+    """Fill in a form with what a page submitted; fields that it does not know are ignored.
+
+    A checkbox is sent when it is ticked and missing when it is not. Raises `FieldsRefused`.
+    """
+    wanted: dict[str, object] = {}
+    for field in fields(kind):
+        is_checkbox = field.type == "bool"
+        wanted[field.name] = field.name in values if is_checkbox else values.get(field.name, "")
+    return _filled(kind, wanted, {})
+
+
+def from_json(kind: type[Form], values: Mapping[str, object]) -> Form:
+    """Fill in a form with a JSON object; fields that it does not know are refused.
+
+    An API client that misspells a field should hear of it. Raises `FieldsRefused`.
+    """
+    known = {field.name for field in fields(kind)}
+    unknown = {
+        _shown(name): "This field is not known here." for name in values if name not in known
+    }
+    return _filled(kind, values, unknown)
+
+
+def _filled(kind: type[Form], values: Mapping[str, object], wrong: dict[str, str]) -> Form:
+    wrong = wrong | dict(_faults(kind, values))
+    if wrong:
+        raise FieldsRefused(wrong)
+    return kind(**values)  # type: ignore[arg-type]  # _faults has compared every type
+
+
+def _faults(kind: type[Form], values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for field in fields(kind):
+        value = values.get(field.name)
+        if field.type == "bool":
+            if field.name in values and not isinstance(value, bool):
+                yield field.name, "Must be true or false."
+        elif fault := _text_fault(value):
+            yield field.name, fault
+
+
+def _text_fault(value: object) -> str | None:
+    if value is None or value == "":
+        return "Please fill in this field."
+    if not isinstance(value, str):
+        return "Must be text."
+    if len(value) > MAX_TEXT_LENGTH:
+        return f"Use at most {MAX_TEXT_LENGTH} characters."
+    if "\0" in value or not _is_unicode(value):
+        return "Contains a character that cannot be used."
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether `text` has no lone surrogates, which JSON's backslash-u can smuggle in."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return a field name from a stranger in a form that is safe and short to repeat."""
+    return name[:40].encode("ascii", "backslashreplace").decode()

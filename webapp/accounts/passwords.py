@@ -1,0 +1,122 @@
+"""How passwords are kept: Argon2id in PHC text, computed beside the event loop.
+
+Nothing here decides which passwords are good enough; see `password_rules`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cryptography.exceptions import InvalidKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from webapp.http.refusals import Busy
+
+SALT_BYTES = 16
+HASH_BYTES = 32
+THREADS = 2
+MOST_AT_ONCE = 64
+BUSY_RETRY_SECONDS = 2
+
+_PHC = re.compile(r"\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$[A-Za-z0-9+/]+\$([A-Za-z0-9+/]+)")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one hash costs: `memory_kib` KiB, `passes` over them, in `lanes`.
+
+    The defaults are the least that OWASP's Password Storage Cheat Sheet accepts; about 45 ms
+    of one core. Raise them here: stored hashes follow at their owners' next sign-in.
+    """
+
+    memory_kib: int = 19 * 1024
+    passes: int = 2
+    lanes: int = 1
+
+
+def normalize(password: str) -> str:
+    """Return the one spelling of a password that is hashed (NFKC, NIST SP 800-63B 3.1.1.2).
+
+    The same characters typed on two keyboards can arrive composed or decomposed.
+    """
+    return unicodedata.normalize("NFKC", password)
+
+
+class Passwords:
+    """Hash and verify passwords in a small thread pool that refuses what it cannot keep up with.
+
+    A class because of what it holds: the threads, the room left in their queue, and the decoy.
+    `MOST_AT_ONCE` hashes may run or wait, about 1.5 s of work; one more is `Busy` (503) at
+    once, since a growing queue would end with everybody's time-out instead.
+    """
+
+    def __init__(
+        self, cost: Cost | None = None, *, threads: int = THREADS, most_at_once: int = MOST_AT_ONCE
+    ) -> None:
+        self.cost = cost or Cost()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
+        self._room = threading.BoundedSemaphore(most_at_once)
+        self._decoy = self._hash(os.urandom(SALT_BYTES).hex())
+
+    async def hash(self, password: str) -> str:
+        """Return the PHC text to store for a password. Raises `Busy` when the pool is full."""
+        return await self._run(lambda: self._hash(password))
+
+    async def verify(self, password: str, phc: str | None) -> bool:
+        """Tell whether `password` is the one that `phc` was made from. Raises `Busy`.
+
+        `None` stands for an account that does not exist: the same work is done against a
+        decoy, so that the time taken does not tell which accounts there are.
+        """
+        matches = await self._run(lambda: self._matches(password, phc or self._decoy))
+        return matches and phc is not None
+
+    def is_outdated(self, phc: str) -> bool:
+        """Tell whether a stored hash was made at another cost than today's."""
+        found = _PHC.fullmatch(phc)
+        if found is None:
+            return True
+        memory, passes, lanes = (int(number) for number in found.groups()[:3])
+        return Cost(memory, passes, lanes) != self.cost
+
+    def close(self) -> None:
+        """End the threads; hashes that have not begun are dropped with their requests."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        if not self._room.acquire(blocking=False):
+            raise Busy(
+                "Too many people are signing in at this moment, please try again shortly.",
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
+        future = self._threads.submit(work)
+        # The thread frees its place, not the waiter: a hash runs on when its request goes away.
+        future.add_done_callback(lambda _: self._room.release())
+        return await asyncio.wrap_future(future)
+
+    def _hash(self, password: str) -> str:
+        kdf = Argon2id(
+            salt=os.urandom(SALT_BYTES),
+            length=HASH_BYTES,
+            iterations=self.cost.passes,
+            lanes=self.cost.lanes,
+            memory_cost=self.cost.memory_kib,
+        )
+        return kdf.derive_phc_encoded(normalize(password).encode())
+
+    @staticmethod
+    def _matches(password: str, phc: str) -> bool:
+        try:
+            Argon2id.verify_phc_encoded(normalize(password).encode(), phc)
+        except (InvalidKey, ValueError):  # the second: PHC text that is damaged in the database
+            return False
+        return True

@@ -1,0 +1,231 @@
+"""Who has an account here, and the proof that they are who they say.
+
+The only file that speaks to the `users` collection. One stored account:
+
+    { _id: ObjectId
+      email: str               folded; unique
+      username: str            as shown
+      username_folded: str     unique
+      password: str            Argon2id as PHC text
+      password_version: int    counts password changes, see `Account`
+      created_at: Date
+      disabled: bool           absent, or true }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from webapp.accounts import password_rules, usernames
+from webapp.accounts.passwords import Passwords
+from webapp.database.client import ensure_index
+from webapp.http.app_keys import CONFIG, DATABASE
+from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
+
+_TAKEN = {
+    "email": "There is an account with this email address already.",
+    "username": "This user name is taken.",
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """One person's account; what pages and handlers may know of it, so without the hash.
+
+    A session notes the `password_version` that it was opened under and is over when the
+    account has a newer one. Thus a sign-in with the old password that is under way while the
+    password is changed does not slip past the signing out of all other devices.
+    """
+
+    id: str
+    username: str
+    email: str
+    created_at: datetime
+    password_version: int
+
+
+class Accounts:
+    """Create, prove, change and delete accounts in one database.
+
+    Raises `Refusal`s with sentences for people, and PyMongo's errors when MongoDB is away.
+    """
+
+    def __init__(
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        *,
+        password_min_length: int,
+        passwords: Passwords | None = None,
+    ) -> None:
+        self.password_min_length = password_min_length
+        self._passwords = passwords or Passwords()
+        self._users: AsyncIOMotorCollection[dict[str, Any]] = database["users"].with_options(
+            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC)
+        )
+
+    async def create_indexes(self) -> None:
+        """Create the two unique indexes; harmless when they exist."""
+        await ensure_index(self._users, "email", unique=True)
+        await ensure_index(self._users, "username_folded", unique=True)
+
+    def close(self) -> None:
+        """End the hashing threads. MongoDB's client belongs to whoever made it."""
+        self._passwords.close()
+
+    def check_sign_up(self, *, username: str, email: str, password: str) -> None:
+        """Raise `FieldsRefused` with every fault of a sign-up; MongoDB is not asked."""
+        found = {
+            "username": usernames.problem_with_username(username),
+            "email": usernames.problem_with_email(email),
+            "password": self._problem_with_password(password, username, email),
+        }
+        if wrong := {field: problem for field, problem in found.items() if problem}:
+            raise FieldsRefused(wrong)
+
+    async def sign_up(self, *, username: str, email: str, password: str) -> Account:
+        """Create an account. Raises `FieldsRefused`, `AccountExists`, or `Busy`."""
+        self.check_sign_up(username=username, email=email, password=password)
+        document = {
+            "_id": ObjectId(),
+            "email": usernames.fold_email(email),
+            "username": usernames.clean_username(username),
+            "username_folded": usernames.fold_username(username),
+            "password": await self._passwords.hash(password),
+            "password_version": 1,
+            "created_at": _now(),
+        }
+        try:
+            await self._users.insert_one(document)
+        except DuplicateKeyError as error:
+            # The unique index decides; a look before it lets two racing sign-ups both find nothing.
+            raise _exists(error) from None
+        return _account(document)
+
+    async def authenticate(self, email: str, password: str) -> Account | None:
+        """Return the account that this email address and password open, or `None`.
+
+        An unknown address, a disabled account and a wrong password cost the same work (OWASP
+        ASVS 5.0, 6.3.8). A hash made at an older cost is renewed on the way. Raises `Busy`.
+        """
+        document = await self._users.find_one({"email": usernames.fold_email(email)})
+        phc = document["password"] if document else None
+        is_right = await self._passwords.verify(password, phc)
+        if document is None or not is_right or document.get("disabled"):
+            return None
+        if self._passwords.is_outdated(document["password"]):
+            await self._upgrade(document, password)
+        return _account(document)
+
+    async def get(self, account_id: str) -> Account | None:
+        """Return the account with this id, `None` if it is gone or disabled."""
+        if not ObjectId.is_valid(account_id):
+            return None
+        document = await self._users.find_one({"_id": ObjectId(account_id)})
+        return None if document is None or document.get("disabled") else _account(document)
+
+    async def find(self, email: str) -> Account | None:
+        """Return the account with this email address, disabled or not: for the operator."""
+        document = await self._users.find_one({"email": usernames.fold_email(email)})
+        return _account(document) if document else None
+
+    async def confirm(self, account: Account, password: str) -> None:
+        """Check the password of somebody who is signed in. Raises `WrongPassword` or `Busy`."""
+        document = await self._users.find_one({"_id": ObjectId(account.id)})
+        phc = document["password"] if document else None
+        if not await self._passwords.verify(password, phc):
+            raise WrongPassword
+
+    async def set_password(
+        self, account: Account, password: str, *, field: str = "password"
+    ) -> Account:
+        """Store a new password and return the account, its `password_version` one higher.
+
+        Ending the sessions is the caller's part. `field` is the form field that a
+        `FieldsRefused` names. Raises `Busy`, or `LookupError` when the account is gone.
+        """
+        problem = self._problem_with_password(password, account.username, account.email)
+        if problem:
+            raise FieldsRefused({field: problem})
+        document = await self._users.find_one_and_update(
+            {"_id": ObjectId(account.id)},
+            {
+                "$set": {"password": await self._passwords.hash(password)},
+                "$inc": {"password_version": 1},
+            },
+            return_document=ReturnDocument.AFTER,
+        )
+        if document is None:
+            raise LookupError("this account was deleted meanwhile")
+        return _account(document)
+
+    async def set_disabled(self, account: Account, *, disabled: bool) -> bool:
+        """Lock or unlock an account; `True` if that changed anything. Sessions are not ended."""
+        change = {"$set": {"disabled": True}} if disabled else {"$unset": {"disabled": ""}}
+        result = await self._users.update_one({"_id": ObjectId(account.id)}, change)
+        return bool(result.modified_count)
+
+    async def delete(self, account: Account) -> bool:
+        """Delete an account; `True` if it was still there. Sessions are not ended."""
+        result = await self._users.delete_one({"_id": ObjectId(account.id)})
+        return bool(result.deleted_count)
+
+    def _problem_with_password(self, password: str, username: str, email: str) -> str | None:
+        return password_rules.problem_with(
+            password,
+            min_length=self.password_min_length,
+            names=(usernames.clean_username(username), usernames.fold_email(email)),
+        )
+
+    async def _upgrade(self, document: Mapping[str, Any], password: str) -> None:
+        phc = await self._passwords.hash(password)
+        # Only over the very hash that was verified: a password changed meanwhile stays changed.
+        await self._users.update_one(
+            {"_id": document["_id"], "password": document["password"]},
+            {"$set": {"password": phc}},
+        )
+
+
+ACCOUNTS = web.AppKey("accounts", Accounts)
+
+
+def _account(document: Mapping[str, Any]) -> Account:
+    return Account(
+        id=str(document["_id"]),
+        username=document["username"],
+        email=document["email"],
+        created_at=document["created_at"],
+        password_version=document["password_version"],
+    )
+
+
+def _now() -> datetime:
+    """Return this moment as MongoDB keeps it, in milliseconds: what is told is what is stored."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _exists(error: DuplicateKeyError) -> AccountExists:
+    pattern = (error.details or {}).get("keyPattern", {})
+    field = "email" if "email" in pattern else "username"
+    return AccountExists(field, _TAKEN[field])
+
+
+def setup(app: web.Application) -> None:
+    """Give the app its `Accounts`, and end their hashing threads when the app ends."""
+    accounts = Accounts(app[DATABASE], password_min_length=app[CONFIG].password_min_length)
+    app[ACCOUNTS] = accounts
+
+    async def close(_: web.Application) -> None:
+        accounts.close()
+
+    app.on_cleanup.append(close)

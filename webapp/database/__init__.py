@@ -1,0 +1,1 @@
+"""The connection to MongoDB, and the mongod of `--dev` and the tests."""

@@ -1,0 +1,1 @@
+"""What is answered: the pages, the JSON API, the list of devices."""

@@ -1,0 +1,127 @@
+"""The JSON API: the same deeds as the pages, for a separate front end.
+
+Errors are raised and become `application/problem+json` in `errors`. What each route takes and
+answers is told in `openapi`.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from webapp.accounts import auth
+from webapp.accounts.forms import Confirmation, SignIn, SignUp, from_json
+from webapp.accounts.users import Account
+from webapp.handlers import devices, openapi
+from webapp.handlers.devices import Device
+from webapp.handlers.pages import LEAVING
+from webapp.http.app_keys import CONFIG
+from webapp.http.bodies import json_fields
+
+
+async def sign_up(request: web.Request) -> web.Response:
+    """Create an account: 201 with its profile."""
+    form = from_json(SignUp, await json_fields(request))
+    return _json(_profile(await auth.sign_up(request, form)), status=201)
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Open a session: 200 with the profile, and the cookie."""
+    form = from_json(SignIn, await json_fields(request))
+    return _json(_profile(await auth.sign_in(request, form)))
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    """End the session if there is one: 204 either way."""
+    await auth.sign_out(request)
+    return _nothing(leaving=True)
+
+
+async def profile(request: web.Request) -> web.Response:
+    """Return whose session this is."""
+    return _json(_profile(await auth.current_account(request)))
+
+
+async def delete_profile(request: web.Request) -> web.Response:
+    """Delete the account with all its sessions: 204."""
+    account = await auth.current_account(request)
+    form = from_json(Confirmation, await json_fields(request))
+    await auth.delete_account(request, account, form)
+    return _nothing(leaving=True)
+
+
+async def device_list(request: web.Request) -> web.Response:
+    """Return every live session of this account."""
+    account = await auth.current_account(request)
+    found = await devices.signed_in(request, account)
+    return _json({"sessions": [_device(device) for device in found]})
+
+
+async def sign_out_device(request: web.Request) -> web.Response:
+    """End one session of this account: 204, or 404 when it has no such session."""
+    account = await auth.current_account(request)
+    device = await devices.sign_out(request, account, request.match_info["handle"])
+    if device is None:
+        raise web.HTTPNotFound(text="You have no session with this handle.")
+    return _nothing(leaving=device.current)
+
+
+async def sign_out_others(request: web.Request) -> web.Response:
+    """End every session of this account but this one: 204."""
+    account = await auth.current_account(request)
+    await devices.sign_out_others(request, account)
+    return _nothing()
+
+
+async def description(request: web.Request) -> web.Response:
+    """Return the OpenAPI description of this API."""
+    config = request.app[CONFIG]
+    return _json(
+        openapi.description(
+            password_min_length=config.password_min_length, cookie_name=config.cookie_name
+        )
+    )
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the API."""
+    app.add_routes(
+        [
+            web.post("/api/auth/signup", sign_up),
+            web.post("/api/auth/login", sign_in),
+            web.post("/api/auth/logout", sign_out),
+            web.get("/api/profile", profile),
+            web.delete("/api/profile", delete_profile),
+            web.get("/api/sessions", device_list),
+            web.delete("/api/sessions", sign_out_others),
+            web.delete("/api/sessions/{handle}", sign_out_device),
+            web.get("/api/openapi.json", description),
+        ]
+    )
+
+
+def _json(body: object, *, status: int = 200) -> web.Response:
+    return web.json_response(body, status=status)
+
+
+def _nothing(*, leaving: bool = False) -> web.Response:
+    return web.Response(status=204, headers=LEAVING if leaving else None)
+
+
+def _profile(account: Account) -> dict[str, str]:
+    """Return what a client may know of an account: these fields and no others."""
+    return {
+        "username": account.username,
+        "email": account.email,
+        "created_at": account.created_at.isoformat(),
+    }
+
+
+def _device(device: Device) -> dict[str, str | bool]:
+    return {
+        "handle": device.handle,
+        "label": device.label,
+        "created_at": device.created_at.isoformat(),
+        "last_seen_at": device.last_seen_at.isoformat(),
+        "expires_at": device.expires_at.isoformat(),
+        "current": device.current,
+    }

@@ -1,0 +1,112 @@
+"""The places where somebody is signed in: named in words, listed, signed out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiohttp import web
+from aiohttp_session import get_session
+
+from webapp.accounts import auth
+from webapp.accounts.users import Account
+from webapp.http.app_keys import STORAGE
+from webapp.http.events import event
+
+UNKNOWN = "Unknown device"
+LOGGED_CHARACTERS = 8
+_READ_CHARACTERS = 512
+
+# The first that is found wins: most browsers also claim to be those further down.
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("Vivaldi/", "Vivaldi"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("FxiOS/", "Firefox"),
+    ("Firefox/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+    ("Wget/", "Wget"),
+    ("Python", "Python"),
+    ("python", "Python"),
+)
+_SYSTEMS = (
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("CrOS", "ChromeOS"),
+    ("Windows", "Windows"),
+    ("Macintosh", "Mac"),
+    ("Linux", "Linux"),
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One live session as its owner sees it. The handle may be shown; it is no cookie."""
+
+    handle: str
+    label: str
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    current: bool
+
+
+def describe(request: web.Request) -> str:
+    """Say which browser on which system sent a request: "Firefox on Linux".
+
+    Only words of our own: nothing that a stranger wrote into `User-Agent` is kept.
+    """
+    agent = request.headers.get("User-Agent", "")[:_READ_CHARACTERS]
+    browser = next((name for mark, name in _BROWSERS if mark in agent), None)
+    system = next((name for mark, name in _SYSTEMS if mark in agent), None)
+    if system is None:
+        return browser or UNKNOWN
+    return f"{browser or 'A browser'} on {system}"
+
+
+async def signed_in(request: web.Request, account: Account) -> list[Device]:
+    """List where `account` is signed in, newest activity first."""
+    storage = request.app[STORAGE]
+    here = storage.handle(await get_session(request))
+    return [
+        Device(
+            handle=session.handle,
+            label=session.label or UNKNOWN,
+            created_at=session.created_at,
+            last_seen_at=session.last_seen_at,
+            expires_at=session.expires_at,
+            current=session.handle == here,
+        )
+        async for session in storage.sessions(account.id)
+    ]
+
+
+async def sign_out(request: web.Request, account: Account, handle: str) -> Device | None:
+    """Sign one device of `account` out and return it; `None` if it was not signed in.
+
+    Somebody else's handle is like one that does not exist.
+    """
+    devices = await signed_in(request, account)
+    device = next((device for device in devices if device.handle == handle), None)
+    if device is None:
+        return None
+    if device.current:
+        await auth.sign_out(request)
+        return device
+    if not await request.app[STORAGE].revoke(handle, owner=account.id):
+        return None
+    event(request, "revoked", account=account.id, handle=handle[:LOGGED_CHARACTERS])
+    return device
+
+
+async def sign_out_others(request: web.Request, account: Account) -> int:
+    """Sign `account` out everywhere but here; return how many devices that were."""
+    session = await get_session(request)
+    count = await request.app[STORAGE].revoke_owner(account.id, keep=session)
+    event(request, "revoked", account=account.id, count=count)
+    return count

@@ -1,0 +1,228 @@
+"""The OpenAPI 3.1 description of the JSON API, served at `/api/openapi.json`.
+
+Written beside the handlers rather than generated from them, and held to the truth by the
+tests, which send what it allows and what it forbids to the running app.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from webapp.accounts.forms import MAX_TEXT_LENGTH, Confirmation, SignIn, SignUp
+from webapp.accounts.usernames import EMAIL_MAX_LENGTH, USERNAME_MAX_LENGTH
+
+_TIME = {"type": "string", "format": "date-time"}
+_SECURED: dict[str, Any] = {"security": [{"session": []}]}
+_HANDLE = {"name": "handle", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]:
+    """Build the description. `password_min_length` is the configured one, in characters."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Accounts and sessions",
+            "version": "1",
+            "description": "Sign up, sign in, see and end your sessions. The session is a cookie.",
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": _schemas(password_min_length),
+            "responses": _responses(),
+            "securitySchemes": {
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": cookie_name,
+                    "description": "Set by signing in.",
+                }
+            },
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    return {
+        "/api/auth/signup": {
+            "post": _operation(
+                "Create an account",
+                "sign_up",
+                body="SignUp",
+                answers={201: "Profile"},
+                errors=(409, 422, 429, 503),
+            )
+        },
+        "/api/auth/login": {
+            "post": _operation(
+                "Sign in",
+                "sign_in",
+                body="SignIn",
+                answers={200: "Profile"},
+                errors=(401, 422, 429, 503),
+            )
+        },
+        "/api/auth/logout": {
+            "post": _operation(
+                "Sign out, if signed in", "sign_out", answers={204: None}, errors=(503,)
+            )
+        },
+        "/api/profile": {
+            "get": _SECURED
+            | _operation("Who am I?", "get_profile", answers={200: "Profile"}, errors=(401, 503)),
+            "delete": _SECURED
+            | _operation(
+                "Delete the account and all its sessions",
+                "delete_profile",
+                body="Confirmation",
+                answers={204: None},
+                errors=(401, 403, 422, 429, 503),
+            ),
+        },
+        "/api/sessions": {
+            "get": _SECURED
+            | _operation(
+                "Where am I signed in?",
+                "list_sessions",
+                answers={200: "Sessions"},
+                errors=(401, 503),
+            ),
+            "delete": _SECURED
+            | _operation(
+                "Sign out everywhere but here",
+                "end_other_sessions",
+                answers={204: None},
+                errors=(401, 503),
+            ),
+        },
+        "/api/sessions/{handle}": {
+            "parameters": [_HANDLE],
+            "delete": _SECURED
+            | _operation(
+                "Sign out one device", "end_session", answers={204: None}, errors=(401, 404, 503)
+            ),
+        },
+        "/api/openapi.json": {
+            "get": _operation("This description", "describe_api", answers={200: "Description"})
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    name: str,
+    *,
+    answers: dict[int, str | None],
+    body: str | None = None,
+    errors: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    # 403: the cross-site check, which stands before every route that changes anything.
+    reading = (400, 413, 415) if body else ()
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": name,
+        "responses": {str(status): _answer(schema) for status, schema in answers.items()}
+        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in reading + errors}
+        | {"403": {"$ref": "#/components/responses/403"}},
+    }
+    if body:
+        operation["requestBody"] = {"required": True, "content": _content(body)}
+    return operation
+
+
+def _answer(schema: str | None) -> dict[str, Any]:
+    if schema is None:
+        return {"description": "Done; there is nothing to say."}
+    return {"description": f"A {schema.lower()}.", "content": _content(schema)}
+
+
+def _content(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _schemas(password_min_length: int) -> dict[str, Any]:
+    sign_up = _form(SignUp)
+    sign_up["properties"]["username"]["maxLength"] = USERNAME_MAX_LENGTH
+    # No "format": only an address's outline is checked, and RFC 5321 forbids more than that.
+    sign_up["properties"]["email"] |= {
+        "description": "An address such as ada@example.org.",
+        "maxLength": EMAIL_MAX_LENGTH,
+    }
+    sign_up["properties"]["password"]["minLength"] = password_min_length
+    device = {
+        "handle": {"type": "string"},
+        "label": {"type": "string", "examples": ["Firefox on Linux"]},
+        "created_at": _TIME,
+        "last_seen_at": _TIME,
+        "expires_at": _TIME,
+        "current": {"type": "boolean"},
+    }
+    text = {"type": "string"}
+    return {
+        "SignUp": sign_up,
+        "SignIn": _form(SignIn),
+        "Confirmation": _form(Confirmation),
+        "Profile": _record({"username": text, "email": text, "created_at": _TIME}),
+        "Session": _record(device),
+        "Sessions": _record(
+            {"sessions": {"type": "array", "items": {"$ref": "#/components/schemas/Session"}}}
+        ),
+        "Description": {"type": "object"},
+        "Problem": _problem(),
+    }
+
+
+def _form(kind: type) -> dict[str, Any]:
+    """Describe a form by its class: the fields, their types, which must be there."""
+    no_nul = "^[^\\u0000]*$"
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH, "pattern": no_nul}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [field.name for field in fields(kind) if field.default is MISSING],
+        "properties": {
+            field.name: {"type": "boolean"} if field.type == "bool" else dict(text)
+            for field in fields(kind)
+        },
+    }
+
+
+def _record(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+def _problem() -> dict[str, Any]:
+    """Describe RFC 9457's problem, with one more member: the fields that are at fault."""
+    text = {"type": "string"}
+    error = _record({"field": text, "detail": text})
+    problem = _record({"type": text, "title": text, "status": {"type": "integer"}, "detail": text})
+    problem["properties"]["errors"] = {"type": "array", "items": error}
+    return problem
+
+
+def _responses() -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    seconds = {"type": "integer", "minimum": 1}
+    wait = {"Retry-After": {"description": "Seconds to wait.", "schema": seconds}}
+    meanings = {
+        400: "The body could not be read.",
+        401: "Not signed in, or signing in failed.",
+        403: "Not from an allowed origin, or the current password is wrong.",
+        404: "There is no such session of yours.",
+        409: "The email address or user name is taken.",
+        413: "The body is too large.",
+        415: "The body is not application/json.",
+        422: "Some fields cannot be accepted; `errors` names them.",
+        429: "Too many attempts.",
+        503: "The database or the server is too busy, or away.",
+    }
+    return {
+        str(status): {"description": meaning, "content": content}
+        | ({"headers": wait} if status in {429, 503} else {})
+        for status, meaning in meanings.items()
+    }

@@ -1,0 +1,260 @@
+"""The HTML pages: each handler reads a form, calls `auth` or `devices`, and answers.
+
+No decision about accounts or sessions is made here. Every form that is refused is shown
+again with its sentence, its status and what was typed, passwords aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+from pymongo.errors import PyMongoError
+
+from storage import StorageUnavailable
+from webapp.accounts import auth
+from webapp.accounts.forms import Confirmation, PasswordChange, SignIn, SignUp, from_page
+from webapp.accounts.users import Account
+from webapp.handlers import devices, notices
+from webapp.handlers.redirects import local_path, with_query
+from webapp.handlers.static_files import StaticFiles
+from webapp.http.app_keys import CONFIG
+from webapp.http.bodies import form_fields
+from webapp.http.durations import relative
+from webapp.http.refusals import NotSignedIn, Refusal
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# ASVS 5.0, 14.3.1. Not "cookies": it would also wipe those of sibling sites.
+LEAVING = {"Clear-Site-Data": '"cache", "storage"'}
+_KEPT_WHEN_REFUSED = ("username", "email", "remember")
+
+
+async def home(request: web.Request) -> web.Response:
+    """Greet whoever comes; the one page that is served while the database is away."""
+    try:
+        account = await _visitor(request)
+    except (StorageUnavailable, PyMongoError):
+        account = None
+    return _page(request, "home.html", account, notice=notices.named(request))
+
+
+async def sign_up_form(request: web.Request) -> web.Response:
+    """Show the empty sign-up form."""
+    return _page(request, "signup.html")
+
+
+async def sign_up(request: web.Request) -> web.Response:
+    """Create an account, then lead to the sign-in page."""
+    values = await form_fields(request)
+    try:
+        await auth.sign_up(request, from_page(SignUp, values))
+    except Refusal as refusal:
+        return _again(request, "signup.html", refusal, values)
+    raise web.HTTPSeeOther(with_query("/login", notice="signed-up"))
+
+
+async def sign_in_form(request: web.Request) -> web.Response:
+    """Show the sign-in form, or lead on whoever is signed in already."""
+    next_ = local_path(request.query.get("next"))
+    if await _visitor(request):
+        raise web.HTTPSeeOther(next_)
+    return _page(request, "login.html", notice=notices.named(request), next=next_)
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Open a session and lead to where the visitor was going."""
+    values = await form_fields(request)
+    next_ = local_path(values.get("next"))
+    try:
+        await auth.sign_in(request, from_page(SignIn, values))
+    except Refusal as refusal:
+        return _again(request, "login.html", refusal, values, next=next_)
+    raise web.HTTPSeeOther(next_)
+
+
+async def sign_out(request: web.Request) -> NoReturn:
+    """End the session and lead home."""
+    await auth.sign_out(request)
+    raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
+
+
+async def profile(request: web.Request) -> web.Response:
+    """Show who is signed in, since when, and how long this session lasts."""
+    account = await _signed_in(request)
+    here = [device for device in await devices.signed_in(request, account) if device.current]
+    return _page(
+        request,
+        "profile.html",
+        account,
+        notice=await notices.take(request),
+        device=here[0] if here else None,
+    )
+
+
+async def password_form(request: web.Request) -> web.Response:
+    """Show the form for a new password."""
+    return _page(request, "password.html", await _signed_in(request))
+
+
+async def change_password(request: web.Request) -> web.Response:
+    """Change the password and sign out every other device."""
+    account = await _signed_in(request)
+    values = await form_fields(request)
+    try:
+        await auth.change_password(request, account, from_page(PasswordChange, values))
+    except Refusal as refusal:
+        return _again(request, "password.html", refusal, values, account)
+    await notices.leave(request, "Your password is changed. All other devices are signed out.")
+    raise web.HTTPSeeOther("/profile")
+
+
+async def delete_form(request: web.Request) -> web.Response:
+    """Ask once more before an account is deleted."""
+    return _page(request, "delete.html", await _signed_in(request))
+
+
+async def delete_account(request: web.Request) -> web.Response:
+    """Delete the account with all its sessions and lead home."""
+    account = await _signed_in(request)
+    values = await form_fields(request)
+    try:
+        await auth.delete_account(request, account, from_page(Confirmation, values))
+    except Refusal as refusal:
+        return _again(request, "delete.html", refusal, values, account)
+    raise web.HTTPSeeOther(with_query("/", notice="account-deleted"), headers=LEAVING)
+
+
+async def device_list(request: web.Request) -> web.Response:
+    """Show every device on which this account is signed in."""
+    account = await _signed_in(request)
+    found = await devices.signed_in(request, account)
+    return _page(
+        request, "sessions.html", account, notice=await notices.take(request), devices=found
+    )
+
+
+async def sign_out_devices(request: web.Request) -> web.Response:
+    """Sign out the device whose handle was sent, or without one all others."""
+    account = await _signed_in(request)
+    handle = (await form_fields(request)).get("handle")
+    if not isinstance(handle, str):
+        count = await devices.sign_out_others(request, account)
+        await notices.leave(request, _others_signed_out(count))
+        raise web.HTTPSeeOther("/profile/sessions")
+    device = await devices.sign_out(request, account, handle)
+    if device and device.current:
+        raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
+    await notices.leave(
+        request,
+        f"{device.label} was signed out." if device else "That device was signed out already.",
+    )
+    raise web.HTTPSeeOther("/profile/sessions")
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the pages, their templates and the static files."""
+    files = StaticFiles()
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        default_helpers=False,
+        undefined=jinja2.StrictUndefined,
+        auto_reload=not app[CONFIG].production,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        filters={"relative": lambda moment: relative(moment, datetime.now(UTC))},
+    )
+    environment.globals["static"] = files.address
+    app.add_routes(
+        [
+            web.get("/static/{name}", files.answer),
+            web.get("/", home),
+            web.get("/signup", sign_up_form),
+            web.post("/signup", sign_up),
+            web.get("/login", sign_in_form),
+            web.post("/login", sign_in),
+            web.post("/logout", sign_out),
+            web.get("/profile", profile),
+            web.get("/profile/password", password_form),
+            web.post("/profile/password", change_password),
+            web.get("/profile/delete", delete_form),
+            web.post("/profile/delete", delete_account),
+            web.get("/profile/sessions", device_list),
+            web.post("/profile/sessions", sign_out_devices),
+        ]
+    )
+
+
+async def _visitor(request: web.Request) -> Account | None:
+    try:
+        return await auth.current_account(request)
+    except NotSignedIn:
+        return None
+
+
+async def _signed_in(request: web.Request) -> Account:
+    """Return whose page this is, or lead to the sign-in page and back afterwards."""
+    try:
+        return await auth.current_account(request)
+    except NotSignedIn as refusal:
+        notice = "session-ended" if refusal.ended else "sign-in-first"
+        back = request.path_qs if request.method in {"GET", "HEAD"} else request.path
+        raise web.HTTPSeeOther(with_query("/login", notice=notice, next=back)) from None
+
+
+def _page(
+    request: web.Request,
+    template: str,
+    account: Account | None = None,
+    *,
+    status: int = 200,
+    **context: Any,
+) -> web.Response:
+    context = {
+        "account": account,
+        "path": request.path,
+        "notice": None,
+        "typed": {},
+        "problem": None,
+        "errors": {},
+        "password_min_length": request.app[CONFIG].password_min_length,
+        **context,
+    }
+    return aiohttp_jinja2.render_template(template, request, context, status=status)
+
+
+def _again(
+    request: web.Request,
+    template: str,
+    refusal: Refusal,
+    values: Mapping[str, object],
+    account: Account | None = None,
+    **context: Any,
+) -> web.Response:
+    """Show a refused form again, filled in with what was typed, passwords aside."""
+    response = _page(
+        request,
+        template,
+        account,
+        status=refusal.status,
+        problem=None if refusal.fields else refusal.sentence,
+        errors=refusal.fields,
+        typed={name: values[name] for name in _KEPT_WHEN_REFUSED if name in values},
+        **context,
+    )
+    response.headers.update(refusal.told_headers)
+    return response
+
+
+def _others_signed_out(count: int) -> str:
+    if count == 0:
+        return "No other device was signed in."
+    if count == 1:
+        return "1 other device was signed out."
+    return f"{count} other devices were signed out."

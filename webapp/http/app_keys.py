@@ -1,0 +1,28 @@
+"""The names under which an application and a request carry their parts.
+
+`request[CLIENT]` is who asks, as far as it can be believed; the gate puts it there before any
+handler runs, and on the original request as well as on its clones, so that the access line and
+`on_response_prepare` see it too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from motor.motor_asyncio import AsyncIOMotorDatabase
+
+from storage import MongoStorage
+from webapp.config.settings import Config
+from webapp.http.in_flight import UnderWay
+from webapp.http.metrics import Metrics
+from webapp.http.proxy import Client
+
+CONFIG = web.AppKey("CONFIG", Config)
+DATABASE: web.AppKey[AsyncIOMotorDatabase[dict[str, Any]]] = web.AppKey("DATABASE")
+STORAGE = web.AppKey("STORAGE", MongoStorage)
+METRICS = web.AppKey("METRICS", Metrics)
+UNDER_WAY = web.AppKey("UNDER_WAY", UnderWay)
+
+CLIENT = web.RequestKey("CLIENT", Client)
+REQUEST_ID = web.RequestKey("REQUEST_ID", str)

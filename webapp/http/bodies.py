@@ -1,0 +1,78 @@
+"""From the bytes of a request body to plain fields: strictly, or not at all.
+
+Only what the app's own forms and API clients send is read: one content type per kind of
+route, UTF-8 that decodes, every field once.
+Everything else is a refusal with a sentence, never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from webapp.http.refusals import UnreadableBody, WrongMediaType
+
+MAX_FORM_FIELDS = 32
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+async def form_fields(request: web.Request) -> dict[str, object]:
+    """Read a submitted HTML form: text by field name.
+
+    Raises `WrongMediaType`, `UnreadableBody`, or aiohttp's 413 beyond the app's `client_max_size`.
+    """
+    text = await _text(request, FORM, "This page reads submitted forms.")
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except ValueError:  # also UnicodeDecodeError: %FF is no UTF-8
+        raise UnreadableBody("The form has too many fields, or text that is not UTF-8.") from None
+    return _once("form", pairs)
+
+
+async def json_fields(request: web.Request) -> dict[str, object]:
+    """Read a JSON object: any JSON value by field name.
+
+    Raises `WrongMediaType`, `UnreadableBody`, or aiohttp's 413 beyond the app's `client_max_size`.
+    """
+    text = await _text(request, JSON, f"Send the body as {JSON}.")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=lambda pairs: _once("object", pairs), parse_constant=_refuse
+        )
+    except (ValueError, RecursionError):
+        raise UnreadableBody("The body is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise UnreadableBody("The body is not a JSON object.")
+    return value
+
+
+async def _text(request: web.Request, media_type: str, wanted: str) -> str:
+    if request.content_type != media_type:
+        raise WrongMediaType(wanted)
+    try:
+        body = await request.read()
+        # Whatever charset is claimed: WHATWG forms and RFC 8259 JSON are UTF-8.
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UnreadableBody("The body is not UTF-8 text.") from None
+    except web.RequestPayloadError:
+        raise UnreadableBody("The body is not encoded as its headers say.") from None
+
+
+def _once(kind: str, pairs: list[tuple[str, Any]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        # Programs disagree on which of two values counts, and attacks live on that.
+        raise UnreadableBody(f"The {kind} names a field more than once.")
+    return fields
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)

@@ -1,0 +1,88 @@
+"""The headers of every answer: what a browser may do with it, and which origins may read it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from webapp.config.settings import Config
+from webapp.http.app_keys import CLIENT, REQUEST_ID, UNDER_WAY
+from webapp.http.request_id import UNREADABLE, identify
+
+API = "/api/"
+CSP = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    # never no-referrer: it makes browsers send `Origin: null`, and the cross-site check refuse it
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": (
+        "accelerometer=(), camera=(), geolocation=(), gyroscope=(), magnetometer=(),"
+        " microphone=(), payment=(), usb=()"
+    ),
+    "Server": "webapp",
+}
+HSTS = "max-age=63072000"  # two years; siblings under the same domain decide for themselves
+CORS_METHODS = "GET, HEAD, POST, DELETE"
+CORS_HEADERS = "Content-Type, X-Request-Id"
+CORS_EXPOSED = "Retry-After, X-Request-Id"
+CORS_SECONDS = 600
+
+
+class _Signal(Protocol):
+    async def __call__(self, request: web.Request, response: web.StreamResponse) -> None: ...
+
+
+def header_signal(config: Config) -> _Signal:
+    """Return the `on_response_prepare` handler that completes every answer's headers."""
+    origins = frozenset(config.allowed_origins)
+
+    async def complete(request: web.Request, response: web.StreamResponse) -> None:
+        identify(request)  # an answer to `Expect` comes before every middleware
+        response.headers.update(HEADERS)
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+        # Nothing is kept by a shared cache or the back button unless a handler says so.
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        if request[CLIENT].scheme == "https":
+            response.headers["Strict-Transport-Security"] = HSTS
+        if request.path.startswith(API) and origins:
+            _share(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
+        if request.method == UNREADABLE and isinstance(response, web.Response):
+            _without_echo(response)
+        if request.app[UNDER_WAY].draining:
+            # The router must not send its next request down a connection that is about to end.
+            response.headers[hdrs.CONNECTION] = "close"
+            response.force_close()
+
+    return complete
+
+
+def _without_echo(response: web.Response) -> None:
+    """Blank aiohttp's explanation of a parser error: it quotes the line, a cookie perhaps.
+
+    A script that overfills the cookie header would read the HttpOnly cookie in the answer, as it
+    once could with Apache (CVE-2012-0053).  The length is announced already and so is kept.
+    """
+    length = len(response.body) if isinstance(response.body, bytes) else 0
+    response.body = b"This request could not be read.".ljust(length)[:length]
+
+
+def _share(answer: CIMultiDict[str], asking: list[str], origins: Collection[str]) -> None:
+    """Add the CORS headers for an allowed origin; `Vary` for everybody, or caches mix them up."""
+    answer.add(hdrs.VARY, hdrs.ORIGIN)
+    if len(asking) != 1 or asking[0] not in origins:
+        return
+    answer[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = asking[0]
+    answer[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+    answer[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = CORS_METHODS
+    answer[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = CORS_HEADERS
+    answer[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = CORS_EXPOSED
+    answer[hdrs.ACCESS_CONTROL_MAX_AGE] = str(CORS_SECONDS)

@@ -1,0 +1,116 @@
+"""Every line that the process writes: one form, one place, standard output.
+
+As JSON: `time` (UTC), `level`, `event` (`request`, or an event's name, or `log`), then the event's
+own fields; other libraries' lines carry `logger` and `message`, and `traceback` after a crash.
+An access line has `request_id`, `address`, `method`, `route`, `status` and `milliseconds`.
+No path, query, header or body is ever written: they can hold what must stay secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import warnings
+from datetime import UTC, datetime
+from typing import TextIO, cast
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http import HttpProcessingError
+from aiohttp.web_exceptions import NotAppKeyWarning
+
+from webapp.http.app_keys import METRICS
+from webapp.http.request_id import whose
+
+UNMATCHED = "unmatched"
+ACCESS = logging.getLogger("webapp.access")
+PLAIN = re.compile(r"[\w.:/{}+-]+", re.ASCII)
+
+
+def configure(style: str, level: int, stream: TextIO | None = None) -> None:
+    """Send all logging, and Python's warnings, to `stream` (standard output), as `json` or `text`.
+
+    PyMongo's debug lines stay off at every level: they show commands, and commands show password
+    hashes and sealed values.
+    """
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    # aiohttp-session 2.12 keeps the session under a text key of the request; nobody can mend it.
+    warnings.filterwarnings("ignore", category=NotAppKeyWarning)
+    logging.getLogger("pymongo").setLevel(max(level, logging.WARNING))
+    server = logging.getLogger("aiohttp.server")
+    server.removeFilter(_is_not_a_parser_error)
+    server.addFilter(_is_not_a_parser_error)
+
+
+class AccessLines(AbstractAccessLogger):
+    """Write and count one line per answer, those to unreadable requests included."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Write the line; `time` is in seconds."""
+        request = cast(web.Request, request)  # the app makes no other kind
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else UNMATCHED
+        request.app[METRICS].request(route, request.method, response.status, time)
+        fields = {
+            **whose(request),
+            "method": request.method,
+            "route": route,
+            "status": response.status,
+            "milliseconds": round(time * 1000, 1),
+        }
+        self.logger.info("request", extra={"event": "request", "fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; whatever is in it, it stays one line."""
+        return json.dumps(_content(self, record), default=str)
+
+
+class TextLines(logging.Formatter):
+    """`time level event key=value ...`, for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; a traceback follows on lines of its own."""
+        content = _content(self, record)
+        trace = content.pop("traceback", None)
+        head = f"{content.pop('time')} {content.pop('level'):7} {content.pop('event')}"
+        message = content.pop("message", None)
+        pairs = "".join(f" {key}={_quoted(value)}" for key, value in content.items())
+        return head + (f" {message}" if message else "") + pairs + (f"\n{trace}" if trace else "")
+
+
+def _content(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, object]:
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    content: dict[str, object] = {
+        "time": at.replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "event": getattr(record, "event", "log"),
+    }
+    if hasattr(record, "fields"):
+        content |= record.fields
+    else:
+        content |= {"logger": record.name, "message": record.getMessage()}
+    if record.exc_info:
+        content["traceback"] = formatter.formatException(record.exc_info)
+    return content
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _is_not_a_parser_error(record: logging.LogRecord) -> bool:
+    # aiohttp logs the bytes that it could not read, a cookie perhaps among them.  The access line
+    # of the same request tells that it was refused.  The second is met after the answer, in the
+    # rest of a body that nobody wanted: anyone could fill the log with its tracebacks.
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)

@@ -1,0 +1,117 @@
+"""What a request passes before any handler: who asks, which host, https, and how long it may take.
+
+`app` puts these middlewares in order.  The operator's routes are exempt from trust, host and https:
+a router's health check comes from inside, by address, in plain http.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from yarl import URL
+
+from webapp.config.settings import Config
+from webapp.http.app_keys import CLIENT, UNDER_WAY
+from webapp.http.events import event
+from webapp.http.health import EXEMPT
+from webapp.http.proxy import BadForwarded, Client, ForwardedPolicy, host_name_of
+from webapp.http.request_id import identify
+
+BUDGET_SECONDS = 25.0
+RETRY_AFTER_SECONDS = 5
+
+_log = logging.getLogger("webapp.http.middlewares")
+
+
+@web.middleware
+async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Identify the request and count it as under way until its answer is ready."""
+    identify(request)
+    with request.app[UNDER_WAY].one():
+        return await handler(request)
+
+
+@web.middleware
+async def within_budget(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer 503 when a handler takes longer than 25 seconds: the router gives up at 30."""
+    try:
+        async with asyncio.timeout(BUDGET_SECONDS) as budget:
+            return await handler(request)
+    except TimeoutError:
+        if not budget.expired():
+            raise
+    event(request, "over_budget")
+    raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def trusted_address(config: Config, policy: ForwardedPolicy) -> Middleware:
+    """Replace the peer by the client that the trusted routers name; 400 when they contradict."""
+    strangers_are_told = config.production and config.trusted_proxy_hops > 0
+
+    @web.middleware
+    async def resolve(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal strangers_are_told
+        if request.path in EXEMPT:
+            return await handler(request)
+        peer = request[CLIENT]
+        if strangers_are_told and not policy.trusts(peer.address):
+            strangers_are_told = False  # once: it is a setting to mend, or a scanner's noise
+            _log.warning(
+                "%s connected directly and is not in TRUSTED_PROXIES; its headers are ignored",
+                peer.address,
+            )
+        try:
+            address, scheme = policy.resolve(peer.address, request.headers)
+        except BadForwarded as refusal:
+            event(request, "forwarded_refused", reason=str(refusal))
+            raise web.HTTPBadRequest(text="The forwarded headers contradict themselves.") from None
+        # Kept on the original too: the access line and on_response_prepare see that one.
+        request[CLIENT] = Client(address=address, scheme=scheme, host=peer.host)
+        return await handler(request.clone(scheme=scheme, remote=address))
+
+    return resolve
+
+
+def allowed_host(config: Config) -> Middleware:
+    """Answer 421 (RFC 9110 15.5.20) for any name that is not the app's own."""
+    allowed = frozenset(config.allowed_hosts)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in EXEMPT:
+            return await handler(request)
+        name = host_name_of(request[CLIENT].host)
+        if name not in allowed or _target_name(request) not in (None, name):
+            raise web.HTTPMisdirectedRequest(text="This server does not serve that host.")
+        return await handler(request)
+
+    return check
+
+
+@web.middleware
+async def https_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Send readers to https and refuse writers: what a form sent in the clear is lost already."""
+    client = request[CLIENT]
+    if client.scheme == "https" or request.path in EXEMPT:
+        return await handler(request)
+    if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+        raise web.HTTPForbidden(text="Use https.")
+    name = host_name_of(client.host) or ""
+    target = URL.build(
+        scheme="https",
+        host=name,
+        path=request.rel_url.raw_path,
+        query_string=request.rel_url.raw_query_string,
+        encoded=True,
+    )
+    raise web.HTTPPermanentRedirect(target)
+
+
+def _target_name(request: web.Request) -> str | None:
+    """Return the host that an absolute-form target names (RFC 9112 3.2.2), None without one."""
+    if request.raw_path.startswith("/") or request.raw_path == "*":
+        return None
+    return (URL(request.raw_path).host or "").casefold().removesuffix(".")

@@ -1,0 +1,237 @@
+"""How the process serves and how it ends: at once to the outside, gently to who is inside.
+
+On the first SIGTERM or SIGINT the port closes, requests under way are finished and save their
+sessions, the connection to MongoDB closes last.  Later signals change nothing: platforms send
+SIGTERM to every process of a group, and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from ipaddress import IPv6Address
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+from aiohttp import hdrs, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_urldispatcher import MatchInfoError
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from webapp.config.settings import Config
+from webapp.http.app_keys import CONFIG, UNDER_WAY
+from webapp.http.in_flight import UnderWay
+from webapp.http.logs import ACCESS, AccessLines
+from webapp.http.proxy import peer_address
+from webapp.http.request_id import UNREADABLE, identify
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Longer than the 90 s of Heroku's router: the side that closes first must be the router.
+KEEPALIVE_SECONDS = 95.0
+# With the closing that follows it stays under 25 s; platforms kill after 30.
+DRAIN_SECONDS = 18.0
+# The clean-up: twice aiohttp's own timeout for what is left, then the storage's last writes.
+SHUTDOWN_SECONDS = 2.0
+CLEANUP_SECONDS = 6.0
+# How long it must have been quiet before the last connections are closed.
+QUIET_SECONDS = 0.3
+BACKLOG = 1024
+
+T = TypeVar("T")
+
+_log = logging.getLogger("webapp.server")
+
+
+class PortRefused(Exception):
+    """The port cannot be opened; the text says why."""
+
+
+class StopSignals:
+    """SIGTERM and SIGINT, as one event that is set once.
+
+    A class because it outlives the event loop: the loop's own handlers are taken down with it, and
+    a signal during the last moments would then kill the process and change its exit code.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+
+    async def wait(self) -> None:
+        """Return when the first signal has come."""
+        await self._stopped.wait()
+
+    def ignore_from_now_on(self) -> None:
+        """Let no signal change the exit code of a process that is ending anyway."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        # One is enough, and a flood of them would leave no time to end: the kernel drops the rest.
+        self.ignore_from_now_on()
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], signals: StopSignals) -> T | None:
+    """Return what `work` returns, None when a signal came first; it is cancelled then."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(signals.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task})
+    return None
+
+
+async def serve(
+    app: web.Application, signals: StopSignals, *, when_open: Callable[[], None] = lambda: None
+) -> None:
+    """Open the port, answer until a signal comes, drain, and close everything.
+
+    `when_open` is called once the port is open.  Raises `PortRefused`.
+    """
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        access_log_class=AccessLines,
+        access_log=ACCESS,
+    )
+    await runner.setup()
+    try:
+        _dress_unreadable_requests(runner, app)
+        listener = _listen(app[CONFIG])
+        site = web.SockSite(runner, listener, backlog=BACKLOG)
+        await site.start()
+        # What the start has made lives as long as the process: the garbage collector need not walk
+        # through it again and again, which now and then kept every visitor waiting for 20 ms.
+        gc.collect()
+        gc.freeze()
+        _log.info("listening on %s port %d", *listener.getsockname()[:2])
+        when_open()
+        await signals.wait()
+        await _drain(runner, site, listener, app[UNDER_WAY])
+    finally:
+        gc.unfreeze()
+        await _clean_up(runner)
+        _log.info("ended")
+
+
+def _listen(config: Config) -> socket.socket:
+    is_v6 = isinstance(peer_address(config.host), IPv6Address)
+    try:
+        return socket.create_server(
+            (config.host, config.port),
+            family=socket.AF_INET6 if is_v6 else socket.AF_INET,
+            backlog=BACKLOG,
+            dualstack_ipv6=config.host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise PortRefused(
+            f"PORT: {config.host} port {config.port} cannot be opened ({reason.lower()});"
+            " stop the program that uses it, or set another PORT or HOST"
+        ) from None
+
+
+async def _drain(
+    runner: web.AppRunner, site: web.SockSite, listener: socket.socket, under_way: UnderWay
+) -> None:
+    under_way.begin_draining()
+    _log.info("ending: %d requests under way", int(under_way))
+    await _stop_listening(runner, site, listener)
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await _until_quiet(under_way)
+    except TimeoutError:
+        _log.warning("ending: %d requests took too long and are cut off", int(under_way))
+
+
+async def _stop_listening(
+    runner: web.AppRunner, site: web.SockSite, listener: socket.socket
+) -> None:
+    """Close the port; who had already been let in by the kernel is still answered.
+
+    asyncio's own closing drops whoever it accepted a moment before, and resets who waits.
+    """
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(listener)
+    await asyncio.sleep(0)  # those accepted just now get their transports
+    waiting = list(_accepted(listener))
+    await site.stop()
+    for connection in waiting:
+        await loop.connect_accepted_socket(cast(web.Server, runner.server), connection)
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    with suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.settimeout(0)
+            yield connection
+
+
+async def _until_quiet(under_way: UnderWay) -> None:
+    """Return when nothing is under way and nothing more comes in for a moment.
+
+    What was let in last has perhaps not been read yet, and the router may have sent a request down
+    a kept connection just now.
+    """
+    while True:
+        await under_way.wait_until_none()
+        try:
+            async with asyncio.timeout(QUIET_SECONDS):
+                await under_way.wait_for_change()
+        except TimeoutError:
+            return
+
+
+async def _clean_up(runner: web.AppRunner) -> None:
+    try:
+        async with asyncio.timeout(CLEANUP_SECONDS):
+            await runner.cleanup()
+    except TimeoutError:
+        _log.warning("ending: the clean-up took too long")
+
+
+def _dress_unreadable_requests(runner: web.AppRunner, app: web.Application) -> None:
+    """Give aiohttp's answers to what it cannot parse the app's headers and its access line.
+
+    They are made without routing, hence without the signals that add both.
+    """
+    server = cast(web.Server, runner.server)
+    unroutable = MatchInfoError(web.HTTPBadRequest())
+    unroutable.add_app(app)
+    unroutable.freeze()
+    make = server.request_factory
+
+    def factory(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        if message.method != UNREADABLE:
+            return make(_with_readable_expectation(message), *rest)
+        headers = CIMultiDictProxy(CIMultiDict(message.headers))  # aiohttp puts a plain dict there
+        request = make(message._replace(headers=headers), *rest)
+        if isinstance(request, web.Request):
+            request._match_info = unroutable  # a real method of that name gets its own later
+            identify(request)
+        return request
+
+    server.request_factory = factory
+
+
+def _with_readable_expectation(message: RawRequestMessage) -> RawRequestMessage:
+    """Replace an `Expect` that is not ASCII: aiohttp 3.14 fails when its 417 repeats it."""
+    if message.headers.get(hdrs.EXPECT, "").isascii():
+        return message
+    headers = CIMultiDict(message.headers)
+    headers[hdrs.EXPECT] = "unreadable"
+    return message._replace(headers=CIMultiDictProxy(headers))
