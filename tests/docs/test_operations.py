@@ -89,7 +89,7 @@ def test_words_of_the_check_are_those_of_the_app() -> None:
     """What the page shows below `check` is what the app prints; a test of the app runs it."""
     said = [out for block in blocks_of(PAGE, "console") for _in, out in commands(block) if out]
 
-    code = "".join((ROOT / "webapp" / f).read_text() for f in ("__main__.py", "operator.py"))
+    code = _code_of_the_app()
     shown = [line.strip() for out in said for line in out.splitlines()]
     assert shown
     assert all(line in code for line in shown)
@@ -115,8 +115,7 @@ def test_exit_codes_are_all_told() -> None:
 
 def test_every_event_is_explained_and_none_is_invented() -> None:
     """The table holds the names that the app's code writes."""
-    source = "".join(path.read_text() for path in (ROOT / "webapp").glob("*.py"))
-    written = set(re.findall(r'event\(\s*request,\s*"(\w+)"', source))
+    written = set(re.findall(r'event\(\s*request,\s*"(\w+)"', _code_of_the_app()))
 
     assert {cells[0].strip("`") for cells in table(PAGE, "Log lines")} == written
 
@@ -133,6 +132,10 @@ async def test_every_number_on_the_page_is_answered(make_app: MakeApp) -> None:
     named = set(re.findall(r"`((?:webapp|storage)_[a-z_]+)", PAGE.read_text()))
     assert len(named) == 6
     assert [name for name in named if f"# TYPE {name} " not in text] == []
+
+
+def _code_of_the_app() -> str:
+    return "".join(path.read_text() for path in (ROOT / "webapp").rglob("*.py"))
 
 
 def _commands(of: argparse.ArgumentParser, before: str) -> Iterator[str]:

@@ -67,10 +67,10 @@ Change = Callable[[MongoSession], Awaitable[None]]
 # What each row of the cost table does: the visits that prepare it, what happens in between, and
 # the visit that is counted.
 ROWS: dict[str, tuple[list[Change], str, Change]] = {
-    "no cookie, or one that cannot be a session token": ([], "malformed cookie", _nothing),
+    "no cookie, or a cookie that cannot be a session token": ([], "malformed cookie", _nothing),
     "a visitor who stored nothing": ([], "", _nothing),
     "reads the session": ([_put_in_cart], "", _nothing),
-    "reads it, and a touch is due": ([_put_in_cart], "two hours pass", _nothing),
+    "reads the session, and a touch is due": ([_put_in_cart], "two hours pass", _nothing),
     "changes the session": ([_put_in_cart], "", _put_in_cart),
     "first value of a new session": ([], "", _put_in_cart),
     "sign-in of a known visitor": ([_put_in_cart], "", _sign_in),
