@@ -43,6 +43,13 @@ def test_named_tests_exist(page: Path) -> None:
 
 
 @each_page
+def test_named_modules_exist(page: Path) -> None:
+    """A page that names a file of the two packages names one that is there."""
+    for file in re.findall(r"`((?:storage|webapp)/[\w/]+\.py)`", page.read_text()):
+        assert (ROOT / file).is_file(), file
+
+
+@each_page
 def test_no_figure_is_still_missing(page: Path) -> None:
     """What waits for a measurement is written @@NAME@@ until it has been made."""
     assert "@@" not in page.read_text()
