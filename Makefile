@@ -9,6 +9,9 @@ VENV ?= .venv
 export PYTHON
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq --require-hashes
+PIN := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet $(if $(UPGRADE),--upgrade) \
+	--generate-hashes --no-strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
+	--no-emit-trusted-host --no-emit-find-links
 
 # A process for each core, up to four: the files of tests are independent, those of one are not.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
@@ -96,14 +99,14 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 		echo "npm is missing: what needs the packages of $* is skipped"; \
 	fi
 
-lock: venv  ## pin the newest versions of every dependency, with hashes and without an index
-	@for set in "requirements.txt --extra webapp pyproject.toml" \
-		"requirements/dev.txt --extra webapp pyproject.toml requirements/dev.in" \
-		"requirements/bench.txt requirements/bench.in" "requirements/lowest.txt requirements/lowest.in"; do \
-		CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --upgrade \
-			--generate-hashes --no-strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
-			--no-emit-trusted-host --no-emit-find-links --output-file $$set || exit 1; \
+lock: venv  ## pin what pyproject.toml names, with hashes and without an index (UPGRADE=1: the newest versions)
+	@mkdir -p build && for group in dev bench lowest; do \
+		$(PY) -m dependency_groups --output build/$$group.in $$group || exit 1; \
 	done
+	@$(PIN) --extra webapp --output-file requirements.txt pyproject.toml
+	@$(PIN) --extra webapp -c requirements.txt --output-file requirements/dev.txt pyproject.toml build/dev.in
+	@$(PIN) -c requirements/dev.txt --output-file requirements/bench.txt build/bench.in
+	@$(PIN) --output-file requirements/lowest.txt build/lowest.in
 
 clean:  ## remove what the targets above made, development data in .dev excepted
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info

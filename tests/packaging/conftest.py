@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,12 @@ def tracked(*folders: str) -> Sequence[str]:
     """Name the files that git tracks and that are there."""
     listed = run("git", "ls-files", "--", *folders, cwd=ROOT).splitlines()
     return [name for name in listed if (ROOT / name).is_file()]
+
+
+def lowest() -> dict[str, str]:
+    """Return the lowest versions that pyproject.toml says are tested, by the packages' names."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    return dict(requirement.split("==") for requirement in groups["lowest"])
 
 
 def pinned_in(name: str) -> dict[str, str]:

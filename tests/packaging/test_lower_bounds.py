@@ -6,18 +6,18 @@ import tomllib
 
 from packaging.version import Version
 
-from tests.packaging.conftest import ROOT, pinned_in
+from tests.packaging.conftest import ROOT, lowest
 
 
 def test_lowest_versions_are_those_of_the_project() -> None:
-    """Each `>=` of the package and its extra is pinned in requirements/lowest.in."""
+    """Each `>=` of the package and its extra stands in the group `lowest` as `==`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     promised = dict(
         requirement.split(">=")
         for requirement in (*project["dependencies"], *project["optional-dependencies"]["webapp"])
     )
-    lowest = pinned_in("lowest.in")
+    tested = lowest()
 
-    assert lowest.keys() == promised.keys()
+    assert tested.keys() == promised.keys()
     for name, version in promised.items():
-        assert Version(lowest[name]) == Version(version), name
+        assert Version(tested[name]) == Version(version), name

@@ -12,6 +12,7 @@ from tests.packaging.conftest import (
     Built,
     Environment,
     MakeEnvironment,
+    lowest,
     naming,
     pinned_in,
     run,
@@ -43,14 +44,14 @@ def test_storage_passes_its_tests_with_the_lowest_versions(
 ) -> None:
     """What pyproject.toml says is enough, is; `make test-lowest` runs the whole suite with it."""
     environment = make_environment()
-    lowest, tools = pinned_in("lowest.in"), pinned_in("dev.txt")
-    pins = {name: tools[name] for name in (*TOOLS, "mongomock")} | lowest
+    lowest_pins, tools = lowest(), pinned_in("dev.txt")
+    pins = {name: tools[name] for name in (*TOOLS, "mongomock")} | lowest_pins
     environment.pip_install_pinned(built.wheel, *TOOLS, pins=pins)
 
     installed = environment.run("-m", "pip", "--disable-pip-version-check", "freeze")
 
-    assert f"aiohttp=={lowest['aiohttp']}\n" in installed
-    assert f"pymongo=={lowest['pymongo']}\n" in installed
+    assert f"aiohttp=={lowest_pins['aiohttp']}\n" in installed
+    assert f"pymongo=={lowest_pins['pymongo']}\n" in installed
     assert _passes(environment)
 
 
