@@ -13,12 +13,13 @@ PIN := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet $(if
 	--generate-hashes --no-strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-# A process for each core, up to four: the files of tests are independent, those of one are not.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# A process for each core, up to four. The files of tests are independent, the tests of one file are
+# not. Without reordering, the files are run in the order of tests/conftest.py, the quick ones first.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run docs test test-faults test-lowest lint format types screenshots bench bench-micro bench-trips bench-scale venv node lock clean
+.PHONY: help run docs test test-long test-all coverage test-lowest lint format types screenshots bench bench-micro bench-trips bench-scale venv node lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,14 +27,20 @@ help:  ## list these targets
 run: venv  ## serve on 127.0.0.1:8080 with a MongoDB of its own, data kept in .dev/
 	@$(PY) -m webapp --dev
 
-test: venv node  ## run every test but the long ones; fail under 100 % (storage) and 95 % (webapp) branch coverage
+test: venv  ## run the tests, in about three minutes on two cores; the quick ones come first
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
+
+coverage: venv  ## do the same and fail under 100 % (storage) and 95 % (webapp) branch coverage
 	$(PY) -m coverage erase
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" --cov --cov-report= $(ARGS)
 	$(PY) -m coverage report --include 'storage/*' --fail-under 100
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
-test-faults: venv  ## run the long tests: servers killed, frozen and filled up on purpose (FULL=1: the longest too)
+# One after another: what these tests break, freeze and measure is the whole machine's affair.
+test-long: venv node  ## run the long tests: browser, nginx, wheels, servers broken on purpose (FULL=1: the longest too)
 	$(PY) -m pytest -m long $(ARGS)
+
+test-all: coverage test-long  ## run every test, each once, and check the coverage
 
 test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with the lowest versions that pyproject.toml promises
 	@$(MAKE) VENV=.venv-lowest venv

@@ -14,8 +14,23 @@ from webapp.database.mongod import Mongod, MongodNotFound, find_mongod
 pytest_plugins = ("tests.faults.summary",)
 
 only_in_full = pytest.mark.skipif(
-    os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-faults` runs it"
+    os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-long` runs it"
 )
+
+
+SERVERS = {"mongod", "driver"}  # whoever takes one of these fixtures, needs a MongoDB
+FOLDERS = ("storage", "webapp", "faults")  # then the others
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files without a MongoDB first, then those of the storage: what fails, fails early."""
+    with_server = {item.path for item in items if SERVERS & set(getattr(item, "fixturenames", ()))}
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.parent.name
+        return item.path in with_server, (*FOLDERS, folder).index(folder)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

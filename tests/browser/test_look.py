@@ -9,6 +9,8 @@ from tests.browser.chromium import DESKTOP, PHONE, Visitor, visiting
 from tests.webapp.conftest import Client
 from tests.webapp.people import ADA, sign_up
 
+pytestmark = pytest.mark.long
+
 STRANGERS = ("/", "/signup", "/login", "/login?notice=session-ended", "/nothing")
 PLACES = (*STRANGERS, "refused sign-up", "refused sign-in")
 MEMBERS = ("/", "/profile", "/profile/sessions", "/profile/password", "/profile/delete")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import Browser
 
 from tests.browser.chromium import DESKTOP, PHONE, Visitor, visiting
 from tests.webapp.people import ADA, IPHONE, NEW_PASSWORD
+
+pytestmark = pytest.mark.long
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 

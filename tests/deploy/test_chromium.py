@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import async_playwright
 
 from tests.browser.chromium import ARGUMENTS, NOT_FOUND, Visitor, find_chromium
 from tests.browser.conftest import missing
 from tests.browser.test_story import sign_in_by_hand, sign_up_by_hand
 from tests.deploy.conftest import HOST, Fleet, Router
+
+pytestmark = pytest.mark.long
 
 
 async def test_from_http_to_a_secure_cookie_and_back_out(fleet: Fleet, router: Router) -> None:

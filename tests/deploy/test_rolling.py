@@ -9,10 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from storage import generate_secret
 from tests.deploy.conftest import Fleet, Router
 from tests.processes import run_webapp
 from tests.webapp.browsing import Visitor
+
+pytestmark = pytest.mark.long
 
 VISITORS = 4
 

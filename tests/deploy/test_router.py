@@ -13,6 +13,8 @@ from tests.deploy.conftest import HOST, Fleet, Router, cookie_lines, procfile, p
 from tests.processes import ROOT, Process
 from tests.webapp.forwarded_cases import CASES, Case
 
+pytestmark = pytest.mark.long
+
 MARK = "the-password-of-a-deployed-account"
 
 

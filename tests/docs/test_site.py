@@ -75,6 +75,7 @@ def test_api_page_has_every_public_name(built: Path) -> None:
     assert "<strong>max_age</strong>: the idle timeout in seconds" in page
 
 
+@pytest.mark.long
 async def test_browser_asks_no_other_host_and_has_no_complaint(
     built: Path, browser: Browser
 ) -> None:
