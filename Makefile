@@ -47,9 +47,11 @@ test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements/lowest.txt
 	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
-lint: venv  ## check style, docstrings, forbidden imports and layout
+lint: venv  ## check style, docstrings, layout, and who imports whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m pre_commit validate-config
 
 format: venv  ## mend what lint finds, where a program can
 	$(PY) -m ruff check --fix .
@@ -116,5 +118,5 @@ lock: venv  ## pin what pyproject.toml names, with hashes and without an index (
 	@$(PIN) --output-file requirements/lowest.txt build/lowest.in
 
 clean:  ## remove what the targets above made, development data in .dev excepted
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site *.egg-info
 	rm -rf $(BROWSER_TESTS)/node_modules $(BENCH_NODE)/node_modules
