@@ -51,7 +51,7 @@ lint: venv  ## check style, docstrings, layout, and who imports whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
-	$(PY) -m pre_commit validate-config
+	$(PY) -m pre_commit validate-config .pre-commit-config.yaml
 
 format: venv  ## mend what lint finds, where a program can
 	$(PY) -m ruff check --fix .
