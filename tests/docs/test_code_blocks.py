@@ -13,7 +13,7 @@ from tests.docs.markdown import ROOT, Block, all_blocks, commands
 from webapp.cli.parser import parser
 
 # Commands that are neither ours nor make's: what else a reader may be told to type.
-PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", "head"}
+PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", ".venv/bin/pre-commit", "head"}
 
 
 def each(language: str) -> pytest.MarkDecorator:
