@@ -17,8 +17,6 @@ from tests.storage.direct import visit
 
 PAGE = ROOT / "docs" / "planning.md"
 
-on_pymongo = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
-
 
 def sums() -> list[tuple[str, str, str]]:
     """Return each line of arithmetic: what it is of, the calculation, the result shown."""
@@ -67,7 +65,6 @@ SIZES = [
 ]
 
 
-@on_pymongo
 @pytest.mark.parametrize(("options", "change", "size"), SIZES)
 async def test_stored_session_takes_the_bytes_that_the_page_adds_up(
     make_storage: MakeStorage,

@@ -23,8 +23,6 @@ README = ROOT / "README.md"
 REQUIRED = inspect.Parameter.empty
 NAMES = {"json": json, "TripBounds": TripBounds}
 
-on_pymongo = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
-
 
 def test_settings_table_is_the_constructors_signature() -> None:
     """The same arguments in the same order with the same defaults."""
@@ -83,7 +81,6 @@ def test_every_row_of_the_cost_table_is_counted() -> None:
     assert [cells[0] for cells in table(README, "What a request costs")] == list(ROWS)
 
 
-@on_pymongo
 @pytest.mark.parametrize(
     ("row", "commands"),
     [
@@ -111,7 +108,6 @@ async def test_request_costs_what_the_table_says(
     assert ("no cookie" in commands) <= (visitor.cookie is None)
 
 
-@on_pymongo
 async def test_requests_at_the_same_time_share_their_commands(site: Site, log: CommandLog) -> None:
     """Thirty visits at once take fewer than thirty finds, as the sentence below the table says."""
     visitors = [await site.visitor() for _ in range(30)]
@@ -125,7 +121,6 @@ async def test_requests_at_the_same_time_share_their_commands(site: Site, log: C
     assert log.names.count("find") < 30
 
 
-@on_pymongo
 async def test_stored_session_looks_as_it_is_annotated(
     make_storage: MakeStorage, open_site: OpenSite, collection: Any
 ) -> None:

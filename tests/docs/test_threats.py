@@ -9,14 +9,10 @@ import secrets
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from storage.lifetime import from_datetime
 from storage.sealing import Keyring
 from storage.tokens import document_id, to_cookie
 from tests.storage.conftest import SECRET, Clock, MakeStorage, OpenSite, Site, Visitor
-
-pytestmark = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 
 
 async def test_copied_cookie_is_signed_in_from_anywhere_until_the_session_ends(

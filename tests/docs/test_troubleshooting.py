@@ -53,8 +53,6 @@ asyncio.run(use())
 asyncio.run(serve())
 """
 
-on_pymongo = pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
-
 
 def says(message: object) -> bool:
     """Tell whether a message stands on the page, word for word."""
@@ -107,7 +105,6 @@ def test_client_of_another_loop(made: str, mongo_uri: str) -> None:
     assert says(done.stderr.strip().splitlines()[-1])
 
 
-@on_pymongo
 async def test_other_runtime_error_of_a_driver_is_passed_on(storage: MongoStorage) -> None:
     """Only what concerns the loop is put into other words."""
 
@@ -150,7 +147,6 @@ async def test_get_session_without_set_up(
     assert says(caplog.text)
 
 
-@on_pymongo
 async def test_middlewares_in_the_wrong_order(
     storage: MongoStorage, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,7 +170,6 @@ async def test_middlewares_in_the_wrong_order(
     assert says(caplog.text)
 
 
-@on_pymongo
 async def test_clone_inside_the_session_is_never_saved(
     make_storage: MakeStorage, aiohttp_client: AiohttpClient
 ) -> None:
@@ -208,7 +203,6 @@ def _assign(session: Any) -> None:
     session["n"] = 1
 
 
-@on_pymongo
 @pytest.mark.parametrize(
     "use",
     [
@@ -234,7 +228,6 @@ async def test_forgotten_await(
     assert says(caplog.text)
 
 
-@on_pymongo
 async def test_forgotten_await_of_a_renewal(visitor: Visitor) -> None:
     """A warning of Python's is all that tells; the token stays what it was."""
     await visitor.do(lambda session: session.update(n=1))
@@ -251,7 +244,6 @@ async def test_forgotten_await_of_a_renewal(visitor: Visitor) -> None:
     assert says(warned[0].message)
 
 
-@on_pymongo
 async def test_sessions_read_with_for(storage: MongoStorage) -> None:
     """Python's own words again."""
     with pytest.raises(TypeError) as raised:
@@ -278,7 +270,6 @@ async def test_unacknowledged_writes() -> None:
     assert says(raised.value)
 
 
-@on_pymongo
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
@@ -316,7 +307,6 @@ async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:
         assert says(await response.text())
 
 
-@on_pymongo
 async def test_secret_that_changes_at_each_start(
     open_site: OpenSite, make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
 ) -> None:

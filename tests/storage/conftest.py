@@ -166,10 +166,10 @@ class OpenSite(Protocol):
         """Start it; it ends with the test."""
 
 
-@pytest.fixture(params=["mongomock", "motor", "pymongo"])
+@pytest.fixture
 def driver(request: pytest.FixtureRequest) -> str:
-    """Name the driver; what only a real server decides asks for ``real_driver`` instead."""
-    return str(request.param)
+    """Name the driver: PyMongo Async, if the test is not marked to run over several."""
+    return str(getattr(request, "param", "pymongo"))
 
 
 @pytest.fixture
@@ -277,8 +277,11 @@ def cookie_of(response: ClientResponse) -> Morsel[str]:
     return morsel
 
 
-# Over the drivers that talk to a real server only: it decides what mongomock merely imitates.
-on_a_real_server = pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
+# For each test that could come out differently with another driver: commands, dates, codecs,
+# errors, results of bulk writes, cancellation, cursors, write concerns. All other tests run once.
+every_driver = pytest.mark.parametrize("driver", ["mongomock", "motor", "pymongo"], indirect=True)
+# For what the server decides, and mongomock only imitates.
+real_drivers = pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from storage import MongoStorage
-from tests.storage.conftest import MakeStorage, on_a_real_server
+from tests.storage.conftest import MakeStorage, real_drivers
 from tests.storage.direct import load, loaded, stored, values
 
-pytestmark = on_a_real_server
+pytestmark = real_drivers
 
 
 @pytest.fixture

@@ -15,19 +15,13 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import (
-    MakeStorage,
-    OpenSite,
-    Site,
-    Visitor,
-    on_a_real_server,
-    until,
-)
+from tests.storage.conftest import MakeStorage, OpenSite, Site, Visitor, real_drivers, until
 from tests.storage.overlap import Change
 
-pytestmark = on_a_real_server
-
 OLD, NEW = generate_secret(), generate_secret()
+
+pytestmark = real_drivers
+
 WRITES = {"insert", "update", "delete"}
 
 

@@ -15,11 +15,11 @@ from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 
 from storage import MongoStorage
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import SECRET, Clock, MakeStorage, on_a_real_server
+from tests.storage.conftest import SECRET, Clock, MakeStorage, real_drivers
 from tests.storage.direct import values, visit
 from webapp.database.mongod import Mongod, find_mongod
 
-pytestmark = on_a_real_server
+pytestmark = real_drivers
 
 OPTIONS = [
     pytest.param({"tz_aware": True}, id="aware dates"),

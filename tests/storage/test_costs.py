@@ -18,14 +18,14 @@ from tests.storage.conftest import (
     OpenSite,
     Site,
     Visitor,
-    on_a_real_server,
+    real_drivers,
     set_cookie_of,
 )
 from tests.storage.direct import id_of, loaded, saved, stored
 from tests.storage.overlap import at_once, during
 from tests.storage.test_shared_commands import undecodable
 
-pytestmark = on_a_real_server
+pytestmark = real_drivers
 
 TOUCH_SECONDS = 3600
 MANY = 50

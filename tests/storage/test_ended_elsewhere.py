@@ -19,7 +19,8 @@ from tests.storage.conftest import (
     OpenSite,
     Site,
     Visitor,
-    on_a_real_server,
+    every_driver,
+    real_drivers,
     set_cookie_of,
 )
 from tests.storage.direct import load, loaded, stored, values, visit
@@ -142,7 +143,6 @@ async def _save_after(
     return set_cookie_of(response)
 
 
-@on_a_real_server
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("change", SAVES)
 async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_no_cookie(
@@ -196,6 +196,7 @@ async def test_logout_of_a_session_that_ended_elsewhere_still_deletes_the_cookie
     assert [line.startswith('session=""; Max-Age=0;') for line in set_cookie_of(response)] == [True]
 
 
+@every_driver
 async def test_session_that_ended_before_the_request_is_no_session(
     elsewhere: Elsewhere, visitor: Visitor
 ) -> None:
@@ -208,7 +209,7 @@ async def test_session_that_ended_before_the_request_is_no_session(
     assert set_cookie_of(response) == []
 
 
-@on_a_real_server
+@real_drivers
 async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended(
     site: Site, storage: MongoStorage, collection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,6 +234,7 @@ async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended
     assert seen == [2, None] * 30
 
 
+@every_driver
 async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
@@ -255,7 +257,7 @@ async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
     assert storage.counters["updates"] == 0
 
 
-@on_a_real_server
+@real_drivers
 async def test_of_two_saves_in_one_trip_the_one_that_came_after_the_end_is_told(
     make_storage: MakeStorage, clock: Clock
 ) -> None:

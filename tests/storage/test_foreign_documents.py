@@ -8,11 +8,12 @@ from typing import Any
 from bson import ObjectId
 
 from storage import MongoStorage
-from tests.storage.conftest import on_a_real_server
+from tests.storage.conftest import real_drivers
 from tests.storage.direct import id_of, values, visit
 
+pytestmark = real_drivers
 
-@on_a_real_server
+
 async def test_foreign_documents_disturb_nobody(storage: MongoStorage, collection: Any) -> None:
     """Of any shape and with ids of any type, even with somebody's owner hash copied into them."""
     cookie = await visit(storage, None, lambda session: session.update(user_id=7, name="Ada"))

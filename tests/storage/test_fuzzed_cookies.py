@@ -13,7 +13,7 @@ from aiohttp_session import get_session
 
 from storage import MongoStorage, setup
 from storage.tokens import from_cookie, to_cookie
-from tests.storage.conftest import AiohttpServer, MakeStorage, on_a_real_server
+from tests.storage.conftest import AiohttpServer, MakeStorage
 from tests.storage.direct import visit
 
 COOKIES = 10_000
@@ -66,7 +66,6 @@ async def answers(port: int, headers: list[bytes]) -> list[tuple[bytes, bytes]]:
     return received
 
 
-@on_a_real_server
 async def test_ten_thousand_forged_cookies_are_answered_and_open_no_session(
     storage: MongoStorage, aiohttp_server: AiohttpServer
 ) -> None:

@@ -16,7 +16,7 @@ from bson.datetime_ms import DatetimeMS
 
 from storage import MongoStorage
 from storage.tokens import document_id, from_cookie
-from tests.storage.conftest import Clock, MakeStorage, on_a_real_server
+from tests.storage.conftest import Clock, MakeStorage, real_drivers
 from tests.storage.direct import load, values, visit
 
 DOCUMENTS = 2_000
@@ -161,7 +161,7 @@ async def test_two_thousand_damaged_documents_break_no_request_and_mix_no_sessio
     assert storage.counters["unreadable"] > DOCUMENTS // 4
 
 
-@on_a_real_server
+@real_drivers
 async def test_damaged_documents_break_neither_saves_nor_lists_nor_housekeeping(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
@@ -183,7 +183,6 @@ async def test_damaged_documents_break_neither_saves_nor_lists_nor_housekeeping(
     assert await storage.clear() > 0
 
 
-@on_a_real_server
 @pytest.mark.parametrize("field", FIELDS)
 async def test_no_value_in_any_field_breaks_a_request(
     make_storage: MakeStorage, field: str

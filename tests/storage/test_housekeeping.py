@@ -19,7 +19,8 @@ from tests.storage.conftest import (
     CommandLog,
     MakeStorage,
     OpenSite,
-    on_a_real_server,
+    every_driver,
+    real_drivers,
     until,
 )
 from tests.storage.direct import load, values, visit
@@ -35,6 +36,7 @@ def sign_in(session: Any) -> None:
     session["user_id"] = 7
 
 
+@every_driver
 async def test_count_is_of_live_sessions(make_storage: MakeStorage, clock: Clock) -> None:
     """Not of those that have ended by any of the clocks, swept or not."""
     storage = make_storage(max_age=1200, absolute_timeout=3600)
@@ -48,6 +50,7 @@ async def test_count_is_of_live_sessions(make_storage: MakeStorage, clock: Clock
     assert await storage.count() == 0
 
 
+@every_driver
 async def test_clear_ends_every_session_and_keeps_the_indexes(
     make_storage: MakeStorage, collection: Any
 ) -> None:
@@ -64,6 +67,7 @@ async def test_clear_ends_every_session_and_keeps_the_indexes(
     assert await collection.index_information() == before
 
 
+@every_driver
 async def test_purge_deletes_what_has_ended_and_nothing_else(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
@@ -112,6 +116,7 @@ async def test_counters_tell_what_happened(
     }  # fmt: skip
 
 
+@every_driver
 async def test_mistake_of_the_app_is_not_counted_as_mongodb_away(storage: MongoStorage) -> None:
     """`unavailable` is what an operator is woken for."""
     with pytest.raises(ValueError, match="None is nobody"):
@@ -123,7 +128,7 @@ async def test_mistake_of_the_app_is_not_counted_as_mongodb_away(storage: MongoS
     assert storage.counters["unavailable"] == 0
 
 
-@on_a_real_server
+@real_drivers
 async def test_commands_are_counted_as_they_are_sent(
     make_storage: MakeStorage, log: CommandLog
 ) -> None:
@@ -157,6 +162,7 @@ async def test_clock_is_the_systems_unless_it_is_replaced(collection: Any, clock
     await storage.aclose()
 
 
+@every_driver
 async def test_closing_waits_for_writes_under_way(
     make_storage: MakeStorage, collection: Any
 ) -> None:
@@ -188,6 +194,7 @@ async def test_closing_twice_or_at_once_is_harmless(make_storage: MakeStorage) -
     await storage.aclose()
 
 
+@every_driver
 async def test_closing_leaves_the_client_open(make_storage: MakeStorage, collection: Any) -> None:
     """It belongs to the app, which may go on using it."""
     storage = make_storage()

@@ -11,12 +11,21 @@ from aiohttp import web
 from aiohttp_session import get_session, new_session
 
 from storage import generate_secret
-from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.conftest import (
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    every_driver,
+    set_cookie_of,
+)
 from tests.storage.overlap import Change, at_once
 
 UNKNOWN = generate_secret()  # 43 characters of base64url, as a token is written
 
 
+@every_driver
 @pytest.mark.parametrize("loaded_first", [True, False], ids=["loaded first", "not loaded"])
 async def test_new_session_supersedes_the_stored_one(
     loaded_first: bool,  # noqa: FBT001 - a case

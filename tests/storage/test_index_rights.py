@@ -12,9 +12,11 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
 
 from storage import IndexConflict
-from tests.storage.conftest import MakeStorage, OpenSite, on_a_real_server
+from tests.storage.conftest import MakeStorage, OpenSite, real_drivers
 from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod, find_mongod
+
+pytestmark = real_drivers
 
 PASSWORD = "of-a-test"
 DATA = ["find", "insert", "update", "remove"]
@@ -85,7 +87,6 @@ def names(admin: Admin) -> set[str]:
     return set(admin["app"]["sessions"].index_information()) - {"_id_"}
 
 
-@on_a_real_server
 @pytest.mark.parametrize("user", ["writes", "looks", "creates", "repairs"])
 async def test_user_is_served_without_a_word_when_the_indexes_exist(
     *,
@@ -112,7 +113,6 @@ async def test_user_is_served_without_a_word_when_the_indexes_exist(
     assert caplog.records == []
 
 
-@on_a_real_server
 @pytest.mark.parametrize("user", ["creates", "repairs", "creates blindly"])
 async def test_user_who_may_creates_the_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
@@ -123,7 +123,6 @@ async def test_user_who_may_creates_the_indexes(
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-@on_a_real_server
 @pytest.mark.parametrize("user", ["writes", "looks", "reads", "stranger"])
 async def test_user_who_may_not_gets_the_exact_commands_for_the_administrator(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
@@ -142,7 +141,6 @@ async def test_user_who_may_not_gets_the_exact_commands_for_the_administrator(
         await storage.create_indexes()
 
 
-@on_a_real_server
 async def test_user_without_rights_is_served_while_the_indexes_are_missing(
     admin: Admin,
     collection_of: Login,
@@ -160,7 +158,6 @@ async def test_user_without_rights_is_served_while_the_indexes_are_missing(
     assert len(commands_in(caplog.records[0].getMessage())) == 2
 
 
-@on_a_real_server
 @pytest.mark.parametrize("options", [{"expireAfterSeconds": 60}, {}], ids=["other TTL", "no TTL"])
 async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, options: dict[str, Any]
@@ -180,7 +177,6 @@ async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-@on_a_real_server
 async def test_index_that_a_user_may_not_even_see_is_a_conflict_all_the_same(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:
@@ -195,7 +191,6 @@ async def test_index_that_a_user_may_not_even_see_is_a_conflict_all_the_same(
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-@on_a_real_server
 async def test_user_who_may_repair_does(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:

@@ -18,7 +18,14 @@ from pymongo import AsyncMongoClient
 from pytest_aiohttp.plugin import AiohttpServer
 
 from storage import IndexConflict, MongoStorage, setup
-from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, on_a_real_server, until
+from tests.storage.conftest import (
+    CommandLog,
+    MakeStorage,
+    OpenSite,
+    every_driver,
+    real_drivers,
+    until,
+)
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod, find_mongod
@@ -42,6 +49,7 @@ async def assert_served(open_site: OpenSite, storage: MongoStorage) -> None:
     assert await visitor.session() == {"user_id": 7}
 
 
+@every_driver
 async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) -> None:
     """A TTL index that sweeps at `expires_at`, and a sparse one for owners."""
     await storage.create_indexes()
@@ -54,7 +62,7 @@ async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) 
     assert indexes["owner_1"]["sparse"] is True
 
 
-@on_a_real_server
+@real_drivers
 async def test_second_call_only_looks(storage: MongoStorage, log: CommandLog) -> None:
     """At every start of every process: two commands that change nothing."""
     await storage.create_indexes()
@@ -65,6 +73,7 @@ async def test_second_call_only_looks(storage: MongoStorage, log: CommandLog) ->
     assert set(log.names) == {"listIndexes"}
 
 
+@every_driver
 async def test_starting_an_app_creates_the_indexes_once(
     make_storage: MakeStorage, collection: Any, aiohttp_server: AiohttpServer
 ) -> None:
@@ -81,7 +90,6 @@ async def test_starting_an_app_creates_the_indexes_once(
     assert storage.counters["commands"] <= 4  # two looks, two creations
 
 
-@on_a_real_server
 async def test_no_index_work_is_done_inside_a_request(
     open_site: OpenSite, make_storage: MakeStorage, log: CommandLog
 ) -> None:
@@ -104,7 +112,7 @@ REPAIRED = [
 ]
 
 
-@on_a_real_server
+@real_drivers
 @pytest.mark.parametrize("options", REPAIRED)
 async def test_existing_index_is_repaired(
     make_storage: MakeStorage, collection: Any, options: dict[str, Any]
@@ -120,7 +128,7 @@ async def test_existing_index_is_repaired(
     assert indexes[name]["expireAfterSeconds"] == 0
 
 
-@on_a_real_server
+@real_drivers
 @pytest.mark.parametrize(
     ("keys", "options"),
     [
@@ -144,7 +152,6 @@ async def test_index_that_serves_is_left_as_it_is(
     assert before.items() <= after.items()
 
 
-@on_a_real_server
 @pytest.mark.parametrize(
     ("keys", "options"),
     [
@@ -184,7 +191,7 @@ IN_THE_WAY = [
 ]
 
 
-@on_a_real_server
+@real_drivers
 @pytest.mark.parametrize(("field", "indexes"), IN_THE_WAY)
 async def test_index_that_refuses_or_misses_sessions_is_named_with_the_command_that_drops_it(
     make_storage: MakeStorage, collection: Any, field: str, indexes: list[dict[str, Any]]
@@ -207,7 +214,6 @@ async def test_index_that_refuses_or_misses_sessions_is_named_with_the_command_t
     assert {"expires_at_1", "owner_1"} == set(await indexes_of(collection))
 
 
-@on_a_real_server
 async def test_app_starts_in_spite_of_a_conflict_and_says_so_in_one_line(
     open_site: OpenSite,
     make_storage: MakeStorage,
@@ -229,7 +235,7 @@ async def test_app_starts_in_spite_of_a_conflict_and_says_so_in_one_line(
     assert line.exc_info is None
 
 
-@on_a_real_server
+@real_drivers
 async def test_many_storages_may_create_the_indexes_at_once(
     make_storage: MakeStorage, collection: Any
 ) -> None:

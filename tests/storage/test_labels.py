@@ -11,7 +11,7 @@ from aiohttp import web
 
 from storage import MongoStorage
 from storage.session import MongoSession
-from tests.storage.conftest import Clock, MakeStorage, OpenSite, set_cookie_of
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, every_driver, set_cookie_of
 from tests.storage.direct import values, visit
 
 
@@ -38,6 +38,7 @@ class Says:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
+@every_driver
 async def test_label_is_what_describe_said_of_the_request(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:

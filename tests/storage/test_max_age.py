@@ -15,6 +15,7 @@ from tests.storage.conftest import (
     OpenSite,
     Visitor,
     cookie_of,
+    every_driver,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -45,6 +46,7 @@ async def max_age_of(visitor: Visitor) -> Any:
     return await (await visitor.do(lambda session: session.max_age)).json()
 
 
+@every_driver
 async def test_chosen_max_age_is_sent_at_once_and_kept(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
@@ -236,6 +238,7 @@ async def test_cookie_of_a_long_max_age_ends_at_the_absolute_timeout(
     assert await visitor.session() == {}
 
 
+@every_driver
 async def test_fractions_of_seconds_are_kept(make_storage: MakeStorage, clock: Clock) -> None:
     """At the server to the millisecond; the cookie is rounded up."""
     storage = make_storage()

@@ -24,14 +24,15 @@ from tests.storage.conftest import (
     OpenSite,
     Site,
     Visitor,
-    on_a_real_server,
+    real_drivers,
     set_cookie_of,
     until,
 )
 from tests.storage.direct import values
 from webapp.database.mongod import Mongod, find_mongod
 
-pytestmark = on_a_real_server
+pytestmark = real_drivers
+
 TIMEOUT = 0.5
 # Where a test holds the storage to its time: a busy machine takes some of it.
 LONG_TIMEOUT = 1.0

@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, StorageUnavailable, setup
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import SECRET, Clock, MakeStorage, on_a_real_server
+from tests.storage.conftest import SECRET, Clock, MakeStorage, real_drivers
 from tests.storage.direct import load, stored, values, visit
 
 
@@ -29,7 +29,7 @@ def tasks_of_the_storage() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if "storage." in repr(task.get_coro())]
 
 
-@on_a_real_server
+@real_drivers
 async def test_requests_of_many_visitors_leave_nothing_behind(
     make_storage: MakeStorage, clock: Clock, log: CommandLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +55,7 @@ async def test_requests_of_many_visitors_leave_nothing_behind(
     assert storage.queued == 0
 
 
-@on_a_real_server
+@real_drivers
 async def test_cancelled_requests_leave_nothing_behind(
     make_storage: MakeStorage, log: CommandLog
 ) -> None:
@@ -82,7 +82,7 @@ async def test_cancelled_requests_leave_nothing_behind(
     assert (storage.queued, tasks_of_the_storage()) == (0, [])
 
 
-@on_a_real_server
+@real_drivers
 async def test_no_task_is_left_after_closing(site: Any, storage: MongoStorage) -> None:
     """Index work and trips have ended when aclose() returns."""
     visitor = await site.visitor()

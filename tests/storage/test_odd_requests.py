@@ -13,15 +13,7 @@ from aiohttp_session import Session, get_session
 
 from storage import MongoStorage
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import (
-    Clock,
-    MakeStorage,
-    OpenSite,
-    Site,
-    Visitor,
-    on_a_real_server,
-    set_cookie_of,
-)
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
 
 
 async def _greet(request: web.Request) -> web.StreamResponse:
@@ -29,7 +21,6 @@ async def _greet(request: web.Request) -> web.StreamResponse:
     return web.Response(headers={"X-Name": session.get("name", "nobody")})
 
 
-@on_a_real_server
 @pytest.mark.parametrize(
     "cookie",
     [

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret
-from tests.storage.conftest import SECRET, MakeStorage, on_a_real_server
+from tests.storage.conftest import SECRET, MakeStorage, every_driver, real_drivers
 from tests.storage.direct import load, values, visit
 
 NAMES = [
@@ -37,6 +37,7 @@ def nested(depth: int) -> Any:
     return value
 
 
+@every_driver
 async def test_every_name_keeps_its_value(storage: MongoStorage, collection: Any) -> None:
     """Names with dots, dollars, NUL, emoji, lone surrogates and none at all are names."""
     mine = {name: number for number, name in enumerate(NAMES)}
@@ -62,6 +63,7 @@ async def test_value_of_any_name_is_changed_and_removed_alone(
     assert await values(storage, cookie) == others
 
 
+@every_driver
 async def test_every_json_value_comes_back_as_it_was(storage: MongoStorage) -> None:
     """Whatever JSON can hold is stored faithfully: type, sign, length and order."""
     mine = {str(number): value for number, value in enumerate(VALUES)}
@@ -175,7 +177,6 @@ async def test_nesting_beyond_what_every_program_can_read_is_refused_by_name(
         await visit(storage, None, lambda session: session.update(deep=deep))
 
 
-@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 async def test_largest_accepted_session_of_smallest_values_can_be_stored_and_sealed_anew(
     make_storage: MakeStorage,
 ) -> None:
@@ -191,7 +192,7 @@ async def test_largest_accepted_session_of_smallest_values_can_be_stored_and_sea
     assert len(await values(make_storage(secrets=new, operation_timeout=60), cookie)) == len(small)
 
 
-@on_a_real_server
+@real_drivers
 async def test_largest_value_can_be_stored_and_sealed_anew(make_storage: MakeStorage) -> None:
     """A session as large as `max_bytes` may be takes part in a rotation of secrets."""
     most, new = 4 * 1024 * 1024, generate_secret()

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from storage import MongoStorage, SessionNotSerializable
-from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.conftest import (
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    every_driver,
+    set_cookie_of,
+)
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
@@ -21,6 +29,7 @@ def sign_in(session: Any) -> None:
     session["user_id"] = 7
 
 
+@every_driver
 async def test_login_gives_a_new_token_and_kills_the_old_one(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
@@ -49,6 +58,7 @@ async def test_login_takes_along_what_neighbours_put_into_the_anonymous_session(
     assert await twins[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0], "user_id": 7}
 
 
+@every_driver
 async def test_double_clicked_login_signs_in_twice(
     twins: Twins, site: Site, storage: MongoStorage
 ) -> None:

@@ -18,7 +18,8 @@ from tests.storage.conftest import (
     MakeStorage,
     OpenSite,
     Visitor,
-    on_a_real_server,
+    every_driver,
+    real_drivers,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -40,6 +41,7 @@ async def listed(storage: MongoStorage, owner: object) -> list[SessionInfo]:
     return [info async for info in storage.sessions(owner)]
 
 
+@every_driver
 async def test_sessions_are_listed_with_what_their_owner_may_see(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
@@ -63,6 +65,7 @@ async def test_sessions_are_listed_with_what_their_owner_may_see(
     assert str(cookie) not in repr(info)
 
 
+@every_driver
 async def test_sessions_come_newest_activity_first(make_storage: MakeStorage, clock: Clock) -> None:
     """Whatever the order in which they began."""
     storage = make_storage(max_age=1200)
@@ -78,6 +81,7 @@ async def test_sessions_come_newest_activity_first(make_storage: MakeStorage, cl
     assert order == [1, 3, 2, 0]
 
 
+@every_driver
 async def test_sessions_are_those_of_one_owner_and_alive(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
@@ -173,6 +177,7 @@ async def test_handle_changes_with_the_token(make_storage: MakeStorage) -> None:
     assert await storage.revoke(before, owner=7) is False
 
 
+@every_driver
 async def test_revoked_session_is_over_for_its_visitor(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
@@ -187,6 +192,7 @@ async def test_revoked_session_is_over_for_its_visitor(
     assert set_cookie_of(response) == []
 
 
+@every_driver
 async def test_nobody_revokes_the_session_of_another_owner(make_storage: MakeStorage) -> None:
     """A handle that was guessed or seen is worth nothing without being its owner."""
     storage = make_storage()
@@ -232,7 +238,6 @@ async def test_text_that_names_no_session_revokes_nothing(
     assert await storage.count() == 1
 
 
-@on_a_real_server
 async def test_text_that_is_no_handle_costs_no_command(
     storage: MongoStorage, log: CommandLog
 ) -> None:
@@ -242,6 +247,7 @@ async def test_text_that_is_no_handle_costs_no_command(
     assert log.names == []
 
 
+@every_driver
 async def test_all_sessions_of_an_owner_end_except_the_one_that_is_kept(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
@@ -305,7 +311,7 @@ async def test_owner_key_of_ones_own_and_none(make_storage: MakeStorage) -> None
     assert await listed(ownerless, 7) == []
 
 
-@on_a_real_server
+@real_drivers
 async def test_owners_sessions_are_found_through_the_index_in_one_command(
     storage: MongoStorage, collection: Any, log: CommandLog
 ) -> None:

@@ -8,12 +8,7 @@ import pytest
 
 from storage import MongoStorage
 from storage.session import MongoSession
-from tests.storage.conftest import (
-    CommandLog,
-    Site,
-    Visitor,
-    on_a_real_server,
-)
+from tests.storage.conftest import CommandLog, Site, Visitor, every_driver, real_drivers
 from tests.storage.overlap import Change, at_once, during
 
 MANY = 200
@@ -27,7 +22,7 @@ def _set(name: str, value: Any) -> Change:
     return change
 
 
-@on_a_real_server
+@real_drivers
 async def test_hundreds_of_parallel_changes_of_one_session_all_survive(
     twins: tuple[Visitor, Visitor],
 ) -> None:
@@ -41,7 +36,7 @@ async def test_hundreds_of_parallel_changes_of_one_session_all_survive(
     assert await twins[0].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
 
 
-@on_a_real_server
+@real_drivers
 async def test_parallel_requests_that_remove_and_add_lose_nothing(
     twins: tuple[Visitor, Visitor],
 ) -> None:
@@ -60,6 +55,7 @@ async def test_parallel_requests_that_remove_and_add_lose_nothing(
     assert await twins[1].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
 
 
+@every_driver
 async def test_parallel_nested_changes_of_different_values_both_survive(
     twins: tuple[Visitor, Visitor],
 ) -> None:
@@ -123,7 +119,7 @@ async def test_value_that_did_not_change_is_not_written_over_a_neighbours_newer_
     assert (await twins[0].session()) == {"name": "Bob", "cart": [0], "log": [0], "other": 1}
 
 
-@on_a_real_server
+@real_drivers
 async def test_parallel_requests_share_their_commands(
     site: Site, visitor: Visitor, log: CommandLog, storage: MongoStorage
 ) -> None:

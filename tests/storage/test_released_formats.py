@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.storage.conftest import Clock, MakeStorage, OpenSite
+from tests.storage.conftest import Clock, MakeStorage, OpenSite, every_driver
 from tests.storage.direct import load, values, visit
 from tests.storage.released.write import FOLDER, from_json, make_release, to_json
 
@@ -30,6 +30,7 @@ def test_this_release_has_its_file() -> None:
     assert project["project"]["version"] in {release["release"] for release in RELEASES}
 
 
+@every_driver
 @pytest.mark.parametrize(("release", "session"), SESSIONS)
 async def test_released_session_is_opened(
     release: Release, session: Release, collection: Any, make_storage: MakeStorage, clock: Clock
@@ -50,6 +51,7 @@ async def test_released_session_is_opened(
         assert listed.label == (session["label"] or "")
 
 
+@every_driver
 @pytest.mark.parametrize(("release", "session"), SESSIONS)
 async def test_released_session_is_changed_and_touched(
     release: Release, session: Release, collection: Any, make_storage: MakeStorage, clock: Clock

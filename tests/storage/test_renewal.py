@@ -12,7 +12,15 @@ from aiohttp_session import setup as plain_setup
 from pymongo import AsyncMongoClient, MongoClient, monitoring
 
 from storage import MongoStorage, renew_session
-from tests.storage.conftest import Clock, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.conftest import (
+    Clock,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    every_driver,
+    set_cookie_of,
+)
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
@@ -25,6 +33,7 @@ async def renew(request: web.Request) -> web.Response:
     return web.json_response(dict(session))
 
 
+@every_driver
 async def test_renewed_session_keeps_its_values_under_a_new_token(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
@@ -73,6 +82,7 @@ async def test_renewal_keeps_the_creation_date(
     assert (stored["last_seen_at"] - created_at).total_seconds() == 600
 
 
+@every_driver
 @pytest.mark.parametrize("times", [2, 20], ids=["two", "twenty"])
 async def test_parallel_renewals_leave_exactly_one_session(
     times: int, twins: Twins, site: Site, collection: Any, caplog: pytest.LogCaptureFixture
@@ -91,6 +101,7 @@ async def test_parallel_renewals_leave_exactly_one_session(
     assert (await (await site.visitor(token)).session())["name"] == "Ada"
 
 
+@every_driver
 async def test_values_that_neighbours_wrote_since_the_load_move_along(twins: Twins) -> None:
     """Changed, nested, new and removed values of a parallel request are in the renewed session."""
 
@@ -141,6 +152,7 @@ async def test_max_age_that_a_neighbour_chose_since_the_load_moves_along(
     assert ["Max-Age=100;" in line for line in set_cookie_of(response)] == [True]
 
 
+@every_driver
 async def test_renewal_while_neighbours_write_loses_no_acknowledged_value(
     twins: Twins, storage: MongoStorage, site: Site
 ) -> None:
@@ -264,7 +276,6 @@ class EndsEverythingAfterRemoval(monitoring.CommandListener):
         """Ignore it."""
 
 
-@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)  # the client is its own
 async def test_renewal_ends_with_a_session_that_was_ended_in_the_midst_of_it(
     mongo_uri: str, database_name: str, make_storage: MakeStorage, open_site: OpenSite
 ) -> None:

@@ -13,14 +13,7 @@ from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 
 from storage import MongoStorage
-from tests.storage.conftest import (
-    Clock,
-    CommandLog,
-    OpenSite,
-    Site,
-    Visitor,
-    on_a_real_server,
-)
+from tests.storage.conftest import Clock, CommandLog, OpenSite, Site, Visitor
 
 UPGRADE = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -150,7 +143,6 @@ async def test_every_kind_of_response_carries_a_due_touch_and_a_renewal(
     assert await other.session() == {"name": "Ada"}
 
 
-@on_a_real_server
 @pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
 async def test_every_kind_of_response_is_saved_once(
     answer: Handler, status: str, site: Site, log: CommandLog
@@ -299,7 +291,6 @@ async def _nothing(_request: web.Request) -> web.StreamResponse:
         pytest.param(_nothing, "returned NoneType, not a response", id="no response"),
     ],
 )
-@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 async def test_handler_that_leaves_nothing_to_save_with_is_told_so(
     site: Site, answer: Handler, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -319,7 +310,6 @@ async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visit
     assert "Set-Cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("driver", ["pymongo"], indirect=True)
 async def test_handler_without_session_may_send_its_response_itself(visitor: Visitor) -> None:
     """There is nothing that it would be too late for."""
     answer = await visitor.visit(_sent_already)

@@ -12,7 +12,7 @@ from tests.storage.conftest import (
     CommandLog,
     MakeStorage,
     OpenSite,
-    on_a_real_server,
+    every_driver,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -32,6 +32,7 @@ async def key_ids(collection: Any) -> set[bytes]:
     return needed
 
 
+@every_driver
 async def test_visitor_keeps_cookie_and_values_through_the_three_steps(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
@@ -83,6 +84,7 @@ async def test_damaged_label_does_not_stop_a_rotation(
     assert [info.label async for info in rotating.sessions(7)] == [""]
 
 
+@every_driver
 async def test_touch_seals_everything_anew(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
@@ -97,7 +99,6 @@ async def test_touch_seals_everything_anew(
     assert await values(make_storage(secrets=NEW), cookie) == FULL
 
 
-@on_a_real_server
 async def test_resealing_costs_one_update_of_its_own_and_nothing_between_touches(
     make_storage: MakeStorage, clock: Clock, log: CommandLog
 ) -> None:
@@ -131,6 +132,7 @@ async def test_renewal_seals_everything_under_the_first_secret(
     assert await values(make_storage(secrets=NEW), renewed) == {"a": 1, "b": 2, "user_id": 7}
 
 
+@every_driver
 async def test_resealing_never_overwrites_a_neighbours_newer_value(
     make_storage: MakeStorage,
 ) -> None:
@@ -259,6 +261,7 @@ async def test_processes_of_both_steps_share_a_session(
     assert len(document["values"]) == 9
 
 
+@every_driver
 async def test_count_of_retired_sessions_falls_to_zero_as_visitors_return(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
@@ -289,6 +292,7 @@ async def test_expired_sessions_do_not_hold_a_rotation_up(
     assert await make_storage(secrets=[NEW, OLD], max_age=60).count(retired=True) == 0
 
 
+@every_driver
 async def test_owner_is_found_under_every_secret(make_storage: MakeStorage) -> None:
     """Listing, revoking one and revoking all work in the middle of a rotation."""
     cookies = [

@@ -13,7 +13,16 @@ from bson import Binary
 
 from storage import MongoStorage, generate_secret
 from storage.tokens import document_id, from_cookie
-from tests.storage.conftest import NOON, SECRET, MakeStorage, OpenSite, Site, Visitor, set_cookie_of
+from tests.storage.conftest import (
+    NOON,
+    SECRET,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    every_driver,
+    set_cookie_of,
+)
 
 CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
 
@@ -31,6 +40,7 @@ async def put(collection: Any, document: dict[str, Any]) -> None:
     await collection.insert_one(document)
 
 
+@every_driver
 async def test_stored_document_has_the_documented_fields(visitor: Visitor, collection: Any) -> None:
     """Every field of the documented type and length, and no other field."""
     await visitor.do(lambda session: session.update(user_id=7, cart=[1]))

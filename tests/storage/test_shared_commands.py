@@ -11,10 +11,10 @@ from bson.raw_bson import RawBSONDocument
 
 from storage import MongoStorage, StorageUnavailable
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import on_a_real_server
+from tests.storage.conftest import real_drivers
 from tests.storage.direct import id_of, loaded, saved, stored, values, visit
 
-pytestmark = on_a_real_server
+pytestmark = real_drivers
 
 
 def undecodable(identifier: bytes, owner: bytes | None = None) -> RawBSONDocument:

@@ -22,7 +22,6 @@ from tests.storage.conftest import (
     OpenSite,
     Visitor,
     make_app,
-    on_a_real_server,
     set_cookie_of,
 )
 from tests.storage.direct import visit
@@ -88,7 +87,6 @@ def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
     return handler
 
 
-@on_a_real_server
 @pytest.mark.parametrize(("nested", "answer"), SAVED, indirect=["nested"])
 async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: CommandLog) -> None:
     """A new session, a change and a logout cost what they cost one app, with one cookie line."""
@@ -108,7 +106,6 @@ async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: 
     ]  # fmt: skip
 
 
-@on_a_real_server
 @pytest.mark.parametrize("nested", NESTINGS, indirect=True)
 async def test_app_and_sub_app_touch_once(nested: Visitor, log: CommandLog, clock: Clock) -> None:
     """A due touch is one update and one cookie, whoever set up what."""

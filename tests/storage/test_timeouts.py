@@ -17,6 +17,7 @@ from tests.storage.conftest import (
     MakeStorage,
     OpenSite,
     Visitor,
+    every_driver,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -24,6 +25,7 @@ from tests.storage.direct import load, values, visit
 CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
 
 
+@every_driver
 @pytest.mark.parametrize(
     ("options", "seconds"),
     [
@@ -104,6 +106,7 @@ async def test_expired_session_is_no_session_and_its_token_is_not_used_again(
     assert await values(storage, cookie) == {}
 
 
+@every_driver
 async def test_touch_and_save_do_not_revive_a_session_that_ended_meanwhile(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:

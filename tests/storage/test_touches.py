@@ -17,7 +17,8 @@ from tests.storage.conftest import (
     OpenSite,
     Visitor,
     cookie_of,
-    on_a_real_server,
+    every_driver,
+    real_drivers,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -47,6 +48,7 @@ async def test_read_within_the_touch_interval_writes_nothing_and_sends_no_cookie
     assert await collection.find_one({}) == before
 
 
+@every_driver
 async def test_read_after_the_touch_interval_moves_the_dates_and_nothing_else(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
@@ -65,7 +67,7 @@ async def test_read_after_the_touch_interval_moves_the_dates_and_nothing_else(
     }
 
 
-@on_a_real_server
+@real_drivers
 async def test_touch_is_one_update_of_the_dates_only(
     visitor: Visitor, clock: Clock, log: CommandLog
 ) -> None:
@@ -96,7 +98,6 @@ async def test_save_within_the_touch_interval_moves_no_date_and_sends_no_cookie(
     assert document["expires_at"] == AT_NOON + 20 * MINUTE
 
 
-@on_a_real_server
 async def test_save_after_the_touch_interval_carries_the_touch(
     visitor: Visitor, collection: Any, clock: Clock, log: CommandLog
 ) -> None:
@@ -161,6 +162,7 @@ async def test_parallel_requests_share_one_touch(make_storage: MakeStorage, cloc
     assert storage.counters["touches"] == before + 1
 
 
+@every_driver
 async def test_dates_move_forward_only(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:

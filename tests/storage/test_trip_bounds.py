@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.batching import TripBounds
-from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, on_a_real_server
+from tests.storage.conftest import CommandLog, MakeStorage, OpenSite, real_drivers
 
 
 @pytest.mark.parametrize("name", ["in_flight", "batch", "queue"])
@@ -25,7 +25,7 @@ def test_storage_refuses_bounds_of_another_type(make_storage: MakeStorage) -> No
         make_storage(trips=64)
 
 
-@on_a_real_server
+@real_drivers
 async def test_storage_keeps_to_the_bounds_it_was_given(
     make_storage: MakeStorage, open_site: OpenSite, log: CommandLog
 ) -> None:

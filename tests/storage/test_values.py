@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.storage.conftest import Site, Visitor, set_cookie_of
+from tests.storage.conftest import Site, Visitor, every_driver, set_cookie_of
+
+pytestmark = every_driver
 
 
 async def test_stored_values_come_back_with_the_next_request(visitor: Visitor) -> None:
