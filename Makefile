@@ -1,5 +1,5 @@
-# Everything a developer does, by name; `make help` lists it.
-# The first target that needs Python makes .venv; it is made again only when requirements/dev.txt changes.
+# The commands of a developer; `make help` lists them.
+# The first target that needs Python creates .venv; it is updated only when requirements/dev.txt changes.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -21,10 +21,10 @@ BENCH_NODE := benchmarks/node
 
 .PHONY: help run docs test test-long test-all coverage test-lowest lint format types screenshots bench bench-micro bench-trips bench-scale venv node lock clean
 
-help:  ## list these targets
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-run: venv  ## serve on 127.0.0.1:8080 with a MongoDB of its own, data kept in .dev/
+run: venv  ## serve the web app on 127.0.0.1:8080 with its own MongoDB; the data stays in .dev/
 	@$(PY) -m webapp --dev
 
 test: venv  ## run the tests, in about three minutes on two cores; the quick ones come first
@@ -47,29 +47,29 @@ test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements/lowest.txt
 	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
-lint: venv  ## check style, docstrings, layout, and who imports whom
+lint: venv  ## check style, docstrings, format and the imports between modules
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pre_commit validate-config .pre-commit-config.yaml
 
-format: venv  ## mend what lint finds, where a program can
+format: venv  ## format the code, and fix what ruff can fix by itself
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-types: venv  ## check the types of both packages
+types: venv  ## check the types of storage and webapp
 	$(PY) -m mypy
 
-docs: venv  ## build the site of docs/ into site/
+docs: venv  ## build the site from docs/ into site/
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-screenshots: venv  ## write the pictures of README and docs with a real Chromium; look at them before you commit
+screenshots: venv  ## make the screenshots of README and docs with Chromium; look at them before you commit
 	$(PY) -m tests.browser.screenshots
 
-bench: $(VENV)/.bench-is-installed node-bench  ## measure against the rivals (QUICK=1: a short run) and write docs/benchmarks.*
+bench: $(VENV)/.bench-is-installed node-bench  ## compare with other session storages (QUICK=1: a short run) and write docs/benchmarks.*
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
-bench-micro: venv  ## measure the CPU time of one load and one save, without any server
+bench-micro: venv  ## measure the CPU time of one load and one save, without a server
 	$(PY) -W ignore -m benchmarks.micro
 
 bench-trips: $(VENV)/.bench-is-installed  ## measure other bounds of shared trips than the default, into build/trips/
@@ -79,11 +79,11 @@ bench-trips: $(VENV)/.bench-is-installed  ## measure other bounds of shared trip
 bench-scale: $(VENV)/.bench-is-installed  ## measure a request as the collection grows to 10^6 sessions (ARGS='--largest 7': 10^7)
 	$(PY) -m benchmarks.scale $(ARGS)
 
-venv: $(VENV)/.is-installed  ## make or refresh the virtual environment
+venv: $(VENV)/.is-installed  ## create or update the virtual environment
 
-# The interpreter is a prerequisite so that an upgraded or removed system Python makes a new environment.
+# The interpreter is a prerequisite: when the system's Python is upgraded or removed, the environment is created again.
 $(PY):
-	@python=$$(requirements/find-python) && echo "Making $(VENV) with $$python" && "$$python" -m venv --clear "$(VENV)"
+	@python=$$(requirements/find-python) && echo "Creating $(VENV) with $$python" && "$$python" -m venv --clear "$(VENV)"
 
 $(VENV)/.is-installed: requirements/dev.txt $(PY)
 	@echo "Installing the packages of requirements/dev.txt (about a minute, only when they change)"
@@ -94,7 +94,7 @@ $(VENV)/.bench-is-installed: requirements/bench.txt $(VENV)/.is-installed
 	@$(PIP_INSTALL) -r requirements/bench.txt
 	@touch $@
 
-# Without npm the tests that need its packages skip with a sentence, except in CI, which must have it.
+# Without npm, the tests that need its packages are skipped with a message. CI must have npm.
 node: $(if $(wildcard $(BROWSER_TESTS)/package-lock.json),$(BROWSER_TESTS)/node_modules/.package-lock.json)  ## install the npm packages of the browser tests
 node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_modules/.package-lock.json)
 .PHONY: node-bench
@@ -105,7 +105,7 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 	elif [ "$${CI:-}" = true ]; then \
 		echo "npm is missing; CI needs it for $*" >&2; exit 1; \
 	else \
-		echo "npm is missing: what needs the packages of $* is skipped"; \
+		echo "npm is missing: tests that need the packages of $* are skipped"; \
 	fi
 
 lock: venv  ## pin what pyproject.toml names, with hashes and without an index (UPGRADE=1: the newest versions)
@@ -117,6 +117,6 @@ lock: venv  ## pin what pyproject.toml names, with hashes and without an index (
 	@$(PIN) -c requirements/dev.txt --output-file requirements/bench.txt build/bench.in
 	@$(PIN) --output-file requirements/lowest.txt build/lowest.in
 
-clean:  ## remove what the targets above made, development data in .dev excepted
+clean:  ## remove what the targets created, but not the development data in .dev
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site *.egg-info
 	rm -rf $(BROWSER_TESTS)/node_modules $(BENCH_NODE)/node_modules
