@@ -10,14 +10,15 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from storage import generate_secret
-from tests.processes import LISTENING, ROOT, free_port, inherited, run_webapp, webapp
+from tests.processes import ROOT, free_port, inherited
 from tests.webapp.browsing import PASSWORD, Visitor
+from tests.webapp.commands import run_command
+from tests.webapp.conftest import Client
 from webapp import __main__ as commands
 from webapp.__main__ import main
 from webapp.cli.actions import Outcome
@@ -29,12 +30,9 @@ Served = dict[str, str]
 
 
 @pytest.fixture
-def served(environ: dict[str, str]) -> Iterator[Served]:
-    """Run the app for as long as the test lasts; yield its environment."""
-    environ = environ | {"HOST": "127.0.0.1", "PORT": str(free_port())}
-    with webapp(environ=environ) as process:
-        process.wait_for(LISTENING)
-        yield environ
+async def served(environ: dict[str, str], client: Client) -> Served:
+    """Run the app for as long as the test lasts; return its environment."""
+    return environ | {"HOST": "127.0.0.1", "PORT": str(client.port)}
 
 
 def base_of(served: Served) -> str:
@@ -42,9 +40,9 @@ def base_of(served: Served) -> str:
     return f"http://127.0.0.1:{served['PORT']}"
 
 
-def run(served: Served, *arguments: str, stdin: str | None = None) -> tuple[int, str]:
+def run(served: Served, *arguments: str, stdin: str = "") -> tuple[int, str]:
     """Run a command beside the running app."""
-    return run_webapp(*arguments, environ=served, stdin=stdin)
+    return run_command(*arguments, environ=served, stdin=stdin)
 
 
 def rows_of(served: Served, *arguments: str) -> list[dict[str, Any]]:
@@ -175,8 +173,11 @@ async def test_a_rotation_is_told_what_comes_next(served: Served) -> None:
         assert "older ones can go" in run(rotated, "check")[1]
 
 
-def test_mongodb_gone_is_a_sentence(environ: dict[str, str]) -> None:
+def test_mongodb_gone_is_a_sentence(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The commands run the start-up hooks, so they fail as a start fails."""
+    monkeypatch.setattr("webapp.database.client.START_SECONDS", 0.2)
     uri = f"mongodb://127.0.0.1:{free_port()}"
 
     code, output = run(environ | {"MONGO_URI": uri}, "sessions", "stats")
