@@ -22,7 +22,7 @@ from webapp.cli.actions import NotDone, Outcome
 from webapp.cli.devfolder import DevFolder
 from webapp.cli.parser import parser, rendered
 from webapp.config.settings import Config, ConfigError, level_number
-from webapp.database.client import explain
+from webapp.database.errors import explain
 from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
 from webapp.http import logs
 from webapp.http.refusals import Refusal

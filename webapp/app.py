@@ -1,4 +1,4 @@
-"""Where the parts meet: the start-up hooks in their order, then the way of a request.
+"""Where the parts meet: the start-up hooks in order, then what a request passes.
 
 `create_app` is a coroutine because its hooks must pass before a route is mounted; aiohttp's own
 `on_startup` comes too late for that, the router is frozen by then.
@@ -7,26 +7,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
-from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import PyMongoError
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, setup
-from webapp.accounts import users as accounts
 from webapp.accounts.throttle import THROTTLE, Throttle
-from webapp.accounts.users import ACCOUNTS
+from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
-from webapp.database import client as database
+from webapp.database.client import Database, connect, disconnect, ping
+from webapp.database.errors import explain
+from webapp.database.indexes import check_rights
 from webapp.handlers import api, pages
 from webapp.handlers.devices import describe
 from webapp.http import health
-from webapp.http.app_keys import CONFIG, DATABASE, METRICS, STORAGE, UNDER_WAY
+from webapp.http.app_keys import CONFIG, DATABASE, FORWARDED_POLICY, IN_FLIGHT, METRICS, STORAGE
 from webapp.http.cross_site import same_site_only
 from webapp.http.error_pages import error_answers
 from webapp.http.headers import header_signal
-from webapp.http.in_flight import UnderWay
+from webapp.http.in_flight import InFlight
 from webapp.http.metrics import Metrics
 from webapp.http.middlewares import (
     allowed_host,
@@ -42,22 +42,47 @@ LARGEST_BODY = 64 * 1024
 
 
 async def create_app(config: Config) -> web.Application:
-    """Run the start-up hooks and return the app, ready to be served.
+    """Run the start-up hooks and return the app, ready to be served; its clean-up closes the parts.
 
     Raises `ConfigError` with one sentence per problem: nothing is mounted then, and the
     connection to MongoDB is closed again.
     """
-    policy = checked_policy(config)
-    client = database.connect(config)
-    try:
-        app = _with_parts(config, client)
-        await prepare_database(app)
-    except BaseException:
-        database.disconnect(client)
-        raise
-    _add_middlewares(app, config, policy)
-    _add_routes(app)
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(parts(config))
+        _add_middlewares(app, config)
+        _add_routes(app)
+        opened = stack.pop_all()
+
+    async def close(_app: web.Application) -> None:
+        await opened.aclose()
+
+    app.on_cleanup.append(close)
     return app
+
+
+@asynccontextmanager
+async def parts(config: Config) -> AsyncIterator[web.Application]:
+    """Build what every command works with, start-up hooks passed, and close it whatever happens.
+
+    An app without routes, which is no server yet. Raises `ConfigError`.
+    """
+    policy = checked_policy(config)
+    async with AsyncExitStack() as stack:
+        client = connect(config)
+        stack.callback(disconnect, client)
+        app = web.Application(client_max_size=LARGEST_BODY)
+        app[CONFIG] = config
+        app[FORWARDED_POLICY] = policy
+        app[IN_FLIGHT] = InFlight()
+        app[DATABASE] = client[config.mongo_database]
+        app[THROTTLE] = Throttle(app[DATABASE], config.session_secrets[0])
+        app[ACCOUNTS] = Accounts(app[DATABASE], password_min_length=config.password_min_length)
+        stack.callback(app[ACCOUNTS].close)
+        app[STORAGE] = _storage(config, app[DATABASE])
+        stack.push_async_callback(app[STORAGE].aclose)
+        app[METRICS] = _metrics(app[STORAGE], app[IN_FLIGHT])
+        await prepare_database(app)
+        yield app
 
 
 def checked_policy(config: Config) -> ForwardedPolicy:
@@ -71,56 +96,18 @@ def checked_policy(config: Config) -> ForwardedPolicy:
 
 
 async def prepare_database(app: web.Application) -> None:
-    """Reach MongoDB, then make the indexes and see that the user may write."""
-    await database.ping(app[DATABASE])
+    """Reach MongoDB, then create the indexes and check that the user may write."""
+    await ping(app[DATABASE])
     try:
         await app[STORAGE].create_indexes()
         await app[ACCOUNTS].create_indexes()
         await app[THROTTLE].create_indexes()
     except (IndexConflict, StorageUnavailable, PyMongoError) as error:
-        raise ConfigError(database.explain(error, app[DATABASE].name)) from None
-    await database.check_rights(app[DATABASE])
+        raise ConfigError(explain(error, app[DATABASE].name)) from None
+    await check_rights(app[DATABASE])
 
 
-@asynccontextmanager
-async def parts(config: Config) -> AsyncIterator[web.Application]:
-    """Lend the parts without a server, hooks passed: what the operator's commands work with."""
-    checked_policy(config)
-    client = database.connect(config)
-    try:
-        app = _with_parts(config, client)
-        await prepare_database(app)
-        yield app
-        await app[STORAGE].aclose()
-    finally:
-        database.disconnect(client)
-
-
-def _with_parts(config: Config, client: AsyncIOMotorClient[dict[str, object]]) -> web.Application:
-    app = web.Application(client_max_size=LARGEST_BODY)
-    app[CONFIG] = config
-    app[METRICS] = Metrics()
-    app[UNDER_WAY] = UnderWay()
-    app[DATABASE] = client[config.mongo_database]
-    app[STORAGE] = _storage(config, app[DATABASE])
-    app[METRICS].watch(
-        app[STORAGE].counters,
-        gauges={
-            "storage_queue_length": lambda: app[STORAGE].queued,
-            "webapp_requests_under_way": lambda: int(app[UNDER_WAY]),
-        },
-    )
-    app[THROTTLE] = Throttle(app[DATABASE], config.session_secrets[0])
-    accounts.setup(app)
-
-    async def close_client(_app: web.Application) -> None:
-        database.disconnect(client)
-
-    app.on_cleanup.append(close_client)
-    return app
-
-
-def _storage(config: Config, database: database.Database) -> MongoStorage:
+def _storage(config: Config, database: Database) -> MongoStorage:
     return MongoStorage(
         database["sessions"],
         config.session_secrets,
@@ -134,14 +121,26 @@ def _storage(config: Config, database: database.Database) -> MongoStorage:
     )
 
 
-def _add_middlewares(app: web.Application, config: Config, policy: ForwardedPolicy) -> None:
-    """Lay the way of a request, from the socket to the handler."""
+def _metrics(storage: MongoStorage, in_flight: InFlight) -> Metrics:
+    metrics = Metrics()
+    metrics.watch(
+        storage.counters,
+        gauges={
+            "storage_queue_length": lambda: storage.queued,
+            "webapp_requests_under_way": lambda: int(in_flight),
+        },
+    )
+    return metrics
+
+
+def _add_middlewares(app: web.Application, config: Config) -> None:
+    """Add what a request passes, in this order, from the socket to the handler."""
     app.middlewares.extend(
         [
             identified,
-            error_answers,
+            error_answers(pages.error_page),
             within_budget,
-            trusted_address(config, policy),
+            trusted_address(config, app[FORWARDED_POLICY]),
             allowed_host(config),
             *([https_only] if config.production else []),
             same_site_only(config),

@@ -18,17 +18,14 @@ from ipaddress import IPv6Address
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from aiohttp import hdrs, web
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_urldispatcher import MatchInfoError
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp import web
 
 from webapp.config.settings import Config
-from webapp.http.app_keys import CONFIG, UNDER_WAY
-from webapp.http.in_flight import UnderWay
+from webapp.http.app_keys import CONFIG, IN_FLIGHT
+from webapp.http.in_flight import InFlight
 from webapp.http.logs import ACCESS, AccessLines
 from webapp.http.proxy import peer_address
-from webapp.http.request_id import UNREADABLE, identify
+from webapp.http.unreadable import handle_unreadable_requests
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Longer than the 90 s of Heroku's router: the side that closes first must be the router.
@@ -107,9 +104,9 @@ async def serve(
         access_log_class=AccessLines,
         access_log=ACCESS,
     )
-    await runner.setup()
     try:
-        _dress_unreadable_requests(runner, app)
+        await runner.setup()
+        handle_unreadable_requests(runner, app)
         listener = _listen(app[CONFIG])
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
@@ -120,7 +117,7 @@ async def serve(
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         when_open()
         await signals.wait()
-        await _drain(runner, site, listener, app[UNDER_WAY])
+        await _drain(runner, site, listener, app[IN_FLIGHT])
     finally:
         gc.unfreeze()
         await _clean_up(runner)
@@ -145,16 +142,16 @@ def _listen(config: Config) -> socket.socket:
 
 
 async def _drain(
-    runner: web.AppRunner, site: web.SockSite, listener: socket.socket, under_way: UnderWay
+    runner: web.AppRunner, site: web.SockSite, listener: socket.socket, in_flight: InFlight
 ) -> None:
-    under_way.begin_draining()
-    _log.info("ending: %d requests under way", int(under_way))
+    in_flight.begin_draining()
+    _log.info("ending: %d requests under way", int(in_flight))
     await _stop_listening(runner, site, listener)
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
-            await _until_quiet(under_way)
+            await _until_quiet(in_flight)
     except TimeoutError:
-        _log.warning("ending: %d requests took too long and are cut off", int(under_way))
+        _log.warning("ending: %d requests took too long and are cut off", int(in_flight))
 
 
 async def _stop_listening(
@@ -181,17 +178,17 @@ def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
             yield connection
 
 
-async def _until_quiet(under_way: UnderWay) -> None:
+async def _until_quiet(in_flight: InFlight) -> None:
     """Return when nothing is under way and nothing more comes in for a moment.
 
     What was let in last has perhaps not been read yet, and the router may have sent a request down
     a kept connection just now.
     """
     while True:
-        await under_way.wait_until_none()
+        await in_flight.wait_until_none()
         try:
             async with asyncio.timeout(QUIET_SECONDS):
-                await under_way.wait_for_change()
+                await in_flight.wait_for_change()
         except TimeoutError:
             return
 
@@ -202,36 +199,3 @@ async def _clean_up(runner: web.AppRunner) -> None:
             await runner.cleanup()
     except TimeoutError:
         _log.warning("ending: the clean-up took too long")
-
-
-def _dress_unreadable_requests(runner: web.AppRunner, app: web.Application) -> None:
-    """Give aiohttp's answers to what it cannot parse the app's headers and its access line.
-
-    They are made without routing, hence without the signals that add both.
-    """
-    server = cast(web.Server, runner.server)
-    unroutable = MatchInfoError(web.HTTPBadRequest())
-    unroutable.add_app(app)
-    unroutable.freeze()
-    make = server.request_factory
-
-    def factory(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-        if message.method != UNREADABLE:
-            return make(_with_readable_expectation(message), *rest)
-        headers = CIMultiDictProxy(CIMultiDict(message.headers))  # aiohttp puts a plain dict there
-        request = make(message._replace(headers=headers), *rest)
-        if isinstance(request, web.Request):
-            request._match_info = unroutable  # a real method of that name gets its own later
-            identify(request)
-        return request
-
-    server.request_factory = factory
-
-
-def _with_readable_expectation(message: RawRequestMessage) -> RawRequestMessage:
-    """Replace an `Expect` that is not ASCII: aiohttp 3.14 fails when its 417 repeats it."""
-    if message.headers.get(hdrs.EXPECT, "").isascii():
-        return message
-    headers = CIMultiDict(message.headers)
-    headers[hdrs.EXPECT] = "unreadable"
-    return message._replace(headers=CIMultiDictProxy(headers))

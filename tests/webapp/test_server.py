@@ -17,7 +17,7 @@ from tests.processes import free_port
 from webapp import server
 from webapp.app import create_app
 from webapp.config.settings import Config
-from webapp.http.app_keys import DATABASE, UNDER_WAY
+from webapp.http.app_keys import DATABASE, IN_FLIGHT
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
 pytestmark = pytest.mark.usefixtures("_signals_as_before")
@@ -116,8 +116,8 @@ async def test_a_request_over_a_kept_connection_is_answered_while_draining(start
         async with kept.get(f"{base}/healthz"):
             pass  # a second connection, kept; and the first one's request is under way by now
         os.kill(os.getpid(), signal.SIGTERM)
-        while not serving.app[UNDER_WAY].draining:
-            await serving.app[UNDER_WAY].wait_for_change()
+        while not serving.app[IN_FLIGHT].draining:
+            await serving.app[IN_FLIGHT].wait_for_change()
 
         async with kept.get(f"{base}/readyz") as during:
             assert during.status == 503
@@ -147,8 +147,8 @@ async def test_what_takes_too_long_is_cut_off(
                 headers={"Content-Type": "application/json"},
             )
         )
-        while not int(serving.app[UNDER_WAY]):
-            await serving.app[UNDER_WAY].wait_for_change()
+        while not int(serving.app[IN_FLIGHT]):
+            await serving.app[IN_FLIGHT].wait_for_change()
         await serving.end()
         await asyncio.wait([request])
         _ = request.exception() or request.result()

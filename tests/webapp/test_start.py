@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ from pymongo.errors import OperationFailure
 
 from tests.processes import LISTENING, ROOT, free_port, run_webapp, webapp
 from tests.webapp.test_config import REFUSED, SECRET
-from webapp.app import create_app
+from webapp.app import create_app, parts
 from webapp.config.settings import Config, ConfigError
-from webapp.database.client import explain
+from webapp.database.errors import explain
 from webapp.database.mongod import Mongod
 from webapp.http.proxy import ForwardedPolicy
 
@@ -259,6 +261,31 @@ def test_an_index_in_the_way(environ: dict[str, str], guarded: Mongod) -> None:
     assert "dropIndexes" in lines[-1]
 
 
+async def opened_and_closed(config: Config) -> None:
+    """Open the parts as the operator's commands do."""
+    async with parts(config):
+        pass
+
+
+@pytest.mark.parametrize("start", [create_app, opened_and_closed])
+async def test_failed_start_closes_its_connections(
+    environ: dict[str, str], start: Callable[[Config], Awaitable[object]]
+) -> None:
+    """An error after MongoDB was reached leaves no thread of the driver behind."""
+    with MongoClient[dict[str, object]](environ["MONGO_URI"]) as client:
+        sessions = client[environ["MONGO_DATABASE"]]["sessions"]
+        sessions.create_index("expires_at", unique=True)
+    before = set(threading.enumerate())
+
+    with pytest.raises(ConfigError, match="MongoDB: "):
+        await start(Config.from_environ(environ))
+
+    left = [t for t in set(threading.enumerate()) - before if t.name.startswith("pymongo")]
+    for thread in left:
+        await asyncio.to_thread(thread.join, MONGODB_SECONDS)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
 def test_check_passes_and_opens_no_port(environ: dict[str, str]) -> None:
     """The release phase: exit 0, and nothing was served."""
     code, output = run_webapp("check", environ=environ)
@@ -301,7 +328,7 @@ def test_an_unforeseen_refusal_tells_its_code() -> None:
 def test_the_environment_is_read_in_one_place() -> None:
     """Only `__main__` reads os.environ; everything else is given a mapping."""
     readers = [
-        path.name for path in (ROOT / "webapp").glob("*.py") if "os.environ" in path.read_text()
+        path.name for path in (ROOT / "webapp").rglob("*.py") if "os.environ" in path.read_text()
     ]
 
     assert readers == ["__main__.py"]

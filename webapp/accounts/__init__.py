@@ -1,4 +1,13 @@
-"""Who somebody is: accounts, passwords, sign-in, and the throttle in front of it."""
+"""Who somebody is: accounts, passwords, sign-in, and the throttle in front of it.
+
+- `auth`: sign-up, sign-in, sign-out, password change and deletion, each from start to end
+- `users`: the accounts in MongoDB
+- `usernames`: which user names and email addresses are accepted, and when two are the same
+- `passwords`: how passwords are hashed
+- `password_rules`: which passwords are accepted
+- `throttle`: how often somebody may try
+- `forms`: the fields of each form
+"""
 
 from webapp.accounts.users import ACCOUNTS, Account, Accounts
 

@@ -31,7 +31,7 @@ from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import DeleteOne, ReturnDocument, UpdateOne
 
 from webapp.accounts.usernames import fold_email
-from webapp.database.client import ensure_index
+from webapp.database.indexes import ensure_index
 from webapp.http.refusals import TooManyAttempts
 
 FREE_FAILURES = 5

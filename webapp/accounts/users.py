@@ -28,8 +28,7 @@ from pymongo.errors import DuplicateKeyError
 
 from webapp.accounts import password_rules, usernames
 from webapp.accounts.passwords import Passwords
-from webapp.database.client import ensure_index
-from webapp.http.app_keys import CONFIG, DATABASE
+from webapp.database.indexes import ensure_index
 from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
 
 _TAKEN = {
@@ -218,14 +217,3 @@ def _exists(error: DuplicateKeyError) -> AccountExists:
     pattern = (error.details or {}).get("keyPattern", {})
     field = "email" if "email" in pattern else "username"
     return AccountExists(field, _TAKEN[field])
-
-
-def setup(app: web.Application) -> None:
-    """Give the app its `Accounts`, and end their hashing threads when the app ends."""
-    accounts = Accounts(app[DATABASE], password_min_length=app[CONFIG].password_min_length)
-    app[ACCOUNTS] = accounts
-
-    async def close(_: web.Application) -> None:
-        accounts.close()
-
-    app.on_cleanup.append(close)

@@ -1,1 +1,7 @@
-"""The connection to MongoDB, and the mongod of `--dev` and the tests."""
+"""MongoDB: how the app reaches it, what it needs there, and what errors mean.
+
+- `client`: how the app connects, with which defaults and time limits
+- `indexes`: creates indexes, and checks at start that the user may write
+- `errors`: what an error of the driver means to the app and to an operator
+- `mongod`: a real mongod for `--dev` and for the tests: found, started, ended
+"""

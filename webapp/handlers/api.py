@@ -14,6 +14,7 @@ from webapp.accounts.users import Account
 from webapp.handlers import devices, openapi
 from webapp.handlers.devices import Device
 from webapp.handlers.pages import LEAVING
+from webapp.http.api_prefix import API
 from webapp.http.app_keys import CONFIG
 from webapp.http.bodies import json_fields
 
@@ -86,15 +87,15 @@ def add_routes(app: web.Application) -> None:
     """Mount the API."""
     app.add_routes(
         [
-            web.post("/api/auth/signup", sign_up),
-            web.post("/api/auth/login", sign_in),
-            web.post("/api/auth/logout", sign_out),
-            web.get("/api/profile", profile),
-            web.delete("/api/profile", delete_profile),
-            web.get("/api/sessions", device_list),
-            web.delete("/api/sessions", sign_out_others),
-            web.delete("/api/sessions/{handle}", sign_out_device),
-            web.get("/api/openapi.json", description),
+            web.post(f"{API}/auth/signup", sign_up),
+            web.post(f"{API}/auth/login", sign_in),
+            web.post(f"{API}/auth/logout", sign_out),
+            web.get(f"{API}/profile", profile),
+            web.delete(f"{API}/profile", delete_profile),
+            web.get(f"{API}/sessions", device_list),
+            web.delete(f"{API}/sessions", sign_out_others),
+            web.delete(f"{API}/sessions/{{handle}}", sign_out_device),
+            web.get(f"{API}/openapi.json", description),
         ]
     )
 

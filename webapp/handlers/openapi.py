@@ -11,6 +11,7 @@ from typing import Any
 
 from webapp.accounts.forms import MAX_TEXT_LENGTH, Confirmation, SignIn, SignUp
 from webapp.accounts.usernames import EMAIL_MAX_LENGTH, USERNAME_MAX_LENGTH
+from webapp.http.api_prefix import API
 
 _TIME = {"type": "string", "format": "date-time"}
 _SECURED: dict[str, Any] = {"security": [{"session": []}]}
@@ -26,7 +27,7 @@ def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]
             "version": "1",
             "description": "Sign up, sign in, see and end your sessions. The session is a cookie.",
         },
-        "paths": _paths(),
+        "paths": {f"{API}{path}": operations for path, operations in _paths().items()},
         "components": {
             "schemas": _schemas(password_min_length),
             "responses": _responses(),
@@ -44,7 +45,7 @@ def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]
 
 def _paths() -> dict[str, Any]:
     return {
-        "/api/auth/signup": {
+        "/auth/signup": {
             "post": _operation(
                 "Create an account",
                 "sign_up",
@@ -53,7 +54,7 @@ def _paths() -> dict[str, Any]:
                 errors=(409, 422, 429, 503),
             )
         },
-        "/api/auth/login": {
+        "/auth/login": {
             "post": _operation(
                 "Sign in",
                 "sign_in",
@@ -62,12 +63,12 @@ def _paths() -> dict[str, Any]:
                 errors=(401, 422, 429, 503),
             )
         },
-        "/api/auth/logout": {
+        "/auth/logout": {
             "post": _operation(
                 "Sign out, if signed in", "sign_out", answers={204: None}, errors=(503,)
             )
         },
-        "/api/profile": {
+        "/profile": {
             "get": _SECURED
             | _operation("Who am I?", "get_profile", answers={200: "Profile"}, errors=(401, 503)),
             "delete": _SECURED
@@ -79,7 +80,7 @@ def _paths() -> dict[str, Any]:
                 errors=(401, 403, 422, 429, 503),
             ),
         },
-        "/api/sessions": {
+        "/sessions": {
             "get": _SECURED
             | _operation(
                 "Where am I signed in?",
@@ -95,14 +96,14 @@ def _paths() -> dict[str, Any]:
                 errors=(401, 503),
             ),
         },
-        "/api/sessions/{handle}": {
+        "/sessions/{handle}": {
             "parameters": [_HANDLE],
             "delete": _SECURED
             | _operation(
                 "Sign out one device", "end_session", answers={204: None}, errors=(401, 404, 503)
             ),
         },
-        "/api/openapi.json": {
+        "/openapi.json": {
             "get": _operation("This description", "describe_api", answers={200: "Description"})
         },
     }

@@ -31,6 +31,8 @@ from webapp.http.refusals import NotSignedIn, Refusal
 _TEMPLATES = Path(__file__).parent / "templates"
 # ASVS 5.0, 14.3.1. Not "cookies": it would also wipe those of sibling sites.
 LEAVING = {"Clear-Site-Data": '"cache", "storage"'}
+# What the layout asks for, of a page without any of it.
+_BARE: dict[str, object] = {"account": None, "notice": None, "problem": None, "errors": {}}
 _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
 
@@ -156,6 +158,15 @@ async def sign_out_devices(request: web.Request) -> web.Response:
     raise web.HTTPSeeOther("/profile/sessions")
 
 
+def error_page(request: web.Request, *, status: int, heading: str, sentence: str) -> str:
+    """Return an error page; nobody is asked who they are, so that it works whatever is broken."""
+    return aiohttp_jinja2.render_string(
+        "error.html",
+        request,
+        {**_BARE, "path": "", "status": status, "heading": heading, "sentence": sentence},
+    )
+
+
 def add_routes(app: web.Application) -> None:
     """Mount the pages, their templates and the static files."""
     files = StaticFiles()
@@ -217,12 +228,10 @@ def _page(
     **context: Any,
 ) -> web.Response:
     context = {
+        **_BARE,
         "account": account,
         "path": request.path,
-        "notice": None,
         "typed": {},
-        "problem": None,
-        "errors": {},
         "password_min_length": request.app[CONFIG].password_min_length,
         **context,
     }

@@ -14,15 +14,16 @@ from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from storage import MongoStorage
 from webapp.config.settings import Config
-from webapp.http.in_flight import UnderWay
+from webapp.http.in_flight import InFlight
 from webapp.http.metrics import Metrics
-from webapp.http.proxy import Client
+from webapp.http.proxy import Client, ForwardedPolicy
 
 CONFIG = web.AppKey("CONFIG", Config)
 DATABASE: web.AppKey[AsyncIOMotorDatabase[dict[str, Any]]] = web.AppKey("DATABASE")
 STORAGE = web.AppKey("STORAGE", MongoStorage)
+FORWARDED_POLICY = web.AppKey("FORWARDED_POLICY", ForwardedPolicy)
 METRICS = web.AppKey("METRICS", Metrics)
-UNDER_WAY = web.AppKey("UNDER_WAY", UnderWay)
+IN_FLIGHT = web.AppKey("IN_FLIGHT", InFlight)
 
 CLIENT = web.RequestKey("CLIENT", Client)
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)

@@ -10,9 +10,9 @@ from yarl import URL
 
 from webapp.config.settings import Config
 from webapp.config.variables import DEFAULT_PORTS
+from webapp.http.api_prefix import is_api
 from webapp.http.app_keys import CLIENT
 from webapp.http.events import event
-from webapp.http.headers import API
 from webapp.http.proxy import Client, Headers, host_name_of, port_of
 
 SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.METH_TRACE})
@@ -29,7 +29,7 @@ def same_site_only(config: Config) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        shared = origins if request.path.startswith(API) else frozenset[str]()
+        shared = origins if is_api(request) else frozenset[str]()
         if _is_preflight(request) and shared:
             return web.Response(status=204)
         if request.method in SAFE or is_own_site(

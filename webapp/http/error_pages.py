@@ -1,6 +1,6 @@
 """How every error looks: a page of the app's layout, or `application/problem+json` (RFC 9457).
 
-The middleware words whatever went wrong further in, ours or aiohttp's, and keeps the headers
+The middleware gives every error of the handlers and of aiohttp its words, and keeps the headers
 that came with it (`Allow`, `Retry-After`, `Set-Cookie`).
 """
 
@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Protocol
 
-import aiohttp_jinja2
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from pymongo.errors import PyMongoError
 
-from webapp.database.client import is_away
-from webapp.http.headers import API
+from webapp.database.errors import is_away
+from webapp.http.api_prefix import is_api
 from webapp.http.refusals import Busy, Refusal
 
 _log = logging.getLogger(__name__)
 
 STORE_RETRY_SECONDS = 5
 _STORE_AWAY = "Our database does not answer at the moment, please try again shortly."
-
-# An error page asks nobody who they are: it must come out whatever is broken.
-_BARE_PAGE: dict[str, object] = {
-    "account": None,
-    "path": "",
-    "notice": None,
-    "problem": None,
-    "errors": {},
-}
 
 _WORDS = {
     400: ("This request could not be read", "Something in it is not as it should be."),
@@ -48,48 +39,47 @@ _WORDS = {
 }
 
 
-@web.middleware
-async def error_answers(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Give every error of the handlers further in the look that its reader expects."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
+class ErrorPage(Protocol):
+    """Writes the HTML of an error page; it must work whatever is broken."""
+
+    def __call__(self, request: web.Request, *, status: int, heading: str, sentence: str) -> str:
+        """Return the page."""
+
+
+def error_answers(page: ErrorPage) -> Middleware:
+    """Give every error of the handlers further in the form that its reader expects."""
+
+    def explained(request: web.Request, error: web.HTTPException) -> web.HTTPException:
+        _explain(request, error, page)
+        return error
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status >= HTTPStatus.BAD_REQUEST:
+                explained(request, error)
             raise
-        dress(request, error)
-        raise
-    except PyMongoError as error:
-        if not is_away(error):
-            raise _failed(request, error) from error
-        _log.warning("MongoDB did not answer", exc_info=True)
-        away = Busy(_STORE_AWAY, retry_after_seconds=STORE_RETRY_SECONDS)
-        dress(request, away)
-        raise away from None
-    except Exception as error:
-        raise _failed(request, error) from error
+        except Exception as error:
+            if isinstance(error, PyMongoError) and is_away(error):
+                _log.warning("MongoDB did not answer", exc_info=True)
+                away = Busy(_STORE_AWAY, retry_after_seconds=STORE_RETRY_SECONDS)
+                raise explained(request, away) from None
+            _log.error("unhandled error", exc_info=error)
+            raise explained(request, web.HTTPInternalServerError()) from error
+
+    return answer
 
 
-def _failed(request: web.Request, error: Exception) -> web.HTTPException:
-    _log.error("unhandled error", exc_info=error)
-    failed = web.HTTPInternalServerError()
-    dress(request, failed)
-    return failed
-
-
-def dress(request: web.Request, error: web.HTTPException) -> None:
+def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) -> None:
     """Put the words for `error` into its body: a problem for `/api/`, else a page."""
     heading, sentence = _words(error)
-    if request.path.startswith(API):
+    if is_api(request):
         error.text = json.dumps(_problem(error, sentence))
         error.content_type = "application/problem+json"
     else:
-        error.text = aiohttp_jinja2.render_string(
-            "error.html",
-            request,
-            _BARE_PAGE | {"heading": heading, "sentence": sentence, "status": error.status},
-        )
+        error.text = page(request, status=error.status, heading=heading, sentence=sentence)
         error.content_type = "text/html"
 
 

@@ -9,10 +9,11 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from webapp.config.settings import Config
-from webapp.http.app_keys import CLIENT, REQUEST_ID, UNDER_WAY
-from webapp.http.request_id import UNREADABLE, identify
+from webapp.http.api_prefix import is_api
+from webapp.http.app_keys import CLIENT, IN_FLIGHT, REQUEST_ID
+from webapp.http.request_id import identify
+from webapp.http.unreadable import remove_quoted_line
 
-API = "/api/"
 CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'"
@@ -53,26 +54,15 @@ def header_signal(config: Config) -> _Signal:
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         if request[CLIENT].scheme == "https":
             response.headers["Strict-Transport-Security"] = HSTS
-        if request.path.startswith(API) and origins:
+        if origins and is_api(request):
             _share(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
-        if request.method == UNREADABLE and isinstance(response, web.Response):
-            _without_echo(response)
-        if request.app[UNDER_WAY].draining:
+        remove_quoted_line(request, response)
+        if request.app[IN_FLIGHT].draining:
             # The router must not send its next request down a connection that is about to end.
             response.headers[hdrs.CONNECTION] = "close"
             response.force_close()
 
     return complete
-
-
-def _without_echo(response: web.Response) -> None:
-    """Blank aiohttp's explanation of a parser error: it quotes the line, a cookie perhaps.
-
-    A script that overfills the cookie header would read the HttpOnly cookie in the answer, as it
-    once could with Apache (CVE-2012-0053).  The length is announced already and so is kept.
-    """
-    length = len(response.body) if isinstance(response.body, bytes) else 0
-    response.body = b"This request could not be read.".ljust(length)[:length]
 
 
 def _share(answer: CIMultiDict[str], asking: list[str], origins: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import pymongo
 from aiohttp import hdrs, web
 from pymongo.errors import PyMongoError
 
-from webapp.http.app_keys import CONFIG, DATABASE, METRICS, UNDER_WAY
+from webapp.http.app_keys import CONFIG, DATABASE, IN_FLIGHT, METRICS
 from webapp.http.metrics import CONTENT_TYPE
 
 # Asked from inside, by address and in plain http: exempt from the forwarded, host and https rules.
@@ -31,7 +31,7 @@ async def healthz(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Answer 200 when MongoDB answers within two seconds, 503 otherwise and while draining."""
-    if request.app[UNDER_WAY].draining:
+    if request.app[IN_FLIGHT].draining:
         return web.json_response({"status": "ending"}, status=503)
     try:
         with pymongo.timeout(PING_SECONDS):

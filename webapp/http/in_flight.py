@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class UnderWay:
+class InFlight:
     """Count of the requests whose handler has begun and not ended, bodies still arriving included.
 
     A class because the drain waits on the count.  `draining` turns true once and stays so.

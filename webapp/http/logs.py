@@ -18,11 +18,11 @@ from typing import TextIO, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
-from aiohttp.http import HttpProcessingError
 from aiohttp.web_exceptions import NotAppKeyWarning
 
 from webapp.http.app_keys import METRICS
 from webapp.http.request_id import whose
+from webapp.http.unreadable import is_not_a_parser_error
 
 UNMATCHED = "unmatched"
 ACCESS = logging.getLogger("webapp.access")
@@ -43,8 +43,8 @@ def configure(style: str, level: int, stream: TextIO | None = None) -> None:
     warnings.filterwarnings("ignore", category=NotAppKeyWarning)
     logging.getLogger("pymongo").setLevel(max(level, logging.WARNING))
     server = logging.getLogger("aiohttp.server")
-    server.removeFilter(_is_not_a_parser_error)
-    server.addFilter(_is_not_a_parser_error)
+    server.removeFilter(is_not_a_parser_error)
+    server.addFilter(is_not_a_parser_error)
 
 
 class AccessLines(AbstractAccessLogger):
@@ -106,11 +106,3 @@ def _content(formatter: logging.Formatter, record: logging.LogRecord) -> dict[st
 def _quoted(value: object) -> str:
     text = str(value)
     return text if PLAIN.fullmatch(text) else json.dumps(text)
-
-
-def _is_not_a_parser_error(record: logging.LogRecord) -> bool:
-    # aiohttp logs the bytes that it could not read, a cookie perhaps among them.  The access line
-    # of the same request tells that it was refused.  The second is met after the answer, in the
-    # rest of a body that nobody wanted: anyone could fill the log with its tracebacks.
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from webapp.config.settings import Config
-from webapp.http.app_keys import CLIENT, UNDER_WAY
+from webapp.http.app_keys import CLIENT, IN_FLIGHT
 from webapp.http.events import event
 from webapp.http.health import EXEMPT
 from webapp.http.proxy import BadForwarded, Client, ForwardedPolicy, host_name_of
@@ -30,7 +30,7 @@ _log = logging.getLogger("webapp.http.middlewares")
 async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Identify the request and count it as under way until its answer is ready."""
     identify(request)
-    with request.app[UNDER_WAY].one():
+    with request.app[IN_FLIGHT].one():
         return await handler(request)
 
 

@@ -10,8 +10,6 @@ from aiohttp import hdrs, web
 from webapp.http.app_keys import CLIENT, REQUEST_ID
 from webapp.http.proxy import Client
 
-# The method that aiohttp writes down for a request which it could not parse.
-UNREADABLE = "UNKNOWN"
 KEPT_ID = re.compile(r"[A-Za-z0-9-]{8,200}", re.ASCII)
 
 

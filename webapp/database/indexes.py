@@ -1,0 +1,44 @@
+"""Indexes and rights, at start: what the app needs in the database before it serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pymongo
+from motor.motor_asyncio import AsyncIOMotorCollection
+from pymongo.errors import OperationFailure, PyMongoError
+
+from webapp.config.settings import ConfigError
+from webapp.database.client import START_SECONDS, Database
+from webapp.database.errors import UNAUTHORIZED, explain
+
+
+async def ensure_index(
+    collection: AsyncIOMotorCollection[dict[str, Any]], field: str, **options: Any
+) -> None:
+    """Create an index on one field; a user without that right is served when it exists.
+
+    Raises PyMongo's error when it is missing and cannot be created.
+    """
+    try:
+        await collection.create_index(field, **options)
+    except OperationFailure as refusal:
+        if refusal.code != UNAUTHORIZED:
+            raise
+        existing = (await collection.index_information()).values()
+        wanted = {"key": [(field, 1)], **options}
+        if not any(
+            all(index.get(key) == value for key, value in wanted.items()) for index in existing
+        ):
+            raise
+
+
+async def check_rights(database: Database) -> None:
+    """Try a write that changes nothing; raises `ConfigError` for a user who may only read."""
+    try:
+        with pymongo.timeout(START_SECONDS):
+            for name in ("sessions", "users", "throttle"):
+                await database[name].update_one({"_id": None}, {"$unset": {"nothing": ""}})
+                await database[name].delete_one({"_id": None})
+    except PyMongoError as error:
+        raise ConfigError(explain(error, database.name)) from None
