@@ -12,7 +12,7 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 
 from webapp.accounts.throttle import QUOTA, Throttle
-from webapp.http.refusals import TooManyAttempts
+from webapp.http.refusals import Busy, SignInRefused, TooManyAttempts
 
 SECRET = "a secret of the tests that is long enough"
 ADA = "ada@example.org"
@@ -56,16 +56,26 @@ async def throttle(database: Database, clock: Clock) -> Throttle:
     return found
 
 
-async def fail(throttle: Throttle, times: int, address: str = ATTACKER, email: str = ADA) -> None:
-    """Try and fail so many times."""
+async def succeed(throttle: Throttle, address: str = HOME, email: str = ADA) -> None:
+    """Make an attempt with the right password."""
+    async with throttle.attempt(email, address):
+        pass
+
+
+async def fail(
+    throttle: Throttle, times: int = 1, address: str = ATTACKER, email: str = ADA
+) -> None:
+    """Make so many attempts with a wrong password."""
     for _ in range(times):
-        await throttle.count_sign_in(email, address)
+        with pytest.raises(SignInRefused):
+            async with throttle.attempt(email, address):
+                raise SignInRefused
 
 
 async def wait_of(throttle: Throttle, address: str = ATTACKER, email: str = ADA) -> int:
-    """Try once more and return the seconds that the refusal asks for."""
+    """Make one more attempt and return the seconds that the refusal asks for."""
     with pytest.raises(TooManyAttempts) as refused:
-        await throttle.count_sign_in(email, address)
+        await succeed(throttle, address, email)
     return int(refused.value.headers["Retry-After"])
 
 
@@ -109,19 +119,19 @@ async def test_tries_while_blocked_do_not_use_up_the_addresss_quota(
     for _ in range(QUOTA):
         await wait_of(throttle)
 
-    await throttle.count_sign_in("grace@example.org", ATTACKER)
+    await fail(throttle, 1, ATTACKER, "grace@example.org")
 
 
 async def test_parallel_tries_that_a_lock_refuses_do_not_use_up_the_addresss_quota(
     throttle: Throttle,
 ) -> None:
     """Fifty at once, of which five are free: the others have not been tried."""
-    tries = (throttle.count_sign_in(ADA, ATTACKER) for _ in range(50))
+    tries = (fail(throttle) for _ in range(50))
     results = await asyncio.gather(*tries, return_exceptions=True)
 
     assert sum(isinstance(result, TooManyAttempts) for result in results) == 45
     for number in range(QUOTA - 5):
-        await throttle.count_sign_in(f"{number}@example.com", ATTACKER)
+        await fail(throttle, 1, ATTACKER, f"{number}@example.com")
     await wait_of(throttle, email="one more@example.com")
 
 
@@ -129,7 +139,7 @@ async def test_success_opens_the_lock(throttle: Throttle, clock: Clock) -> None:
     """After a success the next five failures are free again."""
     await fail(throttle, 4)
 
-    await throttle.succeeded(await throttle.count_sign_in(ADA, ATTACKER))
+    await succeed(throttle, ATTACKER)
 
     await fail(throttle, 5)
     assert await wait_of(throttle) == 1
@@ -139,9 +149,7 @@ async def test_parallel_tries_get_no_more_than_the_free_ones(
     throttle: Throttle, clock: Clock
 ) -> None:
     """Of fifty tries at once five are let through, and the others do not extend the block."""
-    answers = await asyncio.gather(
-        *(throttle.count_sign_in(ADA, ATTACKER) for _ in range(50)), return_exceptions=True
-    )
+    answers = await asyncio.gather(*(fail(throttle) for _ in range(50)), return_exceptions=True)
 
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 5
     assert sum(isinstance(answer, TooManyAttempts) for answer in answers) == 45
@@ -160,38 +168,38 @@ async def test_the_loser_of_a_race_does_not_move_the_end_of_the_block(
     clock.now += 0.5
 
     with pytest.raises(TooManyAttempts):
-        await throttle._take(lock)
+        await throttle._use(lock)
 
     clock.now += 0.5
-    await throttle._take(lock)
+    await throttle._use(lock)
 
 
 async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttle) -> None:
     """The owner signs in from home while an attacker's guesses have closed the account."""
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await succeed(throttle)
     await fail(throttle, 5)
     assert await wait_of(throttle) == 1
 
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await succeed(throttle)
 
     assert await wait_of(throttle) == 1
 
 
 async def test_a_familiar_address_has_a_lock_of_its_own(throttle: Throttle) -> None:
     """Guessing from a familiar address is throttled all the same."""
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await succeed(throttle)
 
     await fail(throttle, 5, HOME)
 
     assert await wait_of(throttle, HOME) == 1
-    await throttle.count_sign_in(ADA, ATTACKER)
+    await fail(throttle)
 
 
 async def test_a_familiar_address_is_forgotten_after_thirty_days(
     throttle: Throttle, clock: Clock
 ) -> None:
     """A month later the address is a stranger's again."""
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
+    await succeed(throttle)
     clock.now += 30 * 86400
     await fail(throttle, 5)
 
@@ -200,7 +208,7 @@ async def test_a_familiar_address_is_forgotten_after_thirty_days(
 
 async def test_being_familiar_to_one_account_opens_no_other(throttle: Throttle) -> None:
     """The owner of one account is a stranger to the next."""
-    await throttle.succeeded(await throttle.count_sign_in("mallory@example.org", ATTACKER))
+    await succeed(throttle, ATTACKER, "mallory@example.org")
     await fail(throttle, 5)
 
     assert await wait_of(throttle) == 1
@@ -229,19 +237,19 @@ async def test_an_address_has_a_hundred_failures_in_a_quarter_of_an_hour(
 ) -> None:
     """The hundred and first try waits for the rest of the window, then all are free again."""
     for n in range(QUOTA):
-        await throttle.count_sign_in(f"{n}@example.org", ATTACKER)
+        await fail(throttle, 1, ATTACKER, f"{n}@example.org")
     clock.now += 300
 
     assert await wait_of(throttle, email="one-more@example.org") == 600
-    await throttle.count_sign_in("one-more@example.org", HOME)
+    await fail(throttle, 1, HOME, "one-more@example.org")
     clock.now += 600
-    await throttle.count_sign_in("one-more@example.org", ATTACKER)
+    await fail(throttle, 1, ATTACKER, "one-more@example.org")
 
 
 async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> None:
     """A whole school behind one address may sign in."""
     for n in range(QUOTA + 5):
-        await throttle.succeeded(await throttle.count_sign_in(f"{n}@example.org", HOME))
+        await succeed(throttle, email=f"{n}@example.org")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +294,9 @@ async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock
 async def test_a_withdrawn_try_was_never_made(throttle: Throttle) -> None:
     """Tries that the server was too busy to look at use up nothing."""
     for _ in range(QUOTA + 5):
-        await throttle.withdraw(await throttle.count_sign_in(ADA, ATTACKER))
+        with pytest.raises(Busy):
+            async with throttle.attempt(ADA, ATTACKER):
+                raise Busy("later", retry_after_seconds=1)
 
     await fail(throttle, 5)
     assert await wait_of(throttle) == 1
@@ -309,8 +319,8 @@ async def test_the_collection_tells_nobody_who_tried(
     throttle: Throttle, database: Database
 ) -> None:
     """Keys are keyed hashes: no address, no email, and no plain hash of them."""
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
-    await throttle.count_sign_in(ADA, ATTACKER)
+    await succeed(throttle)
+    await fail(throttle)
     other_secret = Throttle(database, "another secret of the tests")
 
     documents = await database["throttle"].find({}).to_list(None)
@@ -324,8 +334,8 @@ async def test_the_collection_tells_nobody_who_tried(
 
 async def test_every_counter_has_an_end(throttle: Throttle, database: Database) -> None:
     """The TTL index sweeps every kind of counter."""
-    await throttle.succeeded(await throttle.count_sign_in(ADA, HOME))
-    await throttle.count_sign_in(ADA, ATTACKER)
+    await succeed(throttle)
+    await fail(throttle)
     await throttle.count_sign_up(HOME)
 
     await throttle.create_indexes()

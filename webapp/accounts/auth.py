@@ -1,11 +1,13 @@
-"""Who comes in and who goes out: what pages and API both do, whatever the answer looks like.
+"""Sign-up, sign-in, sign-out and changes of an account: what pages and API share.
 
-Each function is one decision from start to end: the throttle, the account, the session, the
+Each function does one of them from start to end: the throttle, the account, the session, the
 event for the log. All raise `Refusal`s, and the storage's `StorageUnavailable`.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 
 from aiohttp import web
@@ -13,12 +15,11 @@ from aiohttp_session import get_session, new_session
 
 from storage import renew_session
 from webapp.accounts.forms import Confirmation, PasswordChange, SignIn, SignUp
-from webapp.accounts.throttle import THROTTLE, Attempt
+from webapp.accounts.throttle import THROTTLE
 from webapp.accounts.users import ACCOUNTS, Account
 from webapp.http.app_keys import CLIENT, CONFIG, STORAGE
 from webapp.http.events import event
 from webapp.http.refusals import (
-    Busy,
     FieldsRefused,
     NotSignedIn,
     SignInRefused,
@@ -30,7 +31,7 @@ from webapp.http.refusals import (
 async def current_account(request: web.Request) -> Account:
     """Return whose session this is. Raises `NotSignedIn`.
 
-    A session whose account is gone, disabled, or has another password by now is ended.
+    A session whose account was deleted or disabled, or got another password, is ended.
     """
     session = await get_session(request)
     account = None
@@ -60,18 +61,12 @@ async def sign_up(request: web.Request, form: SignUp) -> Account:
 
 
 async def sign_in(request: web.Request, form: SignIn) -> Account:
-    """Prove an account and open a new session for it."""
-    accounts, throttle = request.app[ACCOUNTS], request.app[THROTTLE]
-    attempt = await _counted(request, form.email)
-    try:
-        account = await accounts.authenticate(form.email, form.password)
-    except Busy:
-        await throttle.withdraw(attempt)
-        raise
-    if account is None:
-        event(request, "sign_in_failed")
-        raise SignInRefused
-    await throttle.succeeded(attempt)
+    """Check the password and open a new session for its account."""
+    async with _throttled(request, form.email):
+        account = await request.app[ACCOUNTS].authenticate(form.email, form.password)
+        if account is None:
+            event(request, "sign_in_failed")
+            raise SignInRefused
     await _open_session(request, account, remember=form.remember)
     event(request, "sign_in", account=account.id)
     return account
@@ -110,7 +105,7 @@ async def delete_account(request: web.Request, account: Account, form: Confirmat
 
 
 async def _open_session(request: web.Request, account: Account, *, remember: bool) -> None:
-    # A new session, not the visitor's renewed one: nothing of a former user carries over.
+    # A new session, not the visitor's renewed one: it keeps nothing of another user.
     session = await new_session(request)
     session["user_id"] = account.id
     session["password_version"] = account.password_version
@@ -119,26 +114,23 @@ async def _open_session(request: web.Request, account: Account, *, remember: boo
 
 
 async def _confirm(request: web.Request, account: Account, password: str) -> None:
-    """Ask for the password of a signed-in account again, as throttled as a sign-in.
+    """Check the password of a signed-in account again, throttled like a sign-in.
 
-    Whoever finds an unlocked device must not guess any faster than a stranger.
+    Somebody who finds an unlocked device must not guess any faster than at the sign-in form.
     """
-    throttle = request.app[THROTTLE]
-    attempt = await _counted(request, account.email)
-    try:
-        await request.app[ACCOUNTS].confirm(account, password)
-    except Busy:
-        await throttle.withdraw(attempt)
-        raise
-    except WrongPassword:
-        event(request, "password_refused", account=account.id)
-        raise
-    await throttle.succeeded(attempt)
+    async with _throttled(request, account.email):
+        try:
+            await request.app[ACCOUNTS].confirm(account, password)
+        except WrongPassword:
+            event(request, "password_refused", account=account.id)
+            raise
 
 
-async def _counted(request: web.Request, email: str) -> Attempt:
+@asynccontextmanager
+async def _throttled(request: web.Request, email: str) -> AsyncIterator[None]:
     try:
-        return await request.app[THROTTLE].count_sign_in(email, request[CLIENT].address)
+        async with request.app[THROTTLE].attempt(email, request[CLIENT].address):
+            yield
     except TooManyAttempts:
         event(request, "throttled", on="sign_in")
         raise

@@ -1,17 +1,17 @@
 """How often somebody may try: per account and per address, shared by all processes.
 
-Every try is *counted before it is made* and taken back when it succeeds. Counting failures
+Every attempt is *counted before it is made* and counted back when it succeeds. Counting failures
 afterwards would let a thousand parallel guesses through before the first one is counted.
 
 Two kinds of counter, each one document of the `throttle` collection, changed by one atomic
 update each:
 
-- A *lock* guards one account. The first `FREE_FAILURES` tries are free; after that each one
+- A *lock* guards one account. The first `FREE_FAILURES` attempts are free; after that each one
   closes the lock, for 1 s, then 2 s, and so on up to `LONGEST_LOCK`. Success opens it.
-- A *quota* guards the whole app from one address: `QUOTA` tries per `QUOTA_WINDOW`.
+- A *quota* guards the whole app from one address: `QUOTA` attempts per `QUOTA_WINDOW`.
 
 An address that signed in to an account within `FAMILIAR_FOR` has a lock of its own for it, so
-that a stranger's guessing never shuts the owner out (OWASP Authentication Cheat Sheet).
+that guesses from elsewhere never lock the owner out (OWASP Authentication Cheat Sheet).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import hashlib
 import hmac
 import ipaddress
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from bson.codec_options import CodecOptions
@@ -32,7 +32,7 @@ from pymongo import DeleteOne, ReturnDocument, UpdateOne
 
 from webapp.accounts.usernames import fold_email
 from webapp.database.indexes import ensure_index
-from webapp.http.refusals import TooManyAttempts
+from webapp.http.refusals import Busy, TooManyAttempts
 
 FREE_FAILURES = 5
 FIRST_LOCK = timedelta(seconds=1)
@@ -45,9 +45,8 @@ FAMILIAR_FOR = timedelta(days=30)
 _KEY_BYTES = 16
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One counted sign-in try that was let through; `Throttle.succeeded` takes it back."""
+class _Attempt(NamedTuple):
+    """The counters that one sign-in attempt was counted in."""
 
     quota: bytes
     familiar: bytes
@@ -55,9 +54,9 @@ class Attempt:
 
 
 class Throttle:
-    """Count tries in one database; `secret` keys the hashes that stand for people and addresses.
+    """Count attempts in one database; accounts and addresses are hashed under `secret`.
 
-    `clock` returns seconds since the epoch and may be replaced: tests move it.
+    `clock` returns seconds since the epoch and may be replaced: tests use one that they set.
     """
 
     def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], secret: str | bytes) -> None:
@@ -69,13 +68,33 @@ class Throttle:
         )
 
     async def create_indexes(self) -> None:
-        """Create the TTL index; harmless when it exists."""
+        """Create the TTL index, unless it exists."""
         await ensure_index(self._counters, "expires_at", expireAfterSeconds=0)
 
-    async def count_sign_in(self, email: str, address: str) -> Attempt:
-        """Count a sign-in try. Raises `TooManyAttempts`; then nothing may be tried.
+    @asynccontextmanager
+    async def attempt(self, email: str, address: str) -> AsyncIterator[None]:
+        """Count a sign-in attempt, make it in the block, and count it back unless it failed.
 
-        Tries at a closed lock are not counted anywhere: they neither keep it closed nor use
+        A block that ends normally is a success: the lock opens, and the address is familiar from
+        now on.  `Busy` means that nobody looked at the password: it was no attempt.  After any
+        other exception the attempt stays counted.  Raises `TooManyAttempts` before the block.
+        """
+        attempt = await self._count(email, address)
+        try:
+            yield
+        except Busy:
+            await self._take_back(attempt)
+            raise
+        await self._succeed(attempt)
+
+    async def count_sign_up(self, address: str) -> None:
+        """Count a sign-up, successful or not. Raises `TooManyAttempts`."""
+        await self._spend(self._id("sign-up", _network(address)))
+
+    async def _count(self, email: str, address: str) -> _Attempt:
+        """Count an attempt, or raise `TooManyAttempts`.
+
+        Attempts at a closed lock are not counted anywhere: they neither keep it closed nor use
         up their address's quota.
         """
         account = fold_email(email)
@@ -84,15 +103,14 @@ class Throttle:
         lock = await self._open_lock(familiar, self._id("account", account))
         await self._spend(quota)
         try:
-            await self._take(lock)
+            await self._use(lock)
         except TooManyAttempts:
-            # Somebody else's try has closed it in between.
+            # A parallel attempt has closed it in between.
             await self._counters.bulk_write([_one_less(quota)])
             raise
-        return Attempt(quota=quota, familiar=familiar, lock=lock)
+        return _Attempt(quota, familiar, lock)
 
-    async def succeeded(self, attempt: Attempt) -> None:
-        """Take a try back that was no failure, and remember its address as familiar."""
+    async def _succeed(self, attempt: _Attempt) -> None:
         now = self._now()
         known = {
             "known_until": now + FAMILIAR_FOR,
@@ -108,46 +126,37 @@ class Throttle:
             changes.append(DeleteOne({"_id": attempt.lock}))
         await self._counters.bulk_write(changes, ordered=False)
 
-    async def withdraw(self, attempt: Attempt) -> None:
-        """Take a try back that was never made: the password could not be looked at."""
-        await self._counters.bulk_write(
-            [
-                _one_less(attempt.quota),
-                UpdateOne(
-                    {"_id": attempt.lock, "failures": {"$gt": 0}},
-                    {"$inc": {"failures": -1}, "$set": {"locked_until": self._now()}},
-                ),
-            ],
-            ordered=False,
-        )
+    async def _take_back(self, attempt: _Attempt) -> None:
+        reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": self._now()}}
+        changes = [
+            _one_less(attempt.quota),
+            UpdateOne({"_id": attempt.lock, "failures": {"$gt": 0}}, reopened),
+        ]
+        await self._counters.bulk_write(changes, ordered=False)
 
-    async def count_sign_up(self, address: str) -> None:
-        """Count a sign-up, successful or not. Raises `TooManyAttempts`."""
-        await self._spend(self._id("sign-up", _network(address)))
-
-    async def _open_lock(self, familiar: bytes, stranger: bytes) -> bytes:
-        """Choose the lock that guards this try; raise what is left of its closed time."""
+    async def _open_lock(self, familiar: bytes, unfamiliar: bytes) -> bytes:
+        """Return the lock for this attempt; raise `TooManyAttempts` while it is closed."""
         now = self._now()
         found = {
             counter["_id"]: counter
-            async for counter in self._counters.find({"_id": {"$in": [familiar, stranger]}})
+            async for counter in self._counters.find({"_id": {"$in": [familiar, unfamiliar]}})
         }
         is_familiar = found.get(familiar, {}).get("known_until", now) > now
-        lock = familiar if is_familiar else stranger
+        lock = familiar if is_familiar else unfamiliar
         _refuse_until(found.get(lock, {}).get("locked_until", now), now)
         return lock
 
-    async def _take(self, lock: bytes) -> None:
-        """Count one try against a lock that was open a moment ago; parallel tries may lose."""
+    async def _use(self, lock: bytes) -> None:
+        """Count one attempt at a lock that was open a moment ago, unless it has closed since."""
         now = self._now()
         before = await self._counters.find_one_and_update(
-            {"_id": lock}, _taking(now), upsert=True, return_document=ReturnDocument.BEFORE
+            {"_id": lock}, _using(now), upsert=True, return_document=ReturnDocument.BEFORE
         )
         if before:
             _refuse_until(before.get("locked_until", now), now)
 
     async def _spend(self, quota: bytes) -> None:
-        """Spend one of an address's tries, or raise what is left of its window."""
+        """Count one attempt of an address; raise `TooManyAttempts` when its quota is used up."""
         now = self._now()
         before = await self._counters.find_one_and_update(
             {"_id": quota}, _spending(now), upsert=True, return_document=ReturnDocument.BEFORE
@@ -172,19 +181,19 @@ def _refuse_until(moment: datetime, now: datetime) -> None:
 
 
 def _network(address: str) -> str:
-    """Return whom an address stands for: an IPv6 customer is given a /64 at the least."""
+    """Return what is counted as one address: of IPv6 a /64, the least that a customer is given."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address  # a peer without one, as behind a Unix socket: all of them are one
+        return address  # no IP address, as behind a Unix socket: all such peers are one
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     # A socket for both families names IPv4 peers ::ffff:198.51.100.7; they share no /64.
     return str(parsed.ipv4_mapped or int(parsed) >> 64)
 
 
-def _taking(now: datetime) -> list[dict[str, Any]]:
-    """Build the update that counts one try, and changes nothing while the lock is closed."""
+def _using(now: datetime) -> list[dict[str, Any]]:
+    """Build the update that counts one attempt, and changes nothing while the lock is closed."""
     is_closed = {"$gt": ["$locked_until", now]}
     is_remembered = {"$gt": ["$expires_at", now]}
     beyond_free = {"$subtract": ["$failures", FREE_FAILURES]}
@@ -205,7 +214,7 @@ def _taking(now: datetime) -> list[dict[str, Any]]:
 
 
 def _spending(now: datetime) -> list[dict[str, Any]]:
-    """Build the update that spends one try of a quota, in a new window when the last is over."""
+    """Build the update that counts one attempt of a quota, in a new window after the last."""
     is_running = {"$gt": ["$expires_at", now]}
     one_more = {"$min": [{"$add": ["$spent", 1]}, QUOTA]}
     return [
@@ -219,7 +228,7 @@ def _spending(now: datetime) -> list[dict[str, Any]]:
 
 
 def _one_less(quota: bytes) -> UpdateOne:
-    """Build the update that gives one try of a quota back."""
+    """Build the update that gives one attempt of a quota back."""
     return UpdateOne({"_id": quota, "spent": {"$gt": 0}}, {"$inc": {"spent": -1}})
 
 
