@@ -12,9 +12,7 @@ from benchmarks.cache import find_ms, look
 SESSIONS = 500
 
 
-def test_look_tells_what_the_cache_holds_of_documents_and_indexes(
-    mongo_uri: str, database_name: str
-) -> None:
+def test_cache_report_has_documents_and_indexes(mongo_uri: str, database_name: str) -> None:
     """Just stored, all of it is in the cache, and each is found."""
     with MongoClient[dict[str, Any]](mongo_uri) as client:
         sessions = client[database_name]["sessions"]

@@ -35,17 +35,17 @@ def results() -> Results:
     return {("pymongo", READ): measured(1500), ("redis", READ): measured(1000)}
 
 
-def test_ratio_says_how_many_times_the_rivals_requests_ours_answers(results: Results) -> None:
+def test_ratio_divides_our_requests_by_those_of_the_rival(results: Results) -> None:
     """1 500 against 1 000 requests per second is 1.5."""
     assert ratio(results, "redis", READ) == 1.5
 
 
-def test_ratio_of_a_rival_that_did_not_run_is_a_gap_and_no_number(results: Results) -> None:
+def test_ratio_of_a_rival_that_did_not_run_is_none(results: Results) -> None:
     """A rival that was left out has no ratio."""
     assert ratio(results, "cookie", READ) is None
 
 
-def test_median_of_the_rounds_is_reported_and_no_failure_is_lost() -> None:
+def test_report_has_the_median_of_the_rounds_and_every_failure() -> None:
     """One slow round does not count, one failed request does."""
     together = middle([measured(100), measured(1000), measured(1100, failures=1)])
 
@@ -53,7 +53,7 @@ def test_median_of_the_rounds_is_reported_and_no_failure_is_lost() -> None:
     assert together.failures == 1
 
 
-def test_page_shows_every_peer_and_leaves_gaps_where_nothing_was_measured(
+def test_page_lists_every_peer_and_a_dash_without_a_measurement(
     results: Results,
 ) -> None:
     """The page names ratios, a gap for a missing rival, bytes and versions."""
@@ -84,13 +84,13 @@ def test_every_visitors_answer_has_sixty_bytes(number: int) -> None:
     assert len(encode(user(number)).encode()) == ANSWER_BYTES
 
 
-def test_login_comes_without_a_cookie_and_other_requests_with_theirs() -> None:
+def test_login_sends_no_cookie_and_other_requests_send_theirs() -> None:
     """A login is a stranger's; everything else carries the visitor's cookie."""
     assert request_lines("write", ["session=a"]) == ["POST /write session=a"]
     assert request_lines("login", ["session=a"])[1] == "POST /login?number=1"
 
 
-def test_peer_whose_program_is_not_installed_says_so() -> None:
+def test_peer_without_its_program_gives_the_reason() -> None:
     """A missing peer is named with the reason, never faked."""
     peer = Peer("x", "X", ("no-such-program",), programs=("no-such-program",))
 

@@ -1,4 +1,4 @@
-"""A real Chromium, driven by Playwright, that keeps a record of everything it complains about."""
+"""A real Chromium, driven by Playwright, that records every error it reports."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PHONE, DESKTOP = (390, 844), (1280, 800)
 
 
 def find_chromium() -> str | None:
-    """Return the path of a Chromium that is installed, or `None`."""
+    """Return the path of an installed Chromium, or `None`."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @asynccontextmanager
 async def launched(executable: str) -> AsyncIterator[Browser]:
-    """Lend a headless Chromium with an empty profile."""
+    """Yield a headless Chromium with an empty profile."""
     arguments = ARGUMENTS + (["--no-sandbox"] if os.geteuid() == 0 else [])
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=arguments)
@@ -47,7 +47,7 @@ async def launched(executable: str) -> AsyncIterator[Browser]:
 
 @dataclass
 class Visitor:
-    """One person with one browser window; `complaints` is what the browser found wrong."""
+    """One person with one browser window; `complaints` is what the browser reported."""
 
     site: str
     context: BrowserContext
@@ -55,20 +55,20 @@ class Visitor:
     complaints: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Note script errors, reports of the content security policy, and foreign requests."""
+        """Record script errors, content security policy reports, and requests to other hosts."""
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("requestfailed", self._note_failure)
         self.page.on("request", self._note_foreign)
 
     def _note(self, message: ConsoleMessage) -> None:
-        # A form that is refused has a 4xx status, which Chromium calls an error; it is meant so.
+        # A refused form has a 4xx status on purpose, but Chromium reports it as an error.
         meant = "responded with a status of 4" in message.text
         if message.type in {"error", "warning"} and not meant:
             self.complaints.append(message.text)
 
     def _note_failure(self, request: Request) -> None:
-        # Aborted: the visitor went on before the icon had come.
+        # Aborted: the visitor opened the next page before the icon was loaded.
         if request.failure != "net::ERR_ABORTED":
             self.complaints.append(f"{request.url}: {request.failure}")
 
@@ -81,12 +81,12 @@ class Visitor:
         await self.page.goto(self.site + path)
 
     async def fill(self, **fields: str) -> None:
-        """Type into the fields with these names, one after another."""
+        """Type into the fields with these names, in this order."""
         for name, text in fields.items():
             await self.page.fill(f"#{name}", text)
 
     async def press(self, button: str) -> None:
-        """Press the button with this very name, and wait for the page that follows."""
+        """Press the button with exactly this name, and wait for the next page."""
         await self.page.get_by_role("button", name=button, exact=True).first.click()
 
     async def reads(self) -> str:
@@ -104,7 +104,7 @@ async def visiting(
     scripts: bool = True,
     user_agent: str | None = None,
 ) -> AsyncIterator[Visitor]:
-    """Lend a visitor with a profile of their own; `size` is width and height in CSS pixels."""
+    """Yield a visitor with a new profile; `size` is width and height in CSS pixels."""
     context = await browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if dark else "light",

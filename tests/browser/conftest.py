@@ -1,4 +1,4 @@
-"""The app on the test mongod, and a real Chromium to visit it with."""
+"""The app on the test mongod, and a real Chromium to visit it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def missing(what: str) -> None:
-    """Skip a test for want of a tool; fail instead in CI, which must have it."""
+    """Skip a test because a tool is missing; in CI fail instead."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
@@ -26,7 +26,7 @@ def missing(what: str) -> None:
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    """Lend a headless Chromium."""
+    """Yield a headless Chromium."""
     executable = find_chromium()
     if executable is None:
         missing(NOT_FOUND)
@@ -37,13 +37,13 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def site(client: Client) -> str:
-    """Name the address of the running app, without the last slash."""
+    """Return the address of the running app, without the last slash."""
     return str(client.make_url("/")).rstrip("/")
 
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """Read axe-core, the accessibility checker."""
+    """Return the source of axe-core, the accessibility checker."""
     if not AXE.exists():
         missing("axe-core is not installed: run make node")
     return AXE.read_text("utf-8")

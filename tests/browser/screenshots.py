@@ -1,7 +1,7 @@
 """Write the screenshots of README and docs: `python -m tests.browser.screenshots`.
 
-A run of its own on a mongod, an app and a Chromium of its own, so that pictures never show
-anybody's real account. Look at them before they are committed.
+It starts a mongod, an app and a Chromium of its own, so that a screenshot never shows the account
+of a real person. Look at the screenshots before you commit them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WHO = ADA | {"username": "Ada Lovelace"}
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Serve the app on a mongod of its own and lend its address."""
+    """Serve the app with its own mongod and yield its address."""
     port = free_port()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -52,7 +52,7 @@ def served() -> Iterator[str]:
 
 
 async def sign_in(visitor: Visitor) -> None:
-    """Sign in through the form, remembered."""
+    """Sign in with the form and "remember me"."""
     await visitor.open("/login")
     await visitor.fill(email=WHO["email"], password=WHO["password"])
     await visitor.page.check("#remember")
@@ -60,12 +60,12 @@ async def sign_in(visitor: Visitor) -> None:
 
 
 async def keep(visitor: Visitor, name: str) -> None:
-    """Write what the visitor sees."""
+    """Save what the visitor sees."""
     await visitor.page.screenshot(path=IMAGES / f"{name}.png", full_page=False)
 
 
 async def strangers(browser: Browser, site: str) -> None:
-    """Show the start page, and a sign-up with mistakes, then make the account."""
+    """Take the start page and a sign-up with errors, then create the account."""
     async with visiting(browser, site, size=DESK) as visitor:
         await visitor.open("/")
         await keep(visitor, "start")
@@ -79,7 +79,7 @@ async def strangers(browser: Browser, site: str) -> None:
 
 
 async def members(browser: Browser, site: str) -> None:
-    """Sign in on three devices and show them by day at a desk and by night on a phone."""
+    """Sign in on three devices; take light desktop screenshots and dark phone screenshots."""
     async with (
         visiting(browser, site, user_agent=EDGE) as office,
         visiting(browser, site, size=PHONE, dark=True, user_agent=IPHONE) as phone,

@@ -1,4 +1,4 @@
-"""How the pages look: on a phone and a desk, by day and by night, and to a screen reader."""
+"""How the pages look on a phone and a desktop, in light and dark, and to a screen reader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ looks = pytest.mark.parametrize(
 
 
 async def show(visitor: Visitor, place: str) -> None:
-    """Bring one place of `PLACES` before the visitor's eyes."""
+    """Open one of the `PLACES`."""
     if place == "refused sign-up":
         await visitor.open("/signup")
         await visitor.press("Create account")
@@ -57,7 +57,7 @@ async def overflow(visitor: Visitor) -> int:
 
 
 async def findings(visitor: Visitor, axe: str) -> list[str]:
-    """Return what axe-core finds wrong with the page as it stands."""
+    """Return the findings of axe-core on the current page."""
     await visitor.page.evaluate(axe)
     result = await visitor.page.evaluate("axe.run()")
     return [
@@ -71,7 +71,7 @@ async def findings(visitor: Visitor, axe: str) -> list[str]:
 async def test_no_page_scrolls_sideways_or_fails_axe(
     browser: Browser, client: Client, site: str, axe: str, size: tuple[int, int], *, dark: bool
 ) -> None:
-    """Every page fits its window, has no accessibility finding, and no complaint."""
+    """Every page fits its window, has no accessibility finding, and causes no browser error."""
     await sign_up(client, username=LONG_NAME)
     async with visiting(browser, site, size=size, dark=dark) as visitor:
         wrong = []
@@ -97,10 +97,10 @@ async def test_no_page_scrolls_sideways_or_fails_axe(
         pytest.param("<script>1</script><p onclick='x()'>x</p>", id="inline script"),
     ],
 )
-async def test_a_breach_of_the_content_policy_would_be_noticed(
+async def test_violation_of_the_content_security_policy_is_noticed(
     browser: Browser, site: str, markup: str
 ) -> None:
-    """The browser blocks what the policy forbids, and this test's record of it fills."""
+    """The browser blocks what the policy forbids, and the test's record contains it."""
     async with visiting(browser, site) as visitor:
         await visitor.open("/")
         async with visitor.page.expect_console_message():
@@ -113,10 +113,10 @@ async def test_a_breach_of_the_content_policy_would_be_noticed(
         assert visitor.complaints != []
 
 
-async def test_a_picture_without_words_would_be_found(
+async def test_image_without_alternative_text_is_found(
     browser: Browser, site: str, axe: str
 ) -> None:
-    """The accessibility check finds what it is meant to find."""
+    """The accessibility check finds an image without alternative text."""
     async with visiting(browser, site) as visitor:
         await visitor.open("/")
         await visitor.page.evaluate("document.querySelector('img').removeAttribute('alt')")
@@ -127,7 +127,7 @@ async def test_a_picture_without_words_would_be_found(
 
 
 @pytest.mark.parametrize("width", [320, 390])
-async def test_big_text_still_fits_a_phone(
+async def test_large_text_fits_on_a_phone(
     browser: Browser, client: Client, site: str, width: int
 ) -> None:
     """At 200 % text size nothing is cut off sideways (WCAG 1.4.4, 1.4.10)."""
@@ -141,8 +141,8 @@ async def test_big_text_still_fits_a_phone(
             assert await overflow(visitor) <= 0, place
 
 
-async def test_night_is_dark_and_day_is_light(browser: Browser, site: str) -> None:
-    """The page follows the system's colour scheme."""
+async def test_dark_and_light_color_schemes_are_used(browser: Browser, site: str) -> None:
+    """The page uses the color scheme of the system."""
     seen = []
     for dark in (False, True):
         async with visiting(browser, site, dark=dark) as visitor:
@@ -155,10 +155,10 @@ async def test_night_is_dark_and_day_is_light(browser: Browser, site: str) -> No
     assert night < 150
 
 
-async def test_markup_in_a_name_is_text_in_a_real_browser(
+async def test_markup_in_a_name_is_shown_as_text_in_a_real_browser(
     browser: Browser, client: Client, site: str
 ) -> None:
-    """A name that is a script, an image and Hebrew shows as typed and runs nothing."""
+    """A name with a script, an image and Hebrew is shown as typed and runs nothing."""
     name = "<script>alert(1)</script> <img src=x> עדה 🦊"
     await sign_up(client, username=name)
     async with visiting(browser, site) as visitor:

@@ -1,4 +1,4 @@
-"""What a person does here, on two devices, with JavaScript switched off."""
+"""What a person does in the app, on two devices, with JavaScript switched off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.
 
 
 async def sign_up_by_hand(visitor: Visitor) -> None:
-    """Come to the start page, find the way to an account, and take it."""
+    """Open the start page, follow the link to the sign-up form, and create an account."""
     await visitor.open("/")
     await visitor.page.get_by_role("link", name="Create an account").click()
     await visitor.fill(**ADA)
@@ -46,7 +46,9 @@ async def delete_account_by_hand(visitor: Visitor) -> None:
     assert "Your account and all its sessions are deleted." in await visitor.reads()
 
 
-async def test_a_life_on_two_devices_without_javascript(browser: Browser, site: str) -> None:
+async def test_every_action_works_on_two_devices_without_javascript(
+    browser: Browser, site: str
+) -> None:
     """Sign up, sign in twice, sign one device out, change the password, delete the account."""
     async with (
         visiting(browser, site, size=DESKTOP, scripts=False, user_agent=FIREFOX) as laptop,
@@ -81,8 +83,8 @@ async def test_a_life_on_two_devices_without_javascript(browser: Browser, site: 
         assert laptop.complaints == phone.complaints == []
 
 
-async def test_mistakes_are_explained_where_they_were_made(browser: Browser, site: str) -> None:
-    """A refused form keeps what was typed, focuses the first mistake, and forgets passwords."""
+async def test_errors_are_shown_next_to_their_fields(browser: Browser, site: str) -> None:
+    """A refused form keeps the input, focuses the first error, and clears the passwords."""
     async with visiting(browser, site, size=PHONE) as visitor:
         await visitor.open("/signup")
         await visitor.fill(username="Ada", email="ada", password="short")
@@ -131,7 +133,7 @@ async def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: 
 
 
 async def test_enter_signs_in(browser: Browser, site: str) -> None:
-    """The form is sent with the keyboard, and remembering survives the browser's end."""
+    """The form can be sent with the keyboard, and the remembered cookie has an expiry date."""
     async with visiting(browser, site) as visitor:
         await sign_up_by_hand(visitor)
         await visitor.fill(email=ADA["email"], password=ADA["password"])

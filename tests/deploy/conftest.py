@@ -23,13 +23,13 @@ from tests.processes import LISTENING, PATIENCE_SECONDS, ROOT, Process, free_por
 from tests.webapp.browsing import Visitor
 
 HOST = "app.example"
-# Far less than the drain's own limit: requests that keep coming must not hold up the end.
+# Much less than the limit of the drain: new requests must not delay the stop.
 DRAIN_AT_MOST_SECONDS = 15.0
 NGINX_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 
 
 def program(name: str) -> str:
-    """Find a program of the machine; without it tests are skipped, but never in CI."""
+    """Find a program on this machine. Without it skip the test, but never in CI."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:{NGINX_PLACES}")
     if found is None and os.environ.get("CI") == "true":
         pytest.fail(f"{name} is missing")
@@ -46,7 +46,7 @@ def procfile() -> dict[str, str]:
 
 @dataclass
 class Router:
-    """The running nginx: its two ports, its certificate, and what it complained of."""
+    """The running nginx: its two ports, its certificate, and its error log."""
 
     https_port: int
     http_port: int
@@ -62,23 +62,23 @@ class Router:
 
     @property
     def http(self) -> str:
-        """The same in the clear."""
+        """The same address without TLS."""
         return f"http://{HOST}:{self.http_port}"
 
     def visitor(self, email: str) -> Visitor:
-        """Open a browser that finds the host here and trusts the certificate."""
+        """Open a browser that resolves the host to this machine and trusts the certificate."""
         return Visitor(self.https, email, trusts=self.certificate)
 
     def leave_out(self, port: int) -> None:
-        """Send nothing more to a process, as a platform's router does once it is told to end."""
+        """Stop sending requests to a process, as a platform's router does when it stops it."""
         self._reload(f"127.0.0.1:{port} max_fails=0;", f"127.0.0.1:{port} down;")
 
     def send_to(self, port: int) -> None:
-        """Send to this process again."""
+        """Send requests to this process again."""
         self._reload(f"127.0.0.1:{port} down;", f"127.0.0.1:{port} max_fails=0;")
 
     def _reload(self, old: str, new: str) -> None:
-        # In one step: a signal that is still under way must not find half a file.
+        # Replaced in one step, so that an earlier signal never finds an incomplete file.
         changed = self.configuration.with_suffix(".new")
         changed.write_text(self.configuration.read_text().replace(old, new))
         changed.replace(self.configuration)
@@ -93,7 +93,7 @@ class Router:
 def neighbouring_ports() -> tuple[int, int]:
     """Return two free ports, the second one higher, as honcho numbers its processes.
 
-    Below the range from which the system hands out ports by itself, so that nobody else takes one.
+    They are below the range of ports that the system assigns, so that no other program takes one.
     """
     while True:
         first = random.randrange(20_000, 30_000)
@@ -107,7 +107,7 @@ def neighbouring_ports() -> tuple[int, int]:
 
 @dataclass
 class Fleet:
-    """The app's processes; each can be ended and started again, with other settings."""
+    """The processes of the app; each can be stopped and started again with other settings."""
 
     environ: dict[str, str]
     ports: tuple[int, int] = field(default_factory=neighbouring_ports)
@@ -126,9 +126,9 @@ class Fleet:
         process.wait_for(LISTENING)
 
     def restart(self, port: int, router: Router) -> None:
-        """End one process as a platform does, with two SIGTERMs, and start the next.
+        """Stop a process like a platform does, with two SIGTERMs, and start the next one.
 
-        The router learns of it at the same moment, not before: what it sends meanwhile counts.
+        The router is told at the same moment, not before: requests that it sends meanwhile count.
         """
         process = self.running.pop(port)
         self.ended.append(process)
@@ -141,12 +141,12 @@ class Fleet:
         router.send_to(port)
 
     def stop(self) -> None:
-        """End all of them."""
+        """Stop all processes."""
         for process in self.running.values():
             assert process.end() == 0
 
     def access_line(self, request_id: str) -> dict[str, object]:
-        """Return the access line of one request; it follows the answer."""
+        """Return the access line of one request; it is written after the answer."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             for line in self.output().splitlines():
@@ -156,7 +156,7 @@ class Fleet:
         raise AssertionError(f"no access line for {request_id}")
 
     def output(self) -> str:
-        """Return what all processes wrote, those that have ended included."""
+        """Return what all processes wrote, including the ones that have stopped."""
         return "".join(p.output for p in [*self.ended, *self.running.values()])
 
 
@@ -179,7 +179,7 @@ def fleet(mongo_uri: str, database_name: str) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate for the host, its key beside it."""
+    """Create a certificate for the host, with its key in the same folder."""
     folder = tmp_path_factory.mktemp("certificate")
     command = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
@@ -190,7 +190,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def router(fleet: Fleet, certificate: Path, tmp_path: Path) -> Iterator[Router]:
-    """Run nginx on the example configuration, with this machine's ports and paths put in."""
+    """Run nginx with the example configuration, with the ports and paths of this machine."""
     router = Router(
         *(free_port(), free_port(), certificate),
         *(tmp_path / "error.log", tmp_path / "nginx.conf"),
@@ -221,7 +221,7 @@ def _main_configuration(folder: Path, example: str) -> str:
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    # proxy_next_upstream off: like a platform's router it sends a request once, to one process.
+    # proxy_next_upstream off: a platform's router also sends a request only once, to one process.
     return (
         ("user root;\n" if os.geteuid() == 0 else "")
         + f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\n"

@@ -1,4 +1,4 @@
-"""The deployed app in a real Chromium, on the ports that a visitor would use."""
+"""The deployed app in a real Chromium, with the host name and ports that a visitor uses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.deploy.conftest import HOST, Fleet, Router
 pytestmark = pytest.mark.long
 
 
-async def test_from_http_to_a_secure_cookie_and_back_out(fleet: Fleet, router: Router) -> None:
-    """Typed without https: redirected, signed up, in and out; the cookie comes and goes."""
+async def test_browser_is_redirected_to_https_and_signs_in_and_out(
+    fleet: Fleet, router: Router
+) -> None:
+    """An http address redirects to https; the cookie is set at sign-in and deleted at sign-out."""
     for port in fleet.ports:
         fleet.start(port)
     executable = find_chromium()

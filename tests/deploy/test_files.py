@@ -1,4 +1,4 @@
-"""The files that platforms read say what the app is."""
+"""The files that platforms read match the app."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_the_procfile_names_the_release_phase_and_the_process() -> None:
     assert procfile() == {"release": "python -m webapp check", "web": "python -m webapp"}
 
 
-def test_app_json_asks_for_all_that_is_required_and_generates_the_secret() -> None:
-    """With its values, and answers to its questions, the app is fit to start."""
+def test_app_json_has_every_required_variable_and_generates_the_secret() -> None:
+    """With its values, and with answers to its questions, the app starts."""
     variables = json.loads((ROOT / "app.json").read_text())["env"]
     answers = {"MONGO_URI": "mongodb+srv://u:p@c.example/db", "ALLOWED_HOSTS": "app.example"}
     generated = "0123456789abcdef" * 2 + generate_secret().encode().hex()[:32]  # 64 hex digits
@@ -39,8 +39,8 @@ def test_app_json_asks_for_all_that_is_required_and_generates_the_secret() -> No
             Config.from_environ({k: v for k, v in environ.items() if k != name})
 
 
-def test_the_container_holds_the_app_and_runs_it_as_the_procfile_does() -> None:
-    """What is copied exists and is let through, the Python is the pinned one, root is left."""
+def test_container_has_the_app_and_runs_it_like_the_procfile() -> None:
+    """The copied files exist and are not ignored; Python is the pinned one; the user is no root."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = [line.split()[1] for line in lines if line.startswith("COPY ")]
     let_in = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
@@ -55,7 +55,7 @@ def test_the_container_holds_the_app_and_runs_it_as_the_procfile_does() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_the_unit_is_valid_and_hardened(tmp_path: Path) -> None:
-    """Systemd finds nothing to complain of, and rates its exposure as low."""
+    """Systemd reports no problem, and rates the exposure as low."""
     unit = tmp_path / "webapp@8081.service"
     text = (ROOT / "deploy" / "webapp@.service").read_text()
     unit.write_text(text.replace("/srv/webapp/.venv/bin/python", sys.executable))

@@ -1,4 +1,4 @@
-"""Deploys and rotations under load: nobody is refused by the app, nobody is signed out."""
+"""Restarts and rotations under load: the app refuses nobody, and nobody is signed out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VISITORS = 4
 
 @dataclass
 class Load:
-    """What the visitors were answered so far."""
+    """The answers that the visitors have got so far."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -35,7 +35,7 @@ class Load:
             self.changed.notify_all()
 
     async def wait_for_more(self, good: int) -> None:
-        """Return after so many more good answers."""
+        """Return after this number of further good answers."""
         goal = self.statuses[200] + good
         async with self.changed:
             await self.changed.wait_for(lambda: self.statuses[200] >= goal)
@@ -43,7 +43,7 @@ class Load:
 
 @asynccontextmanager
 async def signed_in_load(router: Router) -> AsyncIterator[Load]:
-    """Have visitors look at their profiles without a pause; at the end all are still signed in."""
+    """Let visitors request their profiles without a pause; at the end all are still signed in."""
     load = Load()
     visitors = [router.visitor(f"visitor{n}@example.com") for n in range(VISITORS)]
     over = asyncio.Event()
@@ -69,7 +69,7 @@ async def signed_in_load(router: Router) -> AsyncIterator[Load]:
 
 
 def nothing_was_lost(load: Load, router: Router) -> None:
-    """Assert that each failure was nginx knocking at a closed port, and nothing else went wrong."""
+    """Assert that every failure was nginx at a closed port, and that nothing else failed."""
     complaints = router.complaints()
     knocks = [line for line in complaints if "connect() failed (111: Connection refused)" in line]
     assert complaints == knocks
@@ -77,10 +77,10 @@ def nothing_was_lost(load: Load, router: Router) -> None:
     assert load.statuses[502] == len(knocks)
 
 
-async def test_a_rolling_restart_breaks_no_request_and_no_session(
+async def test_rolling_restart_loses_no_request_and_no_session(
     fleet: Fleet, router: Router
 ) -> None:
-    """Each process gets two SIGTERMs under load and comes back, twice over."""
+    """Under load each process gets two SIGTERMs and is started again, twice."""
     for port in fleet.ports:
         fleet.start(port)
 
@@ -94,10 +94,10 @@ async def test_a_rolling_restart_breaks_no_request_and_no_session(
     assert "Traceback" not in fleet.output()
 
 
-async def test_a_secret_is_rotated_in_three_steps_without_signing_anybody_out(
+async def test_secret_rotation_in_three_steps_signs_nobody_out(
     fleet: Fleet, router: Router
 ) -> None:
-    """`old,new` everywhere, `new,old` everywhere, and `new` once stats say that none is left."""
+    """First `old,new` everywhere, then `new,old`, then `new` once stats show that none is left."""
     old, new = fleet.environ["SESSION_SECRET"], generate_secret()
     fleet.environ["SESSION_MAX_AGE"] = "20"  # so that every session is touched once a second
     for port in fleet.ports:
@@ -121,7 +121,7 @@ async def test_a_secret_is_rotated_in_three_steps_without_signing_anybody_out(
 
 
 async def _stats(fleet: Fleet) -> dict[str, int]:
-    """Ask as an operator does."""
+    """Run `sessions stats`, as an operator does."""
     code, output = await asyncio.to_thread(
         run_webapp, "sessions", "stats", "--json", environ=fleet.environ
     )

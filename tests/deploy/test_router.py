@@ -1,4 +1,4 @@
-"""The app behind a router that appends, terminates TLS, and retries nobody."""
+"""The app behind a router that appends to headers, terminates TLS, and retries no request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def started(fleet: Fleet) -> Fleet:
 async def test_honcho_runs_the_procfile_and_the_processes_share_sessions(
     fleet: Fleet, router: Router
 ) -> None:
-    """Sign in at one web process, open the profile at the other; both end with code 0."""
+    """A sign-in at one process is valid at the other one; both exit with code 0."""
     honcho = Process(
         *("honcho", "start", "-e", "/dev/null", "-f", str(ROOT / "Procfile")),
         *("-c", "web=2", "-p", str(fleet.ports[0]), "--no-colour", "web"),
@@ -67,7 +67,7 @@ async def test_honcho_runs_the_procfile_and_the_processes_share_sessions(
 def test_the_cookie_is_set_and_deleted_with_identical_attributes(
     started: Fleet, router: Router, tmp_path: Path
 ) -> None:
-    """curl, which enforces the `__Host-` prefix as browsers do, keeps it and lets it go."""
+    """With curl, which checks the `__Host-` prefix like browsers do, the cookie comes and goes."""
     jar = ["-c", str(tmp_path / "jar"), "-b", str(tmp_path / "jar")]
     own_page = ["-H", "Sec-Fetch-Site: same-origin"]
     as_json = ["-H", "Content-Type: application/json"]
@@ -97,7 +97,7 @@ def test_the_cookie_is_set_and_deleted_with_identical_attributes(
 
 
 def test_http_is_redirected(started: Fleet, router: Router) -> None:
-    """Readers are sent to https, writers are refused, and no cookie is set on the way."""
+    """GET requests are redirected to https, others are refused, and no cookie is set."""
     read = curl(router, f"{router.http}/login?next=/profile")
     written = curl(router, "--data", "email=a", f"{router.http}/login")
 
@@ -107,8 +107,8 @@ def test_http_is_redirected(started: Fleet, router: Router) -> None:
     assert cookie_lines(read + written) == []
 
 
-def test_the_apps_numbers_are_not_for_the_outside(started: Fleet, router: Router) -> None:
-    """The example configuration answers for /metrics and /readyz itself; /healthz is reached."""
+def test_metrics_and_readiness_are_not_public(started: Fleet, router: Router) -> None:
+    """The example configuration answers /metrics and /readyz with 404; /healthz reaches the app."""
     codes = [
         status_of(curl(router, f"{router.https}/{path}"))
         for path in ("metrics", "readyz", "healthz")
@@ -117,27 +117,29 @@ def test_the_apps_numbers_are_not_for_the_outside(started: Fleet, router: Router
     assert codes == [404, 404, 200]
 
 
-def test_a_foreign_host_is_not_served(started: Fleet, router: Router) -> None:
-    """What nginx passes on, the app refuses."""
+def test_another_host_name_is_not_served(started: Fleet, router: Router) -> None:
+    """The app refuses a host name that nginx passes on."""
     answer = curl(router, "-H", "Host: evil.example", f"{router.https}/")
 
     assert status_of(answer) == 421
 
 
-def test_what_a_client_forges_is_ignored_through_the_router(started: Fleet, router: Router) -> None:
-    """With one hop nobody chooses an address or a scheme: every case of the table is 127.0.0.1."""
+def test_headers_forged_by_a_client_are_ignored_behind_the_router(
+    started: Fleet, router: Router
+) -> None:
+    """With one hop, a client chooses neither address nor scheme: every case gives 127.0.0.1."""
     found = {case.name: _resolved(router, started, *_lines(case)) for case in CASES if _fits(case)}
 
     assert len(found) > 40
     assert set(found.values()) == {(200, "127.0.0.1")}
 
 
-def test_a_second_trusted_hop_is_believed_as_the_table_says(fleet: Fleet, router: Router) -> None:
-    """With two hops the client plays the outer router, and nginx the inner one."""
+def test_second_trusted_hop_is_used_as_documented(fleet: Fleet, router: Router) -> None:
+    """With two hops, the client acts as the outer router, and nginx is the inner one."""
     fleet.environ["TRUSTED_PROXY_HOPS"] = "2"
     for port in fleet.ports:
         fleet.start(port)
-    # nginx joins doubled lines and adds its own scheme: those cases are other ones then.
+    # nginx joins repeated lines and adds its own scheme, which changes those cases.
     told = [c for c in CASES if c.hops == 1 and len(c.forwarded_for) < 2 and c.proto == ["https"]]
 
     for case in filter(_fits, told):
@@ -148,7 +150,7 @@ def test_a_second_trusted_hop_is_believed_as_the_table_says(fleet: Fleet, router
 
 
 def _fits(case: Case) -> bool:
-    """Leave out what is too long for a command line or cannot be sent as a header."""
+    """Return whether a case is short enough for a command line and can be sent as a header."""
     return all(len(line) < 2000 and line.isascii() for line in case.forwarded_for)
 
 

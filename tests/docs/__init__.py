@@ -1,1 +1,1 @@
-"""What README and docs/ say, held to the code."""
+"""README and docs/ are checked against the code."""

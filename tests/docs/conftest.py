@@ -1,4 +1,4 @@
-"""The storage, the site and its visitors, as the storage's own tests have them."""
+"""The fixtures of the storage's own tests."""
 
 from __future__ import annotations
 

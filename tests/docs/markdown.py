@@ -1,4 +1,4 @@
-"""What a Markdown page holds: fenced blocks, tables, links, names of tests."""
+"""The parts of a Markdown page: fenced blocks, tables, links, names of tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and where it begins."""
+    """A fenced block: its language, its text, and where it starts."""
 
     language: str
     text: str
@@ -27,7 +27,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Name it for a test's id."""
+        """Return an id for the test."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
@@ -47,7 +47,7 @@ def all_blocks(language: str) -> list[Block]:
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
-    """Return the cells of the first table below a heading, its head and rule left out."""
+    """Return the cells of the first table below a heading, without the header row."""
     below = page.read_text().split(f"# {heading}\n", 1)[1]
     lines: list[str] = []
     for line in below.splitlines():
@@ -59,7 +59,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
 
 
 def links(page: Path) -> Iterator[str]:
-    """Yield the targets of a page's links and pictures."""
+    """Yield the targets of a page's links and images."""
     yield from (match[1] for match in _LINK.finditer(_FENCE.sub("", page.read_text())))
 
 
@@ -69,7 +69,7 @@ def named_tests(page: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
-    """Return what a console block types, each with the output shown below it."""
+    """Return the commands of a console block, each with the output shown below it."""
     found: list[tuple[str, str]] = []
     for line in block.text.splitlines(keepends=True):
         if line.startswith("$ "):

@@ -1,4 +1,4 @@
-"""The code and the commands of every page: nothing is shown that is not run."""
+"""Every code block and every command on a page is run or checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.docs.markdown import ROOT, Block, all_blocks, commands
 from webapp.cli.parser import parser
 
-# Commands that are neither ours nor make's: what else a reader may be told to type.
+# Other programs that a page may tell its readers to run.
 PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", ".venv/bin/pre-commit", "head"}
 
 
@@ -24,7 +24,7 @@ def each(language: str) -> pytest.MarkDecorator:
 
 @each("python")
 def test_python_block_is_part_of_a_program_that_a_test_runs(block: Block) -> None:
-    """Byte for byte a piece of an example or of a test, however deeply indented there."""
+    """The block is part of an example or a test, byte for byte, at any indentation."""
     text = dedent(block.text)
     shifted = [indent(text, " " * width) for width in (0, 4, 8, 12)]
 
@@ -32,12 +32,12 @@ def test_python_block_is_part_of_a_program_that_a_test_runs(block: Block) -> Non
 
 
 @each("console")
-def test_command_is_one_that_exists(block: Block) -> None:
-    """A target of make, a command of the web app, or a program by its name."""
+def test_command_exists(block: Block) -> None:
+    """The command is a make target, a command of the web app, or a known program."""
     for typed, _shown in commands(block):
         words = shlex.split(typed, comments=True)
         while "=" in words[0]:
-            words = words[1:]  # a variable in front
+            words = words[1:]  # a variable before the command
         if words[0] == "make":
             assert words[1] in _targets(), typed
         elif words[1:3] == ["-m", "webapp"]:

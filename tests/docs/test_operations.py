@@ -1,4 +1,4 @@
-"""The operator's page: settings, commands, events and numbers are those of the app."""
+"""The operator's page has the settings, commands, events and metrics of the app."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.config.settings import KNOWN, Config, ConfigError
 __all__ = ["environ", "make_app"]
 
 PAGE = ROOT / "docs" / "operations.md"
-# Read by the tools around the app; told in sentences of their own.
+# Read by the tools around the app; the page describes them outside of the table.
 OUTSIDE = {"MONGOD", "WEB_CONCURRENCY"}
 MINIMAL = {
     "MONGO_URI": "mongodb://127.0.0.1",
@@ -30,12 +30,12 @@ MINIMAL = {
 
 
 def settings() -> dict[str, str]:
-    """Return each variable of the table with what is said of its default."""
+    """Return each variable of the table with the text of its default."""
     return {cells[0].strip("`"): cells[1] for cells in table(PAGE, "Settings")}
 
 
-def test_table_names_every_variable_and_no_other() -> None:
-    """What the app reads is what the page tells."""
+def test_table_names_exactly_the_variables() -> None:
+    """The page lists the variables that the app reads."""
     assert set(settings()) == set(KNOWN) - OUTSIDE
 
 
@@ -47,8 +47,8 @@ def test_table_names_every_variable_and_no_other() -> None:
         if (match := re.match(r"`([^`]+)`", told))
     ],
 )
-def test_saying_the_default_changes_nothing(name: str, default: str) -> None:
-    """The production default of the table is the one that the app takes."""
+def test_setting_the_default_explicitly_changes_nothing(name: str, default: str) -> None:
+    """The production default in the table is the default of the app."""
     silent, said = Config.from_environ(MINIMAL), Config.from_environ(MINIMAL | {name: default})
 
     assert all(getattr(silent, f.name) == getattr(said, f.name) for f in fields(Config))
@@ -57,8 +57,8 @@ def test_saying_the_default_changes_nothing(name: str, default: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, told in settings().items() if told.startswith("required")]
 )
-def test_required_variable_is_missed(name: str) -> None:
-    """Without it the app does not start in production."""
+def test_missing_required_variable_is_reported(name: str) -> None:
+    """Without a required variable the app does not start in production."""
     with pytest.raises(ConfigError) as raised:
         Config.from_environ({k: v for k, v in MINIMAL.items() if k != name})
 
@@ -66,8 +66,8 @@ def test_required_variable_is_missed(name: str) -> None:
     assert problem.startswith(f"{name}: is not set")
 
 
-def test_first_start_names_the_required_variables_and_no_more() -> None:
-    """The four lines at the top are what an operator has to write."""
+def test_first_start_names_exactly_the_required_variables() -> None:
+    """The block at the top has the variables that an operator must set, and no other."""
     (shown,) = blocks_of(PAGE, "dotenv")
 
     named = [line.partition("=")[0] for line in shown.text.splitlines()]
@@ -75,8 +75,8 @@ def test_first_start_names_the_required_variables_and_no_more() -> None:
     assert sorted(named) == sorted(n for n, t in settings().items() if t.startswith("required"))
 
 
-def test_problems_shown_are_those_of_an_empty_environment() -> None:
-    """All at once, word for word."""
+def test_problems_on_the_page_are_those_of_an_empty_environment() -> None:
+    """The page shows all problems at once, word for word."""
     (shown,) = blocks_of(PAGE, "text")
 
     with pytest.raises(ConfigError) as raised:
@@ -85,8 +85,8 @@ def test_problems_shown_are_those_of_an_empty_environment() -> None:
     assert tuple(shown.text.splitlines()) == raised.value.problems
 
 
-def test_words_of_the_check_are_those_of_the_app() -> None:
-    """What the page shows below `check` is what the app prints; a test of the app runs it."""
+def test_output_of_check_on_the_page_is_that_of_the_app() -> None:
+    """The page shows what `check` prints; a test of the app runs the command."""
     said = [out for block in blocks_of(PAGE, "console") for _in, out in commands(block) if out]
 
     code = _code_of_the_app()
@@ -95,8 +95,8 @@ def test_words_of_the_check_are_those_of_the_app() -> None:
     assert all(line in code for line in shown)
 
 
-def test_table_names_every_command_and_no_other() -> None:
-    """Each is accepted as it is written, and none is left out."""
+def test_table_names_exactly_the_commands() -> None:
+    """Every command of the table is accepted, and the table has every command."""
     told = [cells[0].strip("`").split()[3:] for cells in table(PAGE, "Commands")]
 
     for words in told:
@@ -105,23 +105,23 @@ def test_table_names_every_command_and_no_other() -> None:
     assert named == {"", "--dev", *_commands(parser(), "")} - {"serve"}
 
 
-def test_exit_codes_are_all_told() -> None:
-    """Each code of `--help` stands on the page."""
+def test_page_lists_every_exit_code() -> None:
+    """The page has each exit code of `--help`."""
     codes = re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)
 
     sentence = PAGE.read_text().split("Exit codes:")[1].split("\n\n")[0]
     assert re.findall(r"\b\d+\b", sentence) == codes
 
 
-def test_every_event_is_explained_and_none_is_invented() -> None:
-    """The table holds the names that the app's code writes."""
+def test_table_explains_exactly_the_events_of_the_code() -> None:
+    """The table has the event names that the app's code writes."""
     written = set(re.findall(r'event\(\s*request,\s*"(\w+)"', _code_of_the_app()))
 
     assert {cells[0].strip("`") for cells in table(PAGE, "Log lines")} == written
 
 
-async def test_every_number_on_the_page_is_answered(make_app: MakeApp) -> None:
-    """Each metric that the page names is in the text of `/metrics`."""
+async def test_every_metric_on_the_page_exists(make_app: MakeApp) -> None:
+    """Each metric that the page names is in the answer of `/metrics`."""
     token = generate_secret()
     client: Client = await make_app(METRICS_TOKEN=token)
     await client.get("/")

@@ -1,4 +1,4 @@
-"""The planning page: its sums come out, its sizes are those of real documents, its fields exist."""
+"""The planning page has correct calculations, sizes of real documents, and existing fields."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PAGE = ROOT / "docs" / "planning.md"
 
 
 def sums() -> list[tuple[str, str, str]]:
-    """Return each line of arithmetic: what it is of, the calculation, the result shown."""
+    """Return each calculation: its subject, the expression, the result shown."""
     lines = [line for block in blocks(PAGE, "text") for line in block.text.splitlines()]
     parts = [re.split(r"\s{2,}", line, maxsplit=1) for line in lines]
     return [(what, *map(str.strip, rest.split("="))) for what, rest in parts]  # type: ignore[misc]
 
 
 def number(text: str) -> float:
-    """Work out an expression of numbers as it is written for people: 1 000 × 2 / 3."""
+    """Calculate an expression with numbers as people write them: 1 000 × 2 / 3."""
     spelled = re.sub(r"(?<=\d) (?=\d{3}\b)", "", text).replace("×", "*")
     assert re.fullmatch(r"[\d.+*/() -]+", spelled), text
     return float(eval(spelled))  # noqa: S307 - digits and operators only
@@ -35,8 +35,8 @@ def number(text: str) -> float:
 @pytest.mark.parametrize(
     ("calculation", "shown"), [pytest.param(how, end, id=what) for what, how, end in sums()]
 )
-def test_sum_comes_out(calculation: str, shown: str) -> None:
-    """Rounded as far as it is shown."""
+def test_calculation_is_correct(calculation: str, shown: str) -> None:
+    """The result on the page is the rounded result of its expression."""
     decimals = len(shown.partition(".")[2])
 
     assert abs(number(calculation) - number(shown)) <= 0.5001 * 10**-decimals
@@ -66,14 +66,14 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("options", "change", "size"), SIZES)
-async def test_stored_session_takes_the_bytes_that_the_page_adds_up(
+async def test_stored_session_has_the_calculated_size(
     make_storage: MakeStorage,
     collection: Any,
     options: dict[str, str],
     change: Callable[[Any], Any],
     size: int,
 ) -> None:
-    """161, and so many more for an owner, a value, a label, an idle timeout of its own."""
+    """A document has 161 bytes and the stated bytes for owner, value, label and idle timeout."""
     storage: MongoStorage = make_storage(
         **{name: lambda _request, label=label: label for name, label in options.items()}
     )
@@ -83,8 +83,8 @@ async def test_stored_session_takes_the_bytes_that_the_page_adds_up(
     assert len(bson.encode(await collection.find_one())) == size
 
 
-def test_every_field_to_watch_is_one_that_mongodb_reports(mongo_uri: str) -> None:
-    """As `serverStatus` spells it."""
+def test_every_field_to_watch_is_reported_by_mongodb(mongo_uri: str) -> None:
+    """The answer to `serverStatus` has each field that the page names."""
     below = PAGE.read_text().split("`db.serverStatus()` on the primary:")[1]
     fields = re.findall(r"^\| (`.+?) \|", below, re.MULTILINE)
     named = [name for cell in fields for name in re.findall(r"`([^`]+\.[^`]+)`", cell)]
@@ -95,8 +95,8 @@ def test_every_field_to_watch_is_one_that_mongodb_reports(mongo_uri: str) -> Non
     assert [name for name in named if not _has(status, name)] == []
 
 
-def test_numbers_of_the_app_are_those_of_the_operators_page() -> None:
-    """Which a test holds to `/metrics`; and the storage counts what is said of it."""
+def test_metrics_are_those_of_the_operators_page() -> None:
+    """The page names no other metrics, and only counters that the storage has."""
     pattern = r"`((?:webapp|storage)_[a-z_]+)"
     told = set(re.findall(pattern, (ROOT / "docs" / "operations.md").read_text()))
     counted = {cells[0] for cells in table(ROOT / "docs" / "api.md", "The storage")}

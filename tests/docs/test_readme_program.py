@@ -1,4 +1,4 @@
-"""The program in README, its transcript, and the two commands."""
+"""The program in README, its transcript, and the two make commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.docs.markdown import ROOT, blocks, commands
 README = ROOT / "README.md"
 SECONDS = 30
 TOKEN = re.compile(r"session=[A-Za-z0-9_-]{43}")
-# What is another one each time; everything else of a transcript must be as it is written.
+# The parts that differ in each run; the rest of a transcript must be the same.
 CHANGING = (
     (TOKEN, "session=TOKEN"),
     (re.compile(r"Date: [^\r\n]+"), "Date: NOW"),
@@ -36,7 +36,7 @@ def transcript() -> list[list[tuple[str, str]]]:
 
 
 def settled(text: str) -> str:
-    """Replace what is another one each time."""
+    """Replace the parts that differ in each run."""
     for pattern, word in CHANGING:
         text = pattern.sub(word, text)
     return text.replace("\r\n", "\n")
@@ -44,7 +44,7 @@ def settled(text: str) -> str:
 
 @contextmanager
 def serving(arguments: list[str], environ: dict[str, str], folder: Path) -> Iterator[str]:
-    """Run a program until its port is open; yield what it has printed. It must end well."""
+    """Run a program until its port is open; yield what it printed. It must exit well."""
     with (folder / "output").open("w+") as output:
         process = subprocess.Popen(
             arguments, cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT
@@ -70,7 +70,7 @@ def _printed(process: subprocess.Popen[bytes], output: Path) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -78,7 +78,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def shop(mongo_uri: str) -> Iterator[None]:
-    """Begin and end without the sessions of README's program."""
+    """Delete the sessions of README's program before and after the test."""
     with MongoClient[dict[str, object]](mongo_uri) as client:
         client.drop_database("shop")
         yield
@@ -87,7 +87,7 @@ def shop(mongo_uri: str) -> Iterator[None]:
 
 @pytest.fixture
 def type_in_bash(tmp_path: Path, mongo_uri: str) -> Callable[[str], str]:
-    """Return a function that types a command of README, with the test's MongoDB and port."""
+    """Return a function that runs a command of README, with the test's MongoDB and port."""
 
     def run(command: str) -> str:
         done = subprocess.run(
@@ -111,7 +111,7 @@ def environ_for_commands() -> dict[str, str]:
 
 
 def test_program_is_the_smallest_example_and_under_25_lines() -> None:
-    """What README shows is the file, byte for byte."""
+    """README shows the file byte for byte."""
     (program,) = blocks(README, "python")
 
     assert program.text == (ROOT / "examples" / "smallest.py").read_text()
@@ -123,7 +123,7 @@ def test_program_is_the_smallest_example_and_under_25_lines() -> None:
 def test_transcript_is_what_curl_prints_across_a_restart(
     tmp_path: Path, mongo_uri: str, type_in_bash: Callable[[str], str]
 ) -> None:
-    """Every command of the transcript, with its output, against the program as README starts it."""
+    """Each command of the transcript gives its output, with the program started as README says."""
     port = str(free_port())
     prepared, *_ = (
         commands(block) for block in blocks(README, "console") if "export" in block.text
@@ -147,7 +147,7 @@ def test_transcript_is_what_curl_prints_across_a_restart(
 
 
 def test_transcript_shows_a_whole_token_and_two_restarts() -> None:
-    """Nothing is cut out of the Set-Cookie line."""
+    """The Set-Cookie line is complete."""
     shown = "".join(output for block in transcript() for _typed, output in block)
 
     assert len(TOKEN.findall(shown)) == 1
@@ -164,12 +164,12 @@ def test_transcript_shows_a_whole_token_and_two_restarts() -> None:
     ],
 )
 def test_make_knows_the_target(target: str) -> None:
-    """Each `make` command that README names is there."""
+    """Each `make` target that README names exists."""
     assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_make_run_ends_with_what_is_shown(mongod: object, tmp_path: Path) -> None:
-    """The lines below `make run` are those that it prints, but for password and free port."""
+def test_make_run_prints_what_is_shown(mongod: object, tmp_path: Path) -> None:
+    """README shows what `make run` prints, except for the password and the free port."""
     port = str(free_port())
     (shown,) = blocks(README, "text")
     assert "-m webapp --dev" in (ROOT / "Makefile").read_text()

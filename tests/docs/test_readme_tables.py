@@ -37,7 +37,7 @@ def test_settings_table_is_the_constructors_signature() -> None:
 
 
 def test_positional_arguments_are_the_two_required_ones() -> None:
-    """As the sentence above the table says."""
+    """The sentence above the table is correct."""
     parameters = inspect.signature(MongoStorage).parameters.values()
 
     by_position = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -46,7 +46,7 @@ def test_positional_arguments_are_the_two_required_ones() -> None:
 
 
 async def _nothing(_session: MongoSession) -> None:
-    """Read the session and leave it alone."""
+    """Read the session and change nothing."""
 
 
 async def _sign_in(session: MongoSession) -> None:
@@ -76,8 +76,8 @@ ROWS: dict[str, tuple[list[Change], str, Change]] = {
 }
 
 
-def test_every_row_of_the_cost_table_is_counted() -> None:
-    """No row is left to belief."""
+def test_every_row_of_the_cost_table_is_measured() -> None:
+    """Every row of the table has a test."""
     assert [cells[0] for cells in table(README, "What a request costs")] == list(ROWS)
 
 
@@ -91,7 +91,7 @@ def test_every_row_of_the_cost_table_is_counted() -> None:
 async def test_request_costs_what_the_table_says(
     row: str, commands: str, visitor: Visitor, log: CommandLog, clock: Clock
 ) -> None:
-    """Counted at the driver, against a real MongoDB."""
+    """The commands are counted at the driver, with a real MongoDB."""
     before, meanwhile, counted = ROWS[row]
     for change in before:
         await visitor.do(change)
@@ -109,7 +109,7 @@ async def test_request_costs_what_the_table_says(
 
 
 async def test_requests_at_the_same_time_share_their_commands(site: Site, log: CommandLog) -> None:
-    """Thirty visits at once take fewer than thirty finds, as the sentence below the table says."""
+    """Thirty visits at once need fewer than thirty finds."""
     visitors = [await site.visitor() for _ in range(30)]
     for visitor in visitors:
         await visitor.do(_put_in_cart)
@@ -121,10 +121,10 @@ async def test_requests_at_the_same_time_share_their_commands(site: Site, log: C
     assert log.names.count("find") < 30
 
 
-async def test_stored_session_looks_as_it_is_annotated(
+async def test_stored_session_looks_as_documented(
     make_storage: MakeStorage, open_site: OpenSite, collection: Any
 ) -> None:
-    """The same fields in the same order, of the same types and lengths."""
+    """The document has the same fields in the same order, with the same types and lengths."""
     site = await open_site(make_storage(describe=lambda _request: "Firefox on Linux"))
     visitor = await site.visitor()
 
@@ -159,6 +159,6 @@ def _stated(text: str) -> list[tuple[str, str]]:
     return [("FIELD" if name.startswith('"') else name, kind) for name, kind in pairs]
 
 
-def test_speed_is_what_make_bench_has_written() -> None:
+def test_speed_table_is_that_of_make_bench() -> None:
     """The ratios of README are those of the last run, row by row."""
     assert table(README, "Speed") == table(ROOT / "docs" / "benchmarks.md", "Ratios")

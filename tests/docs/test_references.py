@@ -1,4 +1,4 @@
-"""What the pages refer to is there: files, headings, tests; and the comparison is backed."""
+"""The files, headings and tests that the pages name exist; each comparison has a test."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ each_page = pytest.mark.parametrize(
 
 
 @each_page
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link names a file, and its fragment a heading of it."""
+def test_links_have_a_target(page: Path) -> None:
+    """Every relative link names a file, and its fragment a heading in that file."""
     for target in links(page):
         if target.startswith(("https://", "http://")):
             continue
@@ -35,7 +35,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @each_page
 def test_named_tests_exist(page: Path) -> None:
-    """A page that says "this is tested by ..." names a test that is there."""
+    """Every test that a page names exists."""
     for file, name in named_tests(page):
         assert (ROOT / file).is_file(), file
         if name is not None:
@@ -44,19 +44,19 @@ def test_named_tests_exist(page: Path) -> None:
 
 @each_page
 def test_named_modules_exist(page: Path) -> None:
-    """A page that names a file of the two packages names one that is there."""
+    """Every file of the two packages that a page names exists."""
     for file in re.findall(r"`((?:storage|webapp)/[\w/]+\.py)`", page.read_text()):
         assert (ROOT / file).is_file(), file
 
 
 @each_page
-def test_no_figure_is_still_missing(page: Path) -> None:
-    """What waits for a measurement is written @@NAME@@ until it has been made."""
+def test_no_placeholder_for_a_figure_is_left(page: Path) -> None:
+    """A figure that is not measured yet is written @@NAME@@."""
     assert "@@" not in page.read_text()
 
 
 def test_every_row_of_the_comparison_has_a_test() -> None:
-    """What README says of MongoStorage is backed by docs/promises.md, row by row."""
+    """docs/promises.md names a test for each row of the comparison in README."""
     compared = [cells[0] for cells in table(README, "Compared")]
     backed = {cells[0]: cells[-1] for cells in table(PROMISES, "The comparison in README")}
 
@@ -65,7 +65,7 @@ def test_every_row_of_the_comparison_has_a_test() -> None:
 
 
 def test_changelog_begins_with_the_version_of_the_project() -> None:
-    """A release without an entry, or an entry without a release, is noticed."""
+    """The first entry of the changelog is for the current version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
     newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The site of docs/: built strictly, and asking no other host for anything."""
+"""The site of docs/ is built with --strict and makes no request to another host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.docs.markdown import ROOT
 
 __all__ = ["browser"]
 
-# What a browser fetches by itself; a link that somebody has to follow is no request.
+# What a browser loads automatically; a link that somebody has to follow is not a request.
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
     r"|<link\b(?![^>]*rel=[\"']?(?:canonical|next|prev))[^>]*\bhref=[\"']?(?:https?:)?//"
@@ -47,14 +47,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_in_the_site(built: Path) -> None:
-    """Each Markdown file became a page."""
+    """Every Markdown file has a page."""
     written = {page.stem for page in (ROOT / "docs").glob("*.md")}
 
     assert written <= {page.stem for page in built.glob("*.html")}
 
 
-def test_no_file_names_another_host_to_fetch_from(built: Path) -> None:
-    """Neither a font nor a script nor a picture."""
+def test_no_file_loads_anything_from_another_host(built: Path) -> None:
+    """No font, script or image comes from another host."""
     found = {
         file.relative_to(built): match[0]
         for file in built.rglob("*")
@@ -66,7 +66,7 @@ def test_no_file_names_another_host_to_fetch_from(built: Path) -> None:
 
 
 def test_api_page_has_every_public_name(built: Path) -> None:
-    """What can be imported from `storage` is described, from its docstring."""
+    """The API page describes every name that `storage` exports, from its docstring."""
     page = (built / "api.html").read_text()
 
     missing = [name for name in public_names if not re.search(rf'id="storage[\w.]*\.{name}"', page)]
@@ -76,10 +76,10 @@ def test_api_page_has_every_public_name(built: Path) -> None:
 
 
 @pytest.mark.long
-async def test_browser_asks_no_other_host_and_has_no_complaint(
+async def test_browser_requests_no_other_host_and_reports_no_error(
     built: Path, browser: Browser
 ) -> None:
-    """Every page opened in a real Chromium."""
+    """Every page is opened in a real Chromium."""
     pages = _names(built)
     app = web.Application()
     app.router.add_static("/", built)

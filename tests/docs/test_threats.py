@@ -1,6 +1,6 @@
-"""The sentences of the security page about what an attacker *can* do: they are true as well.
+"""The attacks that the security page calls possible are possible.
 
-What they cannot do is shown in tests/storage/test_sealed_documents.py.
+tests/storage/test_sealed_documents.py tests what an attacker cannot do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.storage.conftest import SECRET, Clock, MakeStorage, OpenSite, Site, V
 async def test_copied_cookie_is_signed_in_from_anywhere_until_the_session_ends(
     site: Site, visitor: Visitor
 ) -> None:
-    """Nothing binds it to a device; its owner can end it."""
+    """The session is not bound to a device; its owner can end it."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     thief = await site.visitor(visitor.cookie)
 
@@ -29,10 +29,10 @@ async def test_copied_cookie_is_signed_in_from_anywhere_until_the_session_ends(
     assert await thief.session() == {}
 
 
-async def test_writer_can_put_back_an_older_copy_of_a_session(
+async def test_writer_can_restore_an_older_copy_of_a_session(
     visitor: Visitor, collection: Any
 ) -> None:
-    """Also of one that was signed out: the copy is genuine."""
+    """This is also possible after a sign-out, because the copy is genuine."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     cookie, copy = visitor.cookie, await collection.find_one()
     await visitor.do(lambda session: session.invalidate())
@@ -43,10 +43,10 @@ async def test_writer_can_put_back_an_older_copy_of_a_session(
     assert await visitor.session() == {"user_id": "ada"}
 
 
-async def test_writer_cannot_put_a_session_back_past_its_absolute_timeout(
+async def test_writer_cannot_restore_a_session_after_its_absolute_timeout(
     make_storage: MakeStorage, open_site: OpenSite, collection: Any, clock: Clock
 ) -> None:
-    """Whatever dates are written beside it: its creation is bound into every seal."""
+    """The creation date is bound into every seal, whatever dates are written to the document."""
     site = await open_site(make_storage(absolute_timeout=3600))
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(user_id="ada"))
@@ -59,8 +59,8 @@ async def test_writer_cannot_put_a_session_back_past_its_absolute_timeout(
     assert await visitor.session() == {}
 
 
-async def test_writer_can_take_out_single_values(visitor: Visitor, collection: Any) -> None:
-    """None of them vouches for another, unless it says whose session it is."""
+async def test_writer_can_remove_single_values(visitor: Visitor, collection: Any) -> None:
+    """No value guarantees that another one is there, except the owner."""
     await visitor.do(lambda session: session.update(limit="may not pay", color="red"))
     fields = list((await collection.find_one())["values"])
 
@@ -69,10 +69,10 @@ async def test_writer_can_take_out_single_values(visitor: Visitor, collection: A
     assert len(await visitor.session()) == 1
 
 
-async def test_writer_can_stretch_the_idle_timeout(
+async def test_writer_can_extend_the_idle_timeout(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """`last_seen_at`, `max_age` and `expires_at` are in the clear."""
+    """`last_seen_at`, `max_age` and `expires_at` are not protected."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     document = await collection.find_one()
     later = document["expires_at"].replace(year=document["expires_at"].year + 1)
@@ -83,10 +83,10 @@ async def test_writer_can_stretch_the_idle_timeout(
     assert await visitor.session() == {"user_id": "ada"}
 
 
-async def test_copy_of_the_database_shows_which_sessions_are_of_one_owner(
+async def test_copy_of_the_database_shows_which_sessions_have_the_same_owner(
     site: Site, collection: Any
 ) -> None:
-    """The same hash stands in each of them, and nothing tells whose it is."""
+    """Sessions of one owner have the same hash, which does not say who the owner is."""
     for user in ("ada", "ada", "bob"):
         visitor = await site.visitor()
         await visitor.do(lambda session, user=user: session.update(user_id=user))
@@ -96,10 +96,10 @@ async def test_copy_of_the_database_shows_which_sessions_are_of_one_owner(
     assert sorted(owners.values()) == [1, 2]
 
 
-async def test_secret_and_database_tell_whether_a_guessed_user_is_there(
+async def test_secret_and_database_confirm_a_guessed_user(
     visitor: Visitor, collection: Any
 ) -> None:
-    """And they open labels; values they do not open."""
+    """They show whether a guessed user has a session."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     document = await collection.find_one()
 
@@ -107,10 +107,10 @@ async def test_secret_and_database_tell_whether_a_guessed_user_is_there(
     assert Keyring(SECRET).owner_hash("bob") != document["owner"]
 
 
-async def test_secret_and_write_access_can_add_a_session_of_anybodys(
+async def test_secret_and_write_access_can_add_a_session_for_any_user(
     site: Site, visitor: Visitor, collection: Any
 ) -> None:
-    """With a token of their own choice, under the dates of any session that is there."""
+    """The attacker chooses a token and uses the dates of an existing session."""
     await visitor.do(lambda session: session.update(user_id="bob"))
     document, token = await collection.find_one(), secrets.token_bytes(32)
     created_ms = from_datetime(document["created_at"])

@@ -1,4 +1,4 @@
-"""Each mistake of the troubleshooting page is made, and its message is the one shown there."""
+"""Each mistake of the troubleshooting page gives the message that is shown there."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ asyncio.run(serve())
 
 
 def says(message: object) -> bool:
-    """Tell whether a message stands on the page, word for word."""
+    """Return whether the page shows a message, word for word."""
     found = [shown for shown in MESSAGES if shown in str(message)]
     SHOWN.update(found)
     return bool(found)
 
 
 def test_synchronous_collection() -> None:
-    """The message names the two kinds that will do."""
+    """The message names the two accepted kinds of collection."""
     with (
         MongoClient[Any]("mongodb://127.0.0.1", connect=False) as client,
         pytest.raises(TypeError) as raised,
@@ -73,7 +73,7 @@ def test_synchronous_collection() -> None:
 
 
 async def test_database_instead_of_a_collection() -> None:
-    """The message shows how a collection is named."""
+    """The message shows how to get a collection."""
     async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
         with pytest.raises(TypeError) as raised:
             MongoStorage(client["app"], SECRET)
@@ -87,11 +87,11 @@ async def test_database_instead_of_a_collection() -> None:
     ids=["pymongo", "motor"],
 )
 def test_client_of_another_loop(made: str, mongo_uri: str) -> None:
-    """The app does not start, and says where the client is to be made."""
+    """The app does not start, and the message says where to create the client."""
     module, _, name = made.rpartition(".")
     program = ANOTHER_LOOP.format(module=module, name=name, uri=mongo_uri, secret=SECRET)
 
-    # A program of its own: what is left of a client in the wrong loop cannot be closed properly.
+    # In its own process, because a client of the wrong event loop cannot be closed properly.
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -106,7 +106,7 @@ def test_client_of_another_loop(made: str, mongo_uri: str) -> None:
 
 
 async def test_other_runtime_error_of_a_driver_is_passed_on(storage: MongoStorage) -> None:
-    """Only what concerns the loop is put into other words."""
+    """Only errors about the event loop get another message."""
 
     async def fail() -> None:
         raise RuntimeError("something else")
@@ -126,7 +126,7 @@ async def test_secret_of_the_wrong_type(secret: Any) -> None:
 
 
 async def test_secret_that_is_too_short() -> None:
-    """The message says how to get a good one, and does not show this one."""
+    """The message says how to create a good secret, and does not show this one."""
     async with AsyncMongoClient[Any]("mongodb://127.0.0.1") as client:
         with pytest.raises(ValueError, match="fewer") as raised:
             MongoStorage(client["app"]["sessions"], "hunter22")
@@ -135,10 +135,10 @@ async def test_secret_that_is_too_short() -> None:
     assert "hunter22" not in str(raised.value)
 
 
-async def test_get_session_without_set_up(
+async def test_get_session_without_setup(
     aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """aiohttp-session's own message, in the log beside a 500."""
+    """The log has aiohttp-session's own message, and the answer is a 500."""
     app = web.Application()
     app.router.add_get("/", _count)
     client = await aiohttp_client(app)
@@ -170,10 +170,10 @@ async def test_middlewares_in_the_wrong_order(
     assert says(caplog.text)
 
 
-async def test_clone_inside_the_session_is_never_saved(
+async def test_session_of_a_clone_made_after_setup_is_never_saved(
     make_storage: MakeStorage, aiohttp_client: AiohttpClient
 ) -> None:
-    """Outside of it all is well, as the page says."""
+    """A middleware that clones the request must be added before `setup`."""
 
     @web.middleware
     async def clone(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -214,7 +214,7 @@ def _assign(session: Any) -> None:
 async def test_forgotten_await(
     use: Callable[[Any], object], visitor: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Python's own words."""
+    """The message is Python's own."""
 
     async def handler(request: web.Request) -> web.Response:
         session: Any = get_session(request)
@@ -229,7 +229,7 @@ async def test_forgotten_await(
 
 
 async def test_forgotten_await_of_a_renewal(visitor: Visitor) -> None:
-    """A warning of Python's is all that tells; the token stays what it was."""
+    """Python only warns, and the token does not change."""
     await visitor.do(lambda session: session.update(n=1))
     before = visitor.cookie
 
@@ -245,15 +245,15 @@ async def test_forgotten_await_of_a_renewal(visitor: Visitor) -> None:
 
 
 async def test_sessions_read_with_for(storage: MongoStorage) -> None:
-    """Python's own words again."""
+    """The message is Python's own."""
     with pytest.raises(TypeError) as raised:
         list(storage.sessions("ada"))  # type: ignore[call-overload]
 
     assert says(raised.value)
 
 
-def test_set_up_with_the_class() -> None:
-    """The message says that one is to be made."""
+def test_setup_with_the_class() -> None:
+    """The message asks for an instance."""
     with pytest.raises(TypeError) as raised:
         setup(web.Application(), MongoStorage)  # type: ignore[arg-type]
 
@@ -290,8 +290,8 @@ async def test_value_that_cannot_be_stored(
     assert says(raised.value)
 
 
-async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:
-    """503 with Retry-After, from an app without a handler of its own for it."""
+async def test_mongodb_cannot_be_reached(aiohttp_client: AiohttpClient) -> None:
+    """The answer is 503 with Retry-After, without a handler for it in the app."""
     address = f"mongodb://127.0.0.1:{free_port()}"
     async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as mongo:
         app = web.Application()
@@ -310,7 +310,7 @@ async def test_mongodb_away(aiohttp_client: AiohttpClient) -> None:
 async def test_secret_that_changes_at_each_start(
     open_site: OpenSite, make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The visitor of before is nobody, and the log says why."""
+    """Visitors from before the restart have no session, and the log says why."""
     before = await (await open_site(make_storage(secrets=generate_secret()))).visitor()
     await before.do(lambda session: session.update(user_id="ada"))
 
@@ -321,8 +321,8 @@ async def test_secret_that_changes_at_each_start(
     assert says(caplog.text)
 
 
-def test_every_message_of_the_page_was_seen(request: pytest.FixtureRequest) -> None:
-    """The tests above, when all of them have run, have met each of them."""
+def test_every_message_on_the_page_was_produced(request: pytest.FixtureRequest) -> None:
+    """Together the tests above produce every message on the page."""
     here = {item.name.split("[")[0] for item in request.session.items if item.path == request.path}
     if here != {name for name in globals() if name.startswith("test_")}:
         pytest.skip("only some tests of this file were chosen")

@@ -20,7 +20,7 @@ async def signed_in(browser: Browser, user: str) -> Browser:
     return browser
 
 
-async def test_security_lets_writers_write_and_readers_not(serve: Serve) -> None:
+async def test_security_checks_permissions(serve: Serve) -> None:
     """Identity and permissions come from the session."""
     browser = await serve(with_security.make_app)
     ada, bob, stranger = await browser(), await browser(), await browser()
@@ -32,7 +32,7 @@ async def test_security_lets_writers_write_and_readers_not(serve: Serve) -> None
     assert statuses == [200, 403, 401]
 
 
-async def test_security_forgets_who_signs_out(serve: Serve) -> None:
+async def test_security_ends_the_session_at_sign_out(serve: Serve) -> None:
     """`forget` ends the session, so that a copied cookie opens nothing."""
     browser = await serve(with_security.make_app)
     ada, thief = await signed_in(await browser(), "ada"), await browser()
@@ -59,7 +59,7 @@ async def test_security_gives_a_new_token_to_each_user(serve: Serve) -> None:
     assert len(tokens) == 2
 
 
-async def test_sign_out_everywhere_spares_this_device(serve: Serve) -> None:
+async def test_sign_out_everywhere_keeps_this_device_signed_in(serve: Serve) -> None:
     """Three devices; one signs out the two others."""
     browser = await serve(sign_out_everywhere.make_app)
     here, phone, laptop = [await signed_in(await browser(), "ada") for _ in range(3)]
@@ -70,7 +70,7 @@ async def test_sign_out_everywhere_spares_this_device(serve: Serve) -> None:
     assert [(await b.get("/devices")).status for b in (here, phone, laptop)] == [200, 401, 401]
 
 
-async def test_one_device_is_signed_out_by_its_handle_and_by_its_owner_only(serve: Serve) -> None:
+async def test_only_the_owner_signs_out_a_device_by_its_handle(serve: Serve) -> None:
     """A stranger who knows the handle ends nothing."""
     browser = await serve(sign_out_everywhere.make_app)
     here, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
@@ -86,7 +86,7 @@ async def test_one_device_is_signed_out_by_its_handle_and_by_its_owner_only(serv
     assert "Python" in listed[0]["device"]
 
 
-async def test_chat_ends_for_who_is_signed_out_and_goes_on_for_others(serve: Serve) -> None:
+async def test_chat_closes_only_for_the_user_who_is_signed_out(serve: Serve) -> None:
     """Ada is signed out from another device; her socket closes, Bob's does not."""
     browser = await serve(chat.make_app, look_seconds=0.01)
     ada, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
@@ -105,14 +105,14 @@ async def test_chat_ends_for_who_is_signed_out_and_goes_on_for_others(serve: Ser
     await bobs.close()
 
 
-async def test_chat_is_for_who_is_signed_in(serve: Serve) -> None:
+async def test_chat_requires_a_signed_in_user(serve: Serve) -> None:
     """A stranger's handshake is answered with 401."""
     browser = await serve(chat.make_app)
 
     assert (await (await browser()).get("/chat")).status == 401
 
 
-async def test_stream_of_events_has_saved_its_session_when_it_starts(serve: Serve) -> None:
+async def test_session_is_saved_before_the_event_stream_starts(serve: Serve) -> None:
     """The cookie comes with the stream, and the next stream counts on."""
     browser = await serve(server_sent_events.make_app)
     reader = await browser()
@@ -144,7 +144,7 @@ async def test_events_reach_every_reader(serve: Serve) -> None:
     stream.close()
 
 
-async def test_sub_app_knows_who_signed_in_outside(serve: Serve) -> None:
+async def test_sub_app_shares_the_sign_in_of_the_outer_app(serve: Serve) -> None:
     """One sign-in for all parts; what the sub-app changes is saved."""
     browser = await serve(sub_apps.make_app)
     ada = await signed_in(await browser(), "ada")
@@ -155,7 +155,7 @@ async def test_sub_app_knows_who_signed_in_outside(serve: Serve) -> None:
     assert await (await ada.get("/")).text() == "hello ada\n"
 
 
-async def test_devices_are_json_that_names_this_one(serve: Serve) -> None:
+async def test_device_list_marks_the_current_device(serve: Serve) -> None:
     """The list marks the browser that asks."""
     browser = await serve(sign_out_everywhere.make_app)
     here = await signed_in(await browser(), "ada")

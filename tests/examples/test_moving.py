@@ -60,7 +60,7 @@ async def _over_redis(folder: Path) -> AsyncIterator[aiohttp_session.AbstractSto
         await server.wait()
 
 
-async def test_app_works_over_every_storage(
+async def test_app_works_with_every_storage(
     storage: aiohttp_session.AbstractStorage, aiohttp_client: AiohttpClient
 ) -> None:
     """Fill the cart, check out, begin anew."""

@@ -37,7 +37,7 @@ def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
     assert "4 passed" in done.stdout
 
 
-async def test_given_session_is_kept_and_changed_like_any_other(
+async def test_given_session_works_like_any_other(
     mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
 ) -> None:
     """Also for a storage whose cookie is Secure, which plain http would not carry."""
@@ -53,7 +53,7 @@ async def test_given_session_is_kept_and_changed_like_any_other(
         ]
 
 
-async def test_secure_cookie_reaches_the_plain_test_server(
+async def test_secure_cookie_is_sent_to_the_http_test_server(
     mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
 ) -> None:
     """An app for https is tested without certificates."""

@@ -1,1 +1,1 @@
-"""Servers and app processes are killed, frozen, cut off and filled up here, all of them real."""
+"""Real servers and app processes are killed, frozen, disconnected and filled up in these tests."""

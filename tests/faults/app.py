@@ -1,7 +1,7 @@
-"""The app under the faults: `storage/` and nothing else.
+"""The app that the faults happen to: it uses `storage/` and nothing else.
 
-`python -m tests.faults.app --help` tells what it takes. Every session holds an owner and a pair of
-equal numbers, which are changed together: a half-applied change would show.
+`python -m tests.faults.app --help` lists its arguments. Every session contains an owner and a pair
+of equal numbers, which are changed together: a change that was applied only in part would show.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, renew_session, setup
 
-GOODBYE_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
 STORAGE = web.AppKey("storage", MongoStorage)
 
 
 def main() -> None:
-    """Serve on a loopback port until a signal comes."""
+    """Serve on a loopback port until a signal arrives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--mongo", required=True)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 async def make_app(options: argparse.Namespace) -> web.Application:
-    """Build the app, with a client that belongs to the running loop."""
+    """Create the app, with a client that belongs to the running event loop."""
     client: Any = (AsyncIOMotorClient if options.driver == "motor" else AsyncMongoClient)(
         options.mongo
     )
@@ -60,8 +60,8 @@ async def make_app(options: argparse.Namespace) -> web.Application:
     setup(app, storage)
 
     async def close_client(_app: web.Application) -> None:
-        # A server that is away would otherwise be looked for half a minute, to say goodbye to.
-        with pymongo.timeout(GOODBYE_SECONDS):
+        # Otherwise the driver would try for half a minute to reach a server that is gone.
+        with pymongo.timeout(CLOSE_SECONDS):
             closing = client.close()
             if closing is not None:
                 await closing
@@ -107,13 +107,13 @@ async def put(request: web.Request) -> web.Response:
 
 
 async def names(request: web.Request) -> web.Response:
-    """Tell the names of what was put."""
+    """Return the names of the values that were added."""
     session = await _signed_in(request)
     return web.json_response([name for name in session if session[name] is True])
 
 
 async def renew(request: web.Request) -> web.Response:
-    """Move the session to a new token."""
+    """Give the session a new token."""
     await _signed_in(request)
     return _told(await renew_session(request))
 
@@ -125,12 +125,12 @@ async def logout(request: web.Request) -> web.Response:
 
 
 async def read(request: web.Request) -> web.Response:
-    """Tell what the session holds."""
+    """Return the content of the session."""
     return _told(await _signed_in(request))
 
 
 async def devices(request: web.Request) -> web.Response:
-    """Count the live sessions of the session's owner."""
+    """Count the sessions of the session's owner that have not expired."""
     session = await _signed_in(request)
     return web.json_response(
         len([one async for one in _storage(request).sessions(session["user_id"])])
@@ -138,13 +138,13 @@ async def devices(request: web.Request) -> web.Response:
 
 
 async def counters(request: web.Request) -> web.Response:
-    """Tell what the storage counted."""
+    """Return the counters of the storage."""
     storage = _storage(request)
     return web.json_response({**storage.counters, "queued": storage.queued})
 
 
 async def move_clock(request: web.Request) -> web.Response:
-    """Let this process's clock go ahead of the machine's by the seconds that the query names."""
+    """Set this process's clock ahead of the machine's by the seconds that the query names."""
     ahead_seconds = float(request.query["ahead"])
     _storage(request).clock = lambda: time.time() + ahead_seconds
     return web.json_response({})

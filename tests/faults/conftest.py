@@ -1,4 +1,4 @@
-"""The app processes that suffer the faults, and the table that a run ends with."""
+"""The app processes that the faults happen to, and the table at the end of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.database.mongod import Mongod, MongodNotFound, find_mongod
 
 
 class App:
-    """One process of the app under the faults."""
+    """One process of the app that the faults happen to."""
 
     def __init__(self, port: int, start: Callable[[], Process]) -> None:
         self.base = f"http://127.0.0.1:{port}"
@@ -27,11 +27,11 @@ class App:
         self.wait_until_it_serves()
 
     def wait_until_it_serves(self) -> None:
-        """Return when it answers."""
+        """Return when it accepts requests."""
         self.process.wait_for("Running on")
 
     def restart(self) -> None:
-        """Start it again on the same port; it must have ended."""
+        """Start it again on the same port; it must have stopped."""
         self.process.end()
         self.process = self._start()
         self.wait_until_it_serves()
@@ -44,7 +44,7 @@ Remark = Callable[[str], None]
 
 @pytest.fixture(scope="session")
 def mongod_binary() -> Path:
-    """Find the server; skip without one, but never in CI."""
+    """Find the server. Skip the test if there is none, but never in CI."""
     try:
         return find_mongod(os.environ)
     except MongodNotFound as missing:
@@ -55,7 +55,7 @@ def mongod_binary() -> Path:
 
 @pytest.fixture
 def server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
-    """Run a mongod of this test's own, to be broken."""
+    """Run a mongod for this test alone, which the test may break."""
     mongod = Mongod(mongod_binary, tmp_path / "mongod", port=free_port())
     with mongod:
         yield mongod
@@ -63,7 +63,7 @@ def server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
 
 @contextmanager
 def starter() -> Iterator[StartApp]:
-    """Lend a function that starts processes of the app under the faults; they end with it."""
+    """Yield a function that starts processes of the app; they stop when the context ends."""
     secret = generate_secret()
     with ExitStack() as stack:
 
@@ -85,14 +85,14 @@ def starter() -> Iterator[StartApp]:
 
 @pytest.fixture
 def start_app() -> Iterator[StartApp]:
-    """Start processes of the app under the faults; they end with the test."""
+    """Start processes of the app; they stop when the test ends."""
     with starter() as start:
         yield start
 
 
 @pytest.fixture
 def production(mongod: Mongod, database_name: str) -> dict[str, str]:
-    """Give the environment of an app behind one router."""
+    """Return the environment of an app behind one router."""
     return {
         "MONGO_URI": mongod.uri,
         "MONGO_DATABASE": database_name,
@@ -114,7 +114,7 @@ def site(production: dict[str, str]) -> Iterator[Process]:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """Add a line to the table: the fault, what the books say, and how many visitors there were."""
+    """Add a row to the table: the fault, what was recorded, and the number of visitors."""
 
     def add(fault: str, books: Books, visitors: int) -> None:
         row = (
@@ -129,7 +129,7 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 @pytest.fixture
 def remark(request: pytest.FixtureRequest) -> Remark:
-    """Add a line to the end of the table: what does not fit into its columns."""
+    """Add a line below the table, for what has no column."""
 
     def add(text: str) -> None:
         request.node.user_properties.append((REMARK, text))

@@ -1,8 +1,8 @@
-"""Hostile requests: the corpus of this folder, combined and damaged at random from a seed.
+"""Malicious requests: the corpus of this folder, combined and damaged at random from a seed.
 
 Each line of a corpus file is one cookie header, header line, path, body or whole request, with
-Python's escapes. `{damaged}` stands for somebody's session token with an error in it, `{marker}`
-for a text that must never reach the log, `{name}` for the cookie's name, `{long}` for 4 KiB.
+Python's escapes. `{damaged}` stands for a session token of somebody with an error in it, `{marker}`
+for a text that must never be in the log, `{name}` for the name of the cookie, `{long}` for 4 KiB.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-# With a character that no accepted request id has: those are logged on purpose.
+# Contains a character that no accepted request id has, because request ids are logged.
 MARKER = "marker_that_must_not_be_logged"
 METHODS = ("GET", "GET", "POST", "POST", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "PATCH", "X")
 TYPES = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")
@@ -20,7 +20,7 @@ ODD_BYTES = b"\x00\x01\t\n\r \"%&',/:;<=>\\\x7f\x80\xff"
 
 
 class Hostile:
-    """An endless, repeatable stream of requests that mean no good.
+    """An endless, repeatable stream of malicious requests.
 
     A class because it knows the tokens whose damaged copies it sends.
     """
@@ -43,7 +43,7 @@ class Hostile:
             yield self._filled(line)
 
     def listed(self) -> Iterator[bytes]:
-        """Yield every other line of the corpus once, in a request that is otherwise as usual."""
+        """Yield every other line of the corpus once, each in an otherwise normal request."""
         for cookie in self._lines["cookies"]:
             yield self._request(cookie=cookie)
         for header in self._lines["headers"]:
@@ -58,7 +58,7 @@ class Hostile:
                     )
 
     def generated(self, number: int) -> Iterator[bytes]:
-        """Yield combinations of the corpus, about half of them damaged further."""
+        """Yield combinations of the corpus; about half of them are damaged further."""
         pick = self._random.choice
         for _ in range(number):
             yield self._request(
@@ -98,7 +98,7 @@ class Hostile:
         return b"\r\n".join(lines) + b"\r\n\r\n" + filled
 
     def _usual_headers(self, headers: Sequence[bytes]) -> Iterator[bytes]:
-        """Yield what the router adds, but for what the attack puts in its place."""
+        """Yield what the router adds, except what the attack replaces."""
         address = f"198.51.{self._random.randrange(256)}.{self._random.randrange(256)}".encode()
         usual = {
             b"Host": b"app.example",
@@ -117,7 +117,7 @@ class Hostile:
         return line.replace(b"{long}", b"x" * 4096)
 
     def _damaged(self) -> bytes:
-        """Return a real session token with one error."""
+        """Return a real session token with one error in it."""
         token = self._random.choice(self._tokens)
         position = self._random.randrange(len(token))
         wrong = self._random.choice([c for c in "ABCabc019-_" if c != token[position]])
@@ -131,7 +131,7 @@ class Hostile:
         return self._random.choice(shapes).encode()
 
     def _worse(self, line: bytes) -> bytes:
-        """Damage a line at random places, or leave it."""
+        """Damage a line at random places, or return it unchanged."""
         damaged = bytearray(line)
         while damaged and self._random.random() < 0.4:
             position = self._random.randrange(len(damaged))

@@ -1,8 +1,8 @@
-"""Visitors of the app under the faults, and the books that are kept of what they were told.
+"""Visitors of the app during the faults, and a record of the answers they got.
 
-A visitor signs in, changes the session's numbers one after another, reads them, now and then has
-the token renewed, and often signs out, each time at any of the processes, as behind a router. What
-was answered is a promise; after the fault every promise is looked up.
+A visitor signs in, changes the numbers of the session one after another, reads them, sometimes
+renews the token, and often signs out. Each request goes to any of the processes, as behind a
+router. An answer is a promise; after the fault every promise is checked.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, T
 VISITORS = 16
 LONGEST_SECONDS = 180.0
 ANSWER_SECONDS = 30.0
-# A visitor looks at an answer before asking again. Without that pause the load would take the very
-# processor time that the servers need to notice a fault.
+# A visitor waits a moment before the next request. Without this pause the load would use the
+# CPU time that the servers need to notice a fault.
 PAUSE_SECONDS = 0.01
-RENEWALS = 0.1  # of the changes, so many are followed by one
+RENEWALS = 0.1  # share of the changes that a renewal follows
 
 
 @dataclass
 class Books:
-    """What happened under one load."""
+    """What was recorded during one load."""
 
     answered: int = 0
     refused: int = 0  # 503
-    unreachable: int = 0  # the app process itself was away
-    wrong: list[str] = field(default_factory=list)  # answers that no fault excuses
-    stale: int = 0  # read something older than what had been acknowledged, then
-    half: int = 0  # saw one of two values that are changed together without the other
+    unreachable: int = 0  # the app process did not accept the connection
+    wrong: list[str] = field(default_factory=list)  # answers that no fault explains
+    stale: int = 0  # read older data than what was acknowledged before
+    half: int = 0  # read only one of two values that are changed together
     sessions: int = 0
-    lost: int = 0  # the session is missing, or holds what neither stood last nor was refused
-    overtaken: int = 0  # an acknowledged change gave way to an earlier one that was refused
+    lost: int = 0  # missing, or has a value that was neither the last one nor refused
+    overtaken: int = 0  # an earlier, refused change replaced an acknowledged one
     resurrected: int = 0
     silence_seconds: float = 0.0  # the longest time without one answered request
     slowest_seconds: float = 0.0  # of the answered ones
 
     @property
     def requests(self) -> int:
-        """How many were sent."""
+        """The number of requests that were sent."""
         return self.answered + self.refused + self.unreachable
 
 
@@ -58,17 +58,17 @@ class Visit:
     token: str
     acknowledged: int = 0
     tried: int = 0
-    refused: set[int] = field(default_factory=set)  # may be done all the same, now or later
+    refused: set[int] = field(default_factory=set)  # may still be applied, now or later
     former_tokens: list[str] = field(default_factory=list)
-    renewal_refused: bool = False  # it may have been done: under a token that nobody was told
+    renewal_refused: bool = False  # it may have been applied, with a token that no visitor received
     logout_tried: bool = False
     logged_out: bool = False
 
 
 class Load:
-    """Visitors at work while the context is open, for three minutes at most.
+    """Visitors that send requests while the context is open, for three minutes at most.
 
-    A class because visitors, books and the clock of the last answer belong together.
+    A class because the visitors, the record and the time of the last answer belong together.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Load:
         self._last_answer = 0.0
 
     async def __aenter__(self) -> Self:
-        """Let the visitors come, and return when each has been answered."""
+        """Start the visitors, and return when each of them has got an answer."""
         self._client = ClientSession(
             cookie_jar=DummyCookieJar(),
             connector=TCPConnector(limit=0),
@@ -110,7 +110,7 @@ class Load:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let every visitor finish, then look up every promise."""
+        """Let every visitor finish, then check every promise."""
         self._ending = True
         try:
             for task in self._tasks if error is None else ():
@@ -126,7 +126,7 @@ class Load:
             await self._client.close()
 
     async def answers(self, number: int) -> None:
-        """Return when so many more requests were answered."""
+        """Return when this number of further requests were answered."""
         goal = self.books.answered + number
         async with asyncio.timeout(LONGEST_SECONDS):
             while self.books.answered < goal:
@@ -186,7 +186,7 @@ class Load:
         if status != 200:
             visit.renewal_refused = True
             return False
-        if token is not None:  # without one the session has ended, and is found missing
+        if token is not None:  # without one the session has ended, and counts as missing
             visit.former_tokens.append(visit.token)
             visit.token = token
         return True
@@ -199,7 +199,7 @@ class Load:
     async def _send(
         self, chance: random.Random, method: str, path: str, visit: Visit | None = None
     ) -> tuple[int, Any, str | None]:
-        """Return status, answer and the cookie that was set; 0 when no process was there."""
+        """Return the status, the answer and the cookie that was set; 0 if there was no process."""
         headers = {} if visit is None else {"Cookie": f"session={visit.token}"}
         await asyncio.sleep(PAUSE_SECONDS)
         begun = time.monotonic()
@@ -211,7 +211,7 @@ class Load:
                 cookie = answer.cookies.get("session")
                 told = json.loads(text) if answer.status == 200 else None
         except (ClientError, OSError):
-            # Also a connection that broke in mid-answer: nothing was promised.
+            # Also if the connection broke during the answer: nothing was promised.
             self.books.unreachable += 1
             return 0, None, None
         if told and told.get("left") != told.get("right"):
@@ -234,7 +234,7 @@ class Load:
         self._last_answer = now
 
     async def _audit(self) -> None:
-        """Read every session once more, at any process."""
+        """Read every session once more, from any process."""
         before = Books(**vars(self.books))
         self.books.sessions = len(self.visits)
         waiting = iter(self.visits)
@@ -245,7 +245,7 @@ class Load:
 
         async with asyncio.timeout(LONGEST_SECONDS):
             await asyncio.gather(*(work() for _ in range(self._visitors)))
-        # What the look-up itself asks is no part of the load.
+        # The requests of this check are not part of the load.
         for name in ("answered", "refused", "unreachable", "silence_seconds", "slowest_seconds"):
             setattr(self.books, name, getattr(before, name))
 
@@ -254,7 +254,7 @@ class Load:
         if status == 200:
             self.books.resurrected += visit.logged_out
             if told["left"] < visit.acknowledged:
-                # Of an earlier acknowledged change, or of none: a later acknowledged one is lost.
+                # From an earlier acknowledged change, or none: a later acknowledged one is lost.
                 was_refused = told["left"] in visit.refused
                 self.books.overtaken += was_refused
                 self.books.lost += not was_refused

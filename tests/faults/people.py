@@ -15,7 +15,7 @@ ROUTER = {
 
 
 class Person:
-    """Somebody who comes from one address; `send` goes through the router."""
+    """Somebody who sends requests from one address; `send` goes through the router."""
 
     def __init__(self, name: str, address: str, port: int) -> None:
         self.email = f"{name.lower()}-who-is-private@example.org"
@@ -36,7 +36,7 @@ class Person:
         return (await self.send("POST", "/api/auth/login", fields))[0]
 
     async def is_served(self) -> bool:
-        """Tell whether the app shows the profile, and the right one."""
+        """Return whether the app shows this person's profile."""
         status, told = await self.send("GET", "/api/profile")
         return status == 200 and f'"email": "{self.email}"' in told
 
@@ -56,5 +56,5 @@ class Person:
 
     @property
     def private(self) -> list[str]:
-        """What nobody else may ever see."""
+        """The texts that nobody else may ever see."""
         return [self.email, self.username, self.password, self.token]

@@ -1,7 +1,7 @@
-"""A TCP proxy in front of one server, which stalls, delays or breaks what passes through it.
+"""A TCP proxy in front of one server, which stalls, delays or breaks connections.
 
-A stalled connection loses nothing, as on a real network: what was under way arrives when the fault
-is over, however late. Works without root, which network namespaces would need.
+A stalled connection loses nothing, as in a real network: data on its way arrives when the fault
+has ended, however late. It works without root, which network namespaces would need.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-# Zero seconds of lingering: closing such a socket sends RST, as a crashed peer's machine does.
+# SO_LINGER with zero seconds: closing the socket sends RST, as if the peer's machine had crashed.
 RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards a loopback port to another one; a context manager with a thread of its own.
+    """Forwards a loopback port to another one; a context manager with its own thread.
 
-    A class because the fault changes while it runs; every method may be called from any thread.
+    A class because the fault changes while it runs. Every method may be called from any thread.
     """
 
     def __init__(self, target_port: int) -> None:
-        """Take a free port; nothing is forwarded before the context is entered."""
+        """Take a free port. Nothing is forwarded before the context is entered."""
         self.target_port = target_port
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
@@ -37,13 +37,13 @@ class Proxy:
         self.onward: set[_Server] = set()
         self.is_stalled: Callable[[int], bool] = lambda _pid: False
         self.delay_seconds = 0.0
-        # Takes what a client sends; True: break the connection half-way through the answer.
+        # Gets what a client sends; True: break the connection in the middle of the answer.
         self.breaks: Callable[[bytes], bool] = lambda _sent: False
         self.broken = 0
         self.stalls: Callable[[bytes], bool] = lambda _sent: False
 
     def stall(self, *, sources: Collection[int] | None = None, spare: Collection[int] = ()) -> None:
-        """Hold up what processes send and are sent: all, or these `sources`; never `spare`."""
+        """Stall connections of all processes, or of these `sources`; never those of `spare`."""
 
         def is_stalled(port: int) -> bool:
             if sources is None and not spare:
@@ -56,27 +56,27 @@ class Proxy:
         self._set(is_stalled)
 
     def stall_at(self, recognises: Callable[[bytes], bool]) -> None:
-        """Hold up everything once a client sends what `recognises` knows, that included."""
+        """Stall everything when a client sends data that `recognises` accepts, also this data."""
         self.stalls = recognises
 
     def stall_from_now_on(self, sources: Collection[int]) -> None:
-        """Hold up connections that these processes open later; callable inside `breaks`."""
+        """Stall connections that these processes open later; callable inside `breaks`."""
         self.is_stalled = lambda port: any(
             _inode(port, self.port) in _sockets(pid) for pid in sources
         )
 
     def heal(self) -> None:
-        """Let everything through again, what was held up first."""
+        """Forward everything again, beginning with the data that was held back."""
         self.delay_seconds = 0.0
         self.stalls = lambda _sent: False
         self._set(lambda _port: False)
 
     def delay(self, seconds: float) -> None:
-        """Deliver every piece of an answer this late."""
+        """Delay every piece of an answer by this time."""
         self.delay_seconds = seconds
 
     def break_answers(self, of: Callable[[bytes], bool]) -> None:
-        """Break connections half-way through the answers to what `of` recognises."""
+        """Break connections in the middle of the answers to data that `of` accepts."""
         self.breaks, self.broken = of, 0
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class Proxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close every connection and end the thread."""
+        """Close every connection and stop the thread."""
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -159,7 +159,7 @@ class _Client(asyncio.Protocol):
             self.server.transport.abort()
 
     def obey(self) -> None:
-        """Stop or start to pass things on, as the proxy is told now."""
+        """Pause or resume forwarding, according to the current state of the proxy."""
         self._stalled = self.proxy.is_stalled(self._port)
         for side in (self.transport, self.server.transport if self.server else None):
             if side is not None and not side.is_closing():
@@ -169,7 +169,7 @@ class _Client(asyncio.Protocol):
             self._early.clear()
 
     def reset(self) -> None:
-        """Break the connection without a word."""
+        """Reset the connection."""
         raw = self.transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

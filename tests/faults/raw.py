@@ -1,4 +1,4 @@
-"""Requests as plain bytes over kept connections: many of them, or such as no client would send."""
+"""Requests as plain bytes over kept connections: many, or ones that no client would send."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIVEN_UP_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; status 0 where the connection closed without an answer."""
+    """An answer; status 0 if the connection was closed without one."""
 
     status: int
     head: bytes
@@ -23,9 +23,9 @@ class Answer:
 
 
 class Stream(asyncio.Protocol):
-    """One connection that sends the next request when the last is answered.
+    """One connection that sends the next request when the last one is answered.
 
-    Lean on purpose: a client library's own work would be several times the server's.
+    Kept small on purpose: a client library would need several times the CPU time of the server.
     """
 
     def __init__(self, requests: Iterator[bytes], check: Callable[[bytes], None]) -> None:
@@ -40,7 +40,7 @@ class Stream(asyncio.Protocol):
         self._send_next()
 
     def data_received(self, data: bytes) -> None:
-        """Collect an answer and go on."""
+        """Collect an answer, check it, and send the next request."""
         self._received += data
         head, found, body = self._received.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -56,7 +56,7 @@ class Stream(asyncio.Protocol):
         self._send_next()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits; a server that closes early fails the load."""
+        """Fail the load if the server closes the connection early."""
         if not self.done.done():
             self.done.set_exception(AssertionError("the app closed a connection"))
 
@@ -86,9 +86,9 @@ async def pour(
 
 
 async def ask(port: int, request: bytes) -> Answer:
-    """Send one request over a connection of its own, and read until the server closes it.
+    """Send one request over its own connection, and read until the server closes it.
 
-    One that is not complete, so that the server waits for the rest, is given up after a moment.
+    If the request is incomplete, the server waits for the rest, so the client stops after a moment.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""

@@ -1,4 +1,4 @@
-"""Three real mongods that replicate, each behind a proxy of its own."""
+"""Three real mongods that form a replica set, each behind its own proxy."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from webapp.database.mongod import Mongod
 
 NAME = "faults"
 MEMBERS = 3
-# MongoDB's own default: how long members wait for a silent primary before they elect another.
+# MongoDB's default: how long members wait for a primary that does not answer before an election.
 ELECTION_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Member:
-    """One server; members and apps know it by the port of its proxy alone."""
+    """One server; members and apps know only the port of its proxy."""
 
     mongod: Mongod
     proxy: Proxy
 
     @property
     def client(self) -> MongoClient[dict[str, Any]]:
-        """A connection past the proxy, to this member whatever it is; close it."""
+        """A connection to this member without the proxy, whatever its state; close it."""
         return MongoClient(
             self.mongod.uri, directConnection=True, serverSelectionTimeoutMS=2000, timeoutMS=20_000
         )
@@ -46,23 +46,23 @@ class Member:
 
     @property
     def is_primary(self) -> bool:
-        """Whether it takes itself for the primary."""
+        """Whether the member says that it is the primary."""
         try:
             return bool(self.command("hello")["isWritablePrimary"])
         except PyMongoError:
             return False
 
     def kill(self) -> None:
-        """End it as a power cut would, SIGKILL, and start it again on what its disk holds."""
+        """Kill it with SIGKILL, like a power failure."""
         os.kill(self.mongod.pid, signal.SIGKILL)
         self.mongod.stop()
 
     def freeze(self) -> None:
-        """Stop it where it stands: it neither answers nor closes a connection."""
+        """Freeze it with SIGSTOP: it neither answers nor closes a connection."""
         os.kill(self.mongod.pid, signal.SIGSTOP)
 
     def step_down(self) -> None:
-        """Make it hand over to a member that has caught up, as a rolling upgrade does."""
+        """Make it hand over to a member that has caught up, as in a rolling upgrade."""
 
         def accepts() -> bool:
             try:
@@ -74,7 +74,7 @@ class Member:
         until(accepts)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self.mongod.pid, signal.SIGCONT)
 
 
@@ -86,7 +86,7 @@ class ReplicaSet:
 
     @property
     def uri(self) -> str:
-        """The address for apps, with the majority's acknowledgement."""
+        """The address for apps, with `w=majority`."""
         hosts = ",".join(f"127.0.0.1:{member.proxy.port}" for member in self.members)
         return f"mongodb://{hosts}/?replicaSet={NAME}&w=majority"
 
@@ -100,18 +100,18 @@ class ReplicaSet:
         return [other for other in self.members if other is not member]
 
     def cut_off(self, member: Member, *, with_apps: Collection[int] = ()) -> None:
-        """Part a member, and app processes beside it, from everybody else, both ways."""
+        """Disconnect a member, and app processes with it, from all others in both directions."""
         member.proxy.stall(spare=with_apps)
         for other in self.others(member):
             other.proxy.stall(sources={member.mongod.pid, *with_apps})
 
     def heal(self) -> None:
-        """End every parting."""
+        """Restore all connections."""
         for member in self.members:
             member.proxy.heal()
 
     def wait_until_whole(self) -> None:
-        """Return when there is one primary and two others that follow it closely."""
+        """Return when there is one primary and two secondaries that follow it closely."""
 
         def is_whole() -> bool:
             try:
@@ -130,7 +130,7 @@ class ReplicaSet:
 def replica_set(
     binary: Path, directory: Path, *, election_seconds: float = ELECTION_SECONDS
 ) -> Iterator[ReplicaSet]:
-    """Run a replica set; every member is ended afterwards, frozen ones too."""
+    """Run a replica set; every member is stopped afterwards, frozen ones too."""
     arguments = ("--replSet", NAME, "--oplogSize", "64")
     with ExitStack() as stack:
         members = []
@@ -154,7 +154,7 @@ def replica_set(
 
 
 def _stands_for_election(member: Member) -> bool:
-    # At once: by itself it would first wait for another primary, as long as for a silent one.
+    # Without this command it would first wait for another primary, as long as for a failed one.
     try:
         member.command("replSetStepUp")
     except PyMongoError:
@@ -163,7 +163,7 @@ def _stands_for_election(member: Member) -> bool:
 
 
 def _end(mongod: Mongod) -> None:
-    # Without ceremony, and frozen ones too: a primary that is asked to end waits for the others.
+    # SIGKILL also stops frozen ones; a primary that is asked to stop waits for the others.
     if mongod._process is not None:
         mongod._process.kill()
     mongod.stop()

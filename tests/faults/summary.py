@@ -1,6 +1,6 @@
-"""The table that a run with faults ends with.
+"""The table at the end of a run with faults.
 
-Not in the conftest beside it: the process that prints collects no tests where several run them.
+Not in the conftest of this folder: with several processes, the one that prints collects no tests.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import pytest
 
 ROW, REMARK = "row of the table", "remark below the table"
 COLUMNS = (
-    "fault | requests | under way | answered | refused (503) | app away"
+    "fault | requests | in flight | answered | refused (503) | app away"
     " | longest silence, s | sessions | lost | resurrected | stale reads | overtaken"
 )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """End the run with the table of docs/reliability.md."""
+    """Print the table of docs/reliability.md at the end of the run."""
     noted = [
         entry
         for reports in terminalreporter.stats.values()

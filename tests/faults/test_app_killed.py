@@ -1,4 +1,4 @@
-"""App processes die or are exchanged under load; what they had acknowledged stands."""
+"""App processes are killed or restarted under load; what they acknowledged is kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, 
 
 
 async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int) -> Load:
-    """End the processes in turn under load, and start each again at once."""
+    """Stop the processes in turn under load, and start each again at once."""
 
     def exchange(app: App) -> None:
         app.process.signal(number)
@@ -35,16 +35,16 @@ async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int)
 
 
 def kept_every_promise(load: Load) -> None:
-    """Check that all that was acknowledged is there, whole, and all that was ended is not."""
+    """Check that all acknowledged changes are there, and no ended session."""
     books = load.books
     assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
     assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
 
 
-async def test_nothing_acknowledged_is_lost_or_half_when_a_process_is_killed_in_mid_save(
+async def test_nothing_acknowledged_is_lost_when_a_process_is_killed_during_a_save(
     apps: tuple[App, App], report: Report
 ) -> None:
-    """SIGKILL, twice; a request that was cut off may be done or not, never half."""
+    """After two SIGKILLs, each interrupted request was applied completely or not at all."""
     load = await end_in_turn(apps, signal.SIGKILL, 2)
 
     report("app process killed with SIGKILL, 2 times", load.books, VISITORS)
@@ -56,7 +56,7 @@ async def test_nothing_acknowledged_is_lost_or_half_when_a_process_is_killed_in_
 async def test_twenty_restarts_in_a_row_lose_nothing(
     apps: tuple[App, App], report: Report, number: signal.Signals
 ) -> None:
-    """Two processes in turn, twenty times; nobody is signed out and nobody comes back."""
+    """Two processes restart twenty times in turn: nobody is signed out, no session comes back."""
     load = await end_in_turn(apps, number, 20)
 
     report(f"app process restarted with {number.name}, 20 times", load.books, VISITORS)

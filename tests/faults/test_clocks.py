@@ -1,9 +1,9 @@
 """App processes whose clocks differ by minutes, and a clock that is set back.
 
-What is promised: a session is judged by the clock of the process that is asked. Clocks that
-differ by less than the idle timeout end no session that is in use, whichever process is asked; the
-end of an unused one shifts by the difference, at most. No clock lets a session live on that was
-logged out, and none moves its dates back.
+The promise: the clock of the process that handles a request decides whether a session has expired.
+Clocks that differ by less than the idle timeout end no session that is in use, whichever process
+handles the request. The end of an unused session shifts by the difference at most. No clock
+brings back a session that was logged out, and none moves its dates back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIFFERENCE_SECONDS = 5 * MINUTE
 
 @pytest.fixture(scope="module")
 def processes(mongod: Mongod) -> Iterator[tuple[App, App]]:
-    """Run two processes: sessions idle out after 30 minutes and end after two hours."""
+    """Run two processes: the idle timeout is 30 minutes, the absolute timeout two hours."""
     timeouts = ("--max-age", str(IDLE_SECONDS), "--absolute-timeout", str(ABSOLUTE_SECONDS))
     uri = f"{mongod.uri}/?journal=true"
     with starter() as start:
@@ -37,7 +37,7 @@ def processes(mongod: Mongod) -> Iterator[tuple[App, App]]:
 
 @pytest.fixture
 async def apps(processes: tuple[App, App]) -> tuple[App, App]:
-    """Set both clocks right again."""
+    """Reset both clocks."""
     async with ClientSession() as client:
         for app in processes:
             await set_clock(client, app, 0)
@@ -45,7 +45,7 @@ async def apps(processes: tuple[App, App]) -> tuple[App, App]:
 
 
 async def sign_in(client: ClientSession, app: App) -> tuple[str, int]:
-    """Open a session; return its token and the cookie's Max-Age."""
+    """Create a session; return its token and the cookie's Max-Age."""
     async with client.post(f"{app.base}/login?owner=ada") as answer:
         assert answer.status == 200
         cookie = answer.cookies["session"]
@@ -60,10 +60,10 @@ def stored(mongod: Mongod, token: str) -> dict[str, Any]:
         return document
 
 
-async def test_sessions_in_use_live_on_between_clocks_that_differ_by_minutes(
+async def test_sessions_in_use_do_not_expire_when_clocks_differ_by_minutes(
     apps: tuple[App, App], mongod: Mongod
 ) -> None:
-    """Asked in turn by a process that is five minutes ahead, for far longer than the idle time."""
+    """Two processes, one five minutes ahead, serve a session for longer than its idle timeout."""
     early, late = apps
     async with ClientSession() as client:
         token, _ = await sign_in(client, early)
@@ -82,12 +82,12 @@ async def test_sessions_in_use_live_on_between_clocks_that_differ_by_minutes(
 async def test_end_of_an_unused_session_shifts_by_the_difference_at_most(
     apps: tuple[App, App],
 ) -> None:
-    """The process that is ahead ends it five minutes earlier; the other on the minute."""
+    """The process that is ahead ends the session five minutes earlier, the other one in time."""
     early, late = apps
     async with ClientSession() as client:
         token, _ = await sign_in(client, early)
 
-        # One minute before its end by one clock, four after it by the other.
+        # One minute before its end by one clock, four minutes after it by the other.
         await set_clock(client, early, IDLE_SECONDS - MINUTE)
         await set_clock(client, late, IDLE_SECONDS - MINUTE + DIFFERENCE_SECONDS)
 
@@ -95,8 +95,8 @@ async def test_end_of_an_unused_session_shifts_by_the_difference_at_most(
         assert await status_of(client, early, token) == 200
 
 
-async def test_session_of_a_clock_ahead_ends_by_every_clock(apps: tuple[App, App]) -> None:
-    """Made five minutes in the future, it lives five minutes longer by the other clock, no more."""
+async def test_session_created_by_a_clock_ahead_ends_by_every_clock(apps: tuple[App, App]) -> None:
+    """Created five minutes in the future, it ends five minutes later by the other clock."""
     early, late = apps
     async with ClientSession() as client:
         await set_clock(client, late, DIFFERENCE_SECONDS)
@@ -109,8 +109,8 @@ async def test_session_of_a_clock_ahead_ends_by_every_clock(apps: tuple[App, App
         assert await status_of(client, early, token) == 401
 
 
-async def test_absolute_timeout_holds_over_clocks_that_differ(apps: tuple[App, App]) -> None:
-    """In use all the time, the session ends two hours after its creation, by whoever is asked."""
+async def test_absolute_timeout_holds_when_clocks_differ(apps: tuple[App, App]) -> None:
+    """A session in use ends two hours after its creation, whichever process handles the request."""
     early, late = apps
     async with ClientSession() as client:
         token, _ = await sign_in(client, early)
@@ -125,10 +125,10 @@ async def test_absolute_timeout_holds_over_clocks_that_differ(apps: tuple[App, A
         assert await status_of(client, early, token) == 401
 
 
-async def test_clock_that_is_set_back_ends_nothing_and_revives_nothing(
+async def test_clock_that_is_set_back_ends_and_restores_no_session(
     apps: tuple[App, App], mongod: Mongod
 ) -> None:
-    """An hour back: who is signed in stays so and can save; who signed out stays signed out."""
+    """After an hour back, signed-in users can save, and signed-out users stay signed out."""
     app, _ = apps
     async with ClientSession() as client:
         gone, _ = await sign_in(client, app)

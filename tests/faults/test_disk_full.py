@@ -1,4 +1,4 @@
-"""The database's disk is full: a file system of its own in memory, so the test needs root."""
+"""The disk of the database is full. It is a file system in memory, so the test needs root."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEPT_FREE_BYTES = 64 * 1024
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a small file system; skip where that is not permitted."""
+    """Mount a small file system; skip the test if that is not permitted."""
     where = tmp_path / "disk"
     where.mkdir()
     options = ("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs")
@@ -37,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take what is free; return the file that takes it."""
+    """Fill the free space; return the file that does."""
     ballast = disk / "ballast"
     status = os.statvfs(disk)
     with ballast.open("wb") as file:
@@ -49,7 +49,7 @@ def fill(disk: Path) -> Path:
 async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
     disk: Path, mongod_binary: Path, start_app: StartApp, report: Report
 ) -> None:
-    """The server ends itself when it cannot write; with room again it starts, and all is there."""
+    """The server stops when it cannot write; with free space it starts, and all data is there."""
     server = Mongod(mongod_binary, disk / "mongod", port=free_port())
     with server:
         uri = f"{server.uri}/?journal=true"
@@ -57,7 +57,7 @@ async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
         async with Load([app.base for app in apps]) as load:
             await load.answers(300)
             ballast = await asyncio.to_thread(fill, disk)
-            # The journal has room left; the next checkpoint, once a minute by itself, has none.
+            # The journal has space left, but the next checkpoint has none.
             await asyncio.to_thread(checkpoint, server)
             await asyncio.to_thread(until, lambda: has_ended(server))
             await asyncio.to_thread(until, lambda: load.books.refused >= VISITORS)
@@ -66,18 +66,18 @@ async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
             await asyncio.to_thread(server.start)
             await load.answers(300)
 
-    report("disk full until mongod ended, then room again", load.books, VISITORS)
+    report("disk full until mongod stopped, then space again", load.books, VISITORS)
     books = load.books
     assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
     assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
 
 
 def checkpoint(server: Mongod) -> None:
-    """Have the server write down what is only in its journal so far; it may die of that."""
+    """Make the server write what is only in its journal; it may stop because of that."""
     with suppress(PyMongoError), MongoClient[dict[str, object]](server.uri) as client:
         client.admin.command("fsync")
 
 
 def has_ended(server: Mongod) -> bool:
-    """Tell whether the server's process is gone."""
+    """Return whether the server's process has stopped."""
     return server._process is None or server._process.poll() is not None

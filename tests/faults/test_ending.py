@@ -1,4 +1,4 @@
-"""Processes end in time although MongoDB has gone."""
+"""Processes stop in time although MongoDB cannot be reached."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.faults.conftest import StartApp
 from tests.processes import LISTENING, webapp
 from webapp.database.mongod import Mongod
 
-# Half a minute is what platforms give a process before they kill it.
+# Platforms usually kill a process half a minute after SIGTERM.
 SOON_SECONDS = 10.0
 
 
-async def test_web_app_ends_in_time_when_mongodb_is_away(
+async def test_web_app_stops_in_time_when_mongodb_is_unreachable(
     server: Mongod, production: dict[str, str]
 ) -> None:
-    """It used MongoDB, MongoDB is killed, SIGTERM: exit code 0, without looking for a server."""
+    """MongoDB was used and is killed; SIGTERM leads to exit code 0 without server selection."""
     with webapp(environ=production | {"MONGO_URI": server.uri}) as process:
         process.wait_for(LISTENING)
         async with (
@@ -40,10 +40,10 @@ async def test_web_app_ends_in_time_when_mongodb_is_away(
 
 @pytest.mark.long
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-def test_storage_ends_in_time_when_mongodb_is_away(
+def test_storage_closes_in_time_when_mongodb_is_unreachable(
     server: Mongod, start_app: StartApp, driver: str
 ) -> None:
-    """The same for an app of one's own that closes its client under `pymongo.timeout`."""
+    """An app that closes its client under `pymongo.timeout` stops in time too."""
     app = start_app(server.uri, driver=driver)
     server.stop()
     begun = time.monotonic()

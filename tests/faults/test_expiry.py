@@ -1,4 +1,4 @@
-"""MongoDB's own sweeping of expired sessions, on a server that sweeps every second."""
+"""MongoDB deletes expired sessions, on a server whose TTL monitor runs every second."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def sweeping(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
 
 @pytest.fixture
 def app(sweeping: Mongod, start_app: StartApp) -> App:
-    """Run an app whose sessions idle out after ten minutes of its clock."""
+    """Run an app whose idle timeout is ten minutes of its clock."""
     return start_app(f"{sweeping.uri}/?journal=true", "--max-age", str(MAX_AGE_SECONDS))
 
 
 def swept(server: Mongod) -> dict[str, int]:
-    """Return how often the server swept, and how many sessions it removed."""
+    """Return how many passes the TTL monitor made, and how many sessions it deleted."""
     with MongoClient[dict[str, Any]](server.uri) as client:
         ttl = client.admin.command("serverStatus")["metrics"]["ttl"]
     return {name: int(ttl[name]) for name in ("passes", "deletedDocuments")}
 
 
 def wait_for_two_sweeps(server: Mongod) -> None:
-    """Return when a sweep has run that began after this call."""
+    """Return when a pass of the TTL monitor has ended that began after this call."""
     goal = swept(server)["passes"] + 2
     until(lambda: swept(server)["passes"] >= goal)
 
 
 async def opened(client: ClientSession, app: App, number: int) -> list[str]:
-    """Open sessions; return their tokens."""
+    """Create sessions; return their tokens."""
     tokens = []
     for owner in range(number):
         async with client.post(f"{app.base}/login?owner={owner}") as answer:
@@ -59,7 +59,7 @@ async def opened(client: ClientSession, app: App, number: int) -> list[str]:
 
 
 async def set_clock(client: ClientSession, app: App, ahead_seconds: float) -> None:
-    """Let the app's clock run ahead of the server's, or behind it."""
+    """Set the app's clock ahead of the server's, or behind it."""
     async with client.post(f"{app.base}/clock?ahead={ahead_seconds}") as answer:
         assert answer.status == 200
 
@@ -76,21 +76,21 @@ async def status_of(
 
 
 async def is_saved(client: ClientSession, app: App, token: str, number: int) -> bool:
-    """Change a session; return whether that moved its end, which the cookie acknowledges."""
+    """Change a session; return whether its end was moved, which the cookie acknowledges."""
     headers = cookie_of(token)
     async with client.post(f"{app.base}/set?n={number}", headers=headers) as answer:
         assert answer.status in (200, 401)
-        # Without a cookie the session ended between the load and the save: nothing was written.
+        # Without a cookie, the session ended between load and save: nothing was written.
         return "session" in answer.cookies
 
 
 def cookie_of(token: str) -> dict[str, str]:
-    """Return the header that names a session."""
+    """Return the header with the session's cookie."""
     return {"Cookie": f"session={token}"}
 
 
-async def test_sweep_removes_what_is_over_and_nothing_else(sweeping: Mongod, app: App) -> None:
-    """Sessions that ended a minute ago go; those that end in a minute and new ones stay."""
+async def test_ttl_monitor_deletes_only_expired_sessions(sweeping: Mongod, app: App) -> None:
+    """Sessions that expired a minute ago go; sessions with a minute left and new ones stay."""
     async with ClientSession() as client:
         await set_clock(client, app, -(MAX_AGE_SECONDS + 60))
         over = await opened(client, app, EACH)
@@ -107,13 +107,13 @@ async def test_sweep_removes_what_is_over_and_nothing_else(sweeping: Mongod, app
 
 
 @pytest.mark.long
-async def test_session_saved_while_the_sweep_runs_is_kept_or_ended_never_half(
+async def test_session_saved_during_ttl_deletion_is_kept_or_ended_as_a_whole(
     sweeping: Mongod, app: App
 ) -> None:
-    """900 sessions end within nine seconds; each is saved once, around its end.
+    """900 sessions expire within nine seconds, and each is saved once, around its end.
 
-    A save whose answer carries a cookie holds: the session is there afterwards. One that came too
-    late wrote nothing, and the session is gone as a whole.
+    If the answer to the save has a cookie, the session is there afterwards. If the save came too
+    late, it wrote nothing, and the whole session is gone.
     """
     async with ClientSession() as client:
         tokens: list[str] = []
@@ -126,7 +126,7 @@ async def test_session_saved_while_the_sweep_runs_is_kept_or_ended_never_half(
         ended: set[str] = set()
 
         async def save_at_its_end(token: str, chance: int) -> None:
-            # Of each hundred some save early, most in the very second in which they end.
+            # Of each hundred, some are saved early, most in the second in which they expire.
             when = begun + chance / 100 * 10
             await asyncio.sleep(max(0, when - time.monotonic()))
             (kept if await is_saved(client, app, token, chance) else ended).add(token)

@@ -1,4 +1,4 @@
-"""A web app in production under hostile requests: no crash, no leak, and it goes on serving."""
+"""Malicious requests to a web app in production cause no crash and no leak."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOOK_EVERY = 250
         pytest.param(100_000, id="a hundred thousand", marks=pytest.mark.long),
     ],
 )
-async def test_hostile_requests_crash_nothing_leak_nothing_and_take_nothing_over(
+async def test_hostile_requests_cause_no_crash_leak_or_takeover(
     site: Process, production: dict[str, str], remark: Remark, number: int
 ) -> None:
-    """No 500, nobody's data in an answer, no secret in the log, and two people still signed in."""
+    """No 500, no data of others in an answer, no secret in the log; two people stay signed in."""
     port = int(production["PORT"])
     people = [Person("Ada", "203.0.113.1", port), Person("Grace", "203.0.113.2", port)]
     for person in people:
@@ -44,7 +44,7 @@ async def test_hostile_requests_crash_nothing_leak_nothing_and_take_nothing_over
             statuses[answer.status] += 1
             assert answer.status != 500, request
             told = answer.head + answer.body
-            # What the attacker wrote may come back to the attacker.
+            # The answer may contain what the attacker sent.
             assert not [text for text in private if text in told and text not in request], request
             if sum(statuses.values()) % LOOK_EVERY == 0:
                 assert [await person.is_served() for person in people] == [True, True]

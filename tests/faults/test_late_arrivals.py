@@ -1,4 +1,4 @@
-"""A save that was refused may still be under way, and arrive when nobody waits for it any more."""
+"""A save that was answered with 503 may still be in progress, and be applied later."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def proxy(server: Mongod) -> Iterator[Proxy]:
 def apps(
     server: Mongod, proxy: Proxy, start_app: StartApp, request: pytest.FixtureRequest
 ) -> tuple[App, App]:
-    """Run one process behind the proxy, and one that reaches the server directly."""
+    """Run one process behind the proxy, and one with a direct connection to the server."""
     behind = f"mongodb://127.0.0.1:{proxy.port}/"
     return start_app(behind, driver=request.param), start_app(server.uri)
 
 
 async def ask(client: ClientSession, app: App, method: str, path: str, token: str) -> Any:
-    """Send one request of a session; return the status, or the number that it holds."""
+    """Send one request of a session; return the status, or the number in the session."""
     headers = {"Cookie": f"session={token}"}
     async with client.request(method, app.base + path, headers=headers) as answer:
         return (await answer.json()).get("left") if answer.status == 200 else answer.status
 
 
 async def sign_in(client: ClientSession, app: App) -> str:
-    """Open a session; return its token."""
+    """Create a session; return its token."""
     async with client.post(f"{app.base}/login?owner=ada") as answer:
         assert answer.status == 200
         return answer.cookies["session"].value
@@ -53,10 +53,10 @@ async def let_a_save_be_refused(client: ClientSession, app: App, proxy: Proxy, t
     assert await ask(client, app, "POST", "/set?n=1", token) == 503
 
 
-async def test_refused_save_may_arrive_later_and_win_over_a_newer_one(
+async def test_refused_save_may_be_applied_later_over_a_newer_one(
     apps: tuple[App, App], proxy: Proxy
 ) -> None:
-    """The limit of every store that is reached over a network: a 503 says "not known"."""
+    """This limit is that of every store behind a network: a 503 means "not known"."""
     slow, other = apps
     async with ClientSession() as client:
         token = await sign_in(client, slow)
@@ -72,10 +72,10 @@ async def test_refused_save_may_arrive_later_and_win_over_a_newer_one(
         assert await until_async(has_arrived)
 
 
-async def test_refused_save_that_arrives_after_the_logout_revives_nothing(
+async def test_refused_save_applied_after_a_logout_restores_no_session(
     apps: tuple[App, App], proxy: Proxy, server: Mongod
 ) -> None:
-    """It is an update, never an upsert: there is nothing left to change."""
+    """The save is an update and never an upsert, so it finds nothing to change."""
     slow, other = apps
     async with ClientSession() as client:
         token = await sign_in(client, slow)
@@ -95,6 +95,6 @@ async def test_refused_save_that_arrives_after_the_logout_revives_nothing(
 
 
 def updates_seen(server: Mongod) -> int:
-    """Return how many updates the server was sent."""
+    """Return how many updates the server has received."""
     with MongoClient[dict[str, Any]](server.uri) as client:
         return int(client.admin.command("serverStatus")["opcounters"]["update"])

@@ -1,4 +1,4 @@
-"""A flood of sign-ins from many forged addresses: throttled, and others still sign in."""
+"""A flood of sign-ins from many forged addresses is throttled; other people can sign in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Guess = tuple[str, str]  # the value of X-Forwarded-For, the email address that 
 async def flood(
     port: int, guesses: Callable[[int], Guess], number: int, at_once: int
 ) -> AsyncIterator[tuple[Counter[int], asyncio.Event]]:
-    """Guess so often, or until the event is set; the statuses are complete when this closes."""
+    """Send this many guesses, or until the event is set; at the end the statuses are complete."""
     statuses: Counter[int] = Counter()
     over = asyncio.Event()
     numbers = itertools.takewhile(lambda _: not over.is_set(), range(number))
@@ -53,17 +53,17 @@ async def flood(
 
 @pytest.fixture
 async def people(site: Process, production: dict[str, str]) -> tuple[Person, Person]:
-    """Sign up Ada, who has signed in from her address before, and Grace, who has not."""
+    """Create Ada, who has signed in from her address before, and Grace, who has not."""
     port = int(production["PORT"])
     ada, grace = Person("Ada", "203.0.113.1", port), Person("Grace", "203.0.113.2", port)
     assert [await ada.sign_up(), await grace.sign_up(), await ada.sign_in()] == [201, 201, 200]
     return ada, grace
 
 
-async def test_guesses_from_a_thousand_addresses_do_not_reach_one_account(
+async def test_guesses_from_a_thousand_addresses_are_throttled_for_one_account(
     people: tuple[Person, Person], production: dict[str, str], remark: Remark
 ) -> None:
-    """Five guesses are looked at, then one each second, two, four; Ada and Grace sign in."""
+    """Five guesses are checked, then one after each pause of 1, 2, 4 s; Ada and Grace sign in."""
     ada, grace = people
 
     def guess(count: int) -> Guess:
@@ -82,10 +82,10 @@ async def test_guesses_from_a_thousand_addresses_do_not_reach_one_account(
 
 
 @pytest.mark.long
-async def test_forged_addresses_left_of_the_routers_do_not_help(
+async def test_forged_addresses_left_of_the_routers_are_ignored(
     people: tuple[Person, Person], production: dict[str, str], remark: Remark
 ) -> None:
-    """Whatever one client writes before its own address, it has a hundred guesses, at anybody."""
+    """Whatever addresses a client forges, it has a hundred guesses for all accounts together."""
 
     def guess(count: int) -> Guess:
         return f"10.0.0.{count}, 203.0.113.{count}, 198.51.100.7", f"user{count}@example.org"
@@ -99,12 +99,12 @@ async def test_forged_addresses_left_of_the_routers_do_not_help(
 
 
 @pytest.mark.long
-async def test_sign_ins_come_through_while_a_thousand_machines_guess_at_a_thousand_accounts(
+async def test_sign_ins_succeed_while_a_thousand_machines_guess_passwords(
     people: tuple[Person, Person], production: dict[str, str], remark: Remark
 ) -> None:
-    """No throttle applies here; what is over the hashing threads' queue is 503, not a time-out.
+    """No throttle applies here; a full queue of the hashing threads is answered with 503 at once.
 
-    Who signs in meanwhile may be told the same, and comes through by trying again.
+    People who sign in at that time may get a 503 too, and succeed when they try again.
     """
     ada, grace = people
 

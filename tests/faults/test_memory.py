@@ -1,4 +1,4 @@
-"""Memory and descriptors of an app process stay flat, however many visitors and connections."""
+"""Memory and file descriptors of an app stay constant with many visitors and connections."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def app(mongod: Mongod, database_name: str, start_app: StartApp) -> App:
 
 
 def resident_bytes(app: App) -> int:
-    """Return how much memory the process has."""
+    """Return the resident memory of the process."""
     lines = Path(f"/proc/{app.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def descriptors(app: App) -> int:
-    """Return how many files and sockets the process has open."""
+    """Return the number of files and sockets that the process has open."""
     return len(list(Path(f"/proc/{app.process.pid}/fd").iterdir()))
 
 
@@ -43,7 +43,7 @@ def port_of(app: App) -> int:
 
 
 async def open_sessions(app: App, number: int) -> list[bytes]:
-    """Open sessions; return their cookies."""
+    """Create sessions; return their cookies."""
     cookies: list[bytes] = []
 
     def note(answer: bytes) -> None:
@@ -59,7 +59,7 @@ async def open_sessions(app: App, number: int) -> list[bytes]:
 
 
 def requests_of(cookies: list[bytes], number: int) -> Iterator[bytes]:
-    """Let the visitors ask one after another, every tenth request a change."""
+    """Yield requests of the visitors in turn; every tenth request is a change."""
     for count, cookie in enumerate(islice(cycle(cookies), number)):
         line = b"GET /read"
         if count % WRITES_ONE_IN == 0:
@@ -80,10 +80,10 @@ def is_answered(answer: bytes) -> None:
         pytest.param(1_000_000, 100_000, id="a million", marks=[pytest.mark.long, only_in_full]),
     ],
 )
-async def test_memory_and_descriptors_are_flat_over_many_requests_of_many_visitors(
+async def test_memory_and_descriptors_stay_constant_over_many_requests(
     app: App, requests: int, visitors: int, remark: Remark
 ) -> None:
-    """After a tenth of it, which fills every cache, the process grows by 10 MB at most."""
+    """After a tenth of the requests, which fills every cache, memory grows by 10 MB at most."""
     cookies = await open_sessions(app, visitors)
     await pour(port_of(app), requests_of(cookies, requests // 10), is_answered)
     before, opened = resident_bytes(app), descriptors(app)
@@ -97,18 +97,18 @@ async def test_memory_and_descriptors_are_flat_over_many_requests_of_many_visito
 
 
 @pytest.mark.long
-async def test_idle_connections_leave_nothing_behind(app: App) -> None:
-    """Thirty-eight times 300 connections ask once and fall silent: an hour of a 95 s keep-alive."""
+async def test_idle_connections_leave_no_memory_and_no_descriptors(app: App) -> None:
+    """38 times 300 connections send one request, then idle: an hour with a keep-alive of 95 s."""
     (cookie,) = await open_sessions(app, 1)
     request = next(requests_of([cookie], 1))
 
     async def generation() -> int:
         pairs = []
-        # A hundred at a time: more do not fit into the queue of a listening socket.
+        # A hundred at a time: the queue of a listening socket is not longer.
         for _ in range(3):
             fresh = [await asyncio.open_connection("127.0.0.1", port_of(app)) for _ in range(100)]
             for _reader, writer in fresh:
-                # At once: silence ends a connection, also before its first request.
+                # At once: an idle connection is closed, also before its first request.
                 writer.write(request)
             for reader, _writer in fresh:
                 is_answered(await reader.readuntil(b"}"))

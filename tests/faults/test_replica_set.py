@@ -1,4 +1,4 @@
-"""A replica set loses its primary in every way there is, under load from two processes."""
+"""A replica set loses its primary in several ways, under load from two processes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tests.faults.conftest import App, Remark, Report, StartApp
 from tests.faults.load import VISITORS, Books, Load
 from tests.faults.replica_set import ReplicaSet, replica_set
 
-# How many requests go well before a fault and after it.
-CALM = 200
-# A step-down hands over to a member that asks for votes at once.
+# Number of requests that are answered before and after a fault.
+REQUESTS_AROUND = 200
+# After a step-down, another member asks for votes at once.
 FIRST_VOTE_SECONDS = 1.5
 
 
 class BreakIt(Protocol):
-    """Breaks the primary under load, and keeps books."""
+    """Breaks the primary under load, and records what happens."""
 
     async def __call__(self, name: str, fault: Callable[[], None], times: int = 1) -> Books:
-        """Do so; `fault` returns when there is a primary again."""
+        """Break it; `fault` returns when there is a primary again."""
 
 
 @pytest.fixture(scope="module")
 def members(mongod_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """Run three members with MongoDB's own timeouts."""
+    """Run three members with MongoDB's default timeouts."""
     with replica_set(mongod_binary, tmp_path_factory.mktemp("members")) as whole:
         yield whole
 
@@ -41,24 +41,24 @@ def apps(members: ReplicaSet, start_app: StartApp) -> tuple[App, App]:
 
 
 def kept_every_promise(books: Books) -> None:
-    """Check what holds whatever happened to the servers."""
+    """Check the promises that hold for every fault."""
     assert books.wrong == []
     assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
 
 
 @pytest.fixture
 def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark: Remark) -> BreakIt:
-    """Do something to the primary, again and again, under load; return the books."""
+    """Do something to the primary several times under load; return the record."""
 
     async def do(name: str, fault: Callable[[], None], times: int = 1) -> Books:
         elections = []
         async with Load([app.base for app in apps]) as load:
             for _ in range(times):
-                await load.answers(CALM)
+                await load.answers(REQUESTS_AROUND)
                 begun = time.monotonic()
                 await asyncio.to_thread(fault)
                 elections.append(f"{time.monotonic() - begun:.1f}")
-                await load.answers(CALM)
+                await load.answers(REQUESTS_AROUND)
                 await asyncio.to_thread(members.wait_until_whole)
         report(f"{name}, {times} ×", load.books, VISITORS)
         remark(f"{name}: the fault and its election took {', '.join(elections)} s")
@@ -71,7 +71,7 @@ def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark:
 async def test_nothing_is_lost_when_the_primary_is_killed(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
-    """SIGKILL; the others elect; the dead one comes back on what its disk holds."""
+    """After a SIGKILL the others elect a primary; the killed one starts again with its data."""
 
     def kill() -> None:
         victim = members.primary()
@@ -86,12 +86,12 @@ async def test_nothing_is_lost_when_the_primary_is_killed(
 
 
 @pytest.mark.long
-async def test_nobody_notices_that_the_primary_steps_down(
+async def test_no_request_fails_when_the_primary_steps_down(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
-    """As a rolling upgrade does: the drivers' retries bridge it, no request is refused.
+    """As in a rolling upgrade, the drivers repeat interrupted commands, and no request is refused.
 
-    Unless the first vote elects nobody: what was under way then may be refused, once per visitor.
+    If the first vote elects no primary, a request in flight may be refused, once per visitor.
     """
     second_votes = 0
 
@@ -113,7 +113,7 @@ async def test_nobody_notices_that_the_primary_steps_down(
 async def test_nothing_is_lost_when_the_primary_freezes(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
-    """SIGSTOP until the others have elected, then SIGCONT: what it had read it answers late."""
+    """SIGSTOP until the others have elected, then SIGCONT: the old primary answers late."""
 
     def freeze() -> None:
         victim = members.primary()
@@ -132,7 +132,7 @@ async def test_nothing_is_lost_when_the_primary_freezes(
 async def test_nothing_is_lost_when_the_primary_is_cut_off(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
-    """No byte passes between it and anybody until the others have elected, and then all do."""
+    """No data passes between it and the others until they have elected; then all data passes."""
 
     def cut_off() -> None:
         victim = members.primary()
@@ -142,7 +142,7 @@ async def test_nothing_is_lost_when_the_primary_is_cut_off(
         finally:
             members.heal()
 
-    books = await break_it("primary cut off from everybody", cut_off, 1)
+    books = await break_it("primary disconnected from everybody", cut_off, 1)
 
     kept_every_promise(books)
 
@@ -151,7 +151,7 @@ async def test_nothing_is_lost_when_the_primary_is_cut_off(
 async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
     members: ReplicaSet, apps: tuple[App, App], break_it: BreakIt
 ) -> None:
-    """One app sees the old primary alone, the other the rest, which elects a new one."""
+    """One app reaches only the old primary, the other app the rest, which elects a new one."""
 
     def split() -> None:
         victim = members.primary()
@@ -161,6 +161,6 @@ async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
         finally:
             members.heal()
 
-    books = await break_it("primary and one app cut off from the rest", split, 1)
+    books = await break_it("primary and one app disconnected from the rest", split, 1)
 
     kept_every_promise(books)

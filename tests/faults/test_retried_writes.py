@@ -21,24 +21,24 @@ SESSIONS = "faults.sessions"
 
 @pytest.fixture(scope="module")
 def members(mongod_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """Run three members that elect quickly."""
+    """Run three members that elect a primary quickly."""
     directory = tmp_path_factory.mktemp("members")
     with replica_set(mongod_binary, directory, election_seconds=2) as whole:
         yield whole
 
 
 def applied_writes(members: ReplicaSet) -> Counter[tuple[Any, ...]]:
-    """Count how often each retryable write stands in the oplog; the server numbers them."""
+    """Count how often each retryable write is in the oplog, by its number."""
     query = {"ns": SESSIONS, "op": {"$in": ["i", "u", "d"]}}
     with members.primary().client as client:
         entries = list(client.local["oplog.rs"].find(query))
-    # A batch's statements come singly too, each with its number.
+    # The statements of a bulk write are separate entries too, each with its own number.
     numbered = [e for e in entries if "txnNumber" in e]
     return Counter((e["lsid"]["id"], e["txnNumber"], e["stmtId"]) for e in numbered)
 
 
 def retried_statements(members: ReplicaSet) -> int:
-    """Tell how many repeated statements the members recognised as done already."""
+    """Return how many repeated statements the members recognised as already applied."""
     return sum(
         int(member.command("serverStatus")["transactions"]["retriedStatementsCount"])
         for member in members.members
@@ -46,7 +46,7 @@ def retried_statements(members: ReplicaSet) -> int:
 
 
 async def held(client: ClientSession, app: App, token: str) -> int:
-    """Read the session's number."""
+    """Read the number in the session."""
     headers = {"Cookie": f"session={token}"}
     async with client.get(f"{app.base}/read", headers=headers) as answer:
         assert answer.status == 200
@@ -57,10 +57,10 @@ async def held(client: ClientSession, app: App, token: str) -> int:
 async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
     members: ReplicaSet, start_app: StartApp, driver: str
 ) -> None:
-    """The answer to "1" breaks off, "2" is saved by another process, then "1" is repeated.
+    """The answer to "1" is lost, another process saves "2", then the driver repeats "1".
 
-    A counter that is set to a value cannot show a second application, but this order can: applied
-    again, the older value would stand in the end.
+    Setting a value twice leaves no trace, but this order shows it: if "1" were applied again, the
+    older value would be there at the end.
     """
     slow, other = start_app(members.uri, driver=driver), start_app(members.uri)
     proxy = members.primary().proxy
@@ -73,7 +73,7 @@ async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
         def is_update(sent: bytes) -> bool:
             if proxy.broken or b"update\0" not in sent or b"txnNumber" not in sent:
                 return False
-            # From the proxy's own thread: before the repetition can get through.
+            # Runs in the proxy's thread, so before the repeated command can pass.
             proxy.stall_from_now_on({slow.process.pid})
             return True
 
@@ -96,7 +96,7 @@ async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
 
 
 @pytest.mark.long
-async def test_no_write_stands_twice_in_the_oplog_after_lost_answers_and_elections(
+async def test_no_write_is_in_the_oplog_twice_after_lost_answers_and_elections(
     members: ReplicaSet, start_app: StartApp, report: Report
 ) -> None:
     """Every fiftieth answer to a write is lost, and the primary changes, under load."""

@@ -1,4 +1,4 @@
-"""One mongod without a replica: killed, slow, cut off in mid-answer, out of connections."""
+"""A single mongod is killed, slow, disconnected during an answer, or out of connections."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def proxy(server: Mongod) -> Iterator[Proxy]:
 
 
 def through(proxy: Proxy) -> str:
-    """Return the server's address as it is seen through a proxy."""
+    """Return the address of the server behind a proxy."""
     return f"mongodb://127.0.0.1:{proxy.port}/?journal=true"
 
 
 def restarted(server: Mongod) -> None:
-    """Kill a server as a power cut would, and start it on what its disk holds."""
+    """Kill a server like a power failure, and start it again with its data."""
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
     server.start()
 
 
 async def kill_under_load(server: Mongod, start_app: StartApp, times: int) -> Load:
-    """Kill and restart the server again and again under load."""
+    """Kill and restart the server several times under load."""
     uri = f"{server.uri}/?journal=true"
     apps = start_app(uri, driver="motor"), start_app(uri, driver="pymongo")
     async with Load([app.base for app in apps]) as load:
@@ -57,7 +57,7 @@ async def kill_under_load(server: Mongod, start_app: StartApp, times: int) -> Lo
 
 
 def kept_every_promise(load: Load) -> None:
-    """Check that all that was acknowledged is there, and all that was ended is not."""
+    """Check that all acknowledged changes are there, and no ended session."""
     books = load.books
     assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
     assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
@@ -85,10 +85,10 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_
 
 
 @pytest.mark.long
-async def test_slow_answers_are_waited_for_and_too_slow_ones_are_refused_in_time(
+async def test_slow_answers_are_awaited_and_too_slow_ones_refused_in_time(
     proxy: Proxy, start_app: StartApp, report: Report
 ) -> None:
-    """0.2 s late: every request is served. 7 s late: 503 at the deadline. Healed: served."""
+    """With 0.2 s every request is served, with 7 s it gets a 503 in time; then all are served."""
     apps = start_app(through(proxy), driver="motor"), start_app(through(proxy), driver="pymongo")
     async with Load([app.base for app in apps]) as load:
         proxy.delay(0.2)
@@ -104,15 +104,15 @@ async def test_slow_answers_are_waited_for_and_too_slow_ones_are_refused_in_time
         proxy.heal()
         await load.answers(300)
 
-    report("every answer 7 s late, then healed", load.books, VISITORS)
+    report("every answer 7 s late, then normal again", load.books, VISITORS)
     kept_every_promise(load)
 
 
 @pytest.mark.long
-async def test_connections_that_break_in_mid_answer_harm_nobody(
+async def test_connections_broken_in_mid_answer_lose_nothing(
     proxy: Proxy, start_app: StartApp, report: Report
 ) -> None:
-    """One answer in thirty ends half-way. Reads are repeated; a save is repeated or refused."""
+    """If one answer in thirty is cut off, reads are repeated; saves are repeated or refused."""
     apps = start_app(through(proxy), driver="motor"), start_app(through(proxy), driver="pymongo")
     seen = 0
 
@@ -126,7 +126,7 @@ async def test_connections_that_break_in_mid_answer_harm_nobody(
         await load.answers(2000)
         proxy.break_answers(lambda _sent: False)
 
-    report("connections broken half-way through an answer, 1 in 30", load.books, VISITORS)
+    report("connections broken in the middle of an answer, 1 in 30", load.books, VISITORS)
     kept_every_promise(load)
 
 
@@ -134,20 +134,20 @@ async def test_connections_that_break_in_mid_answer_harm_nobody(
 async def test_server_out_of_connections_serves_again_when_some_are_free(
     mongod_binary: Path, tmp_path: Path, start_app: StartApp, report: Report
 ) -> None:
-    """Strangers hold all 40; the app that is connected goes on, one that comes refuses with 503."""
+    """Strangers use all 40 connections: the connected app is served, a new app answers 503."""
     arguments = ("--maxConns", "40")
     with (
         Mongod(mongod_binary, tmp_path / "small", port=free_port(), arguments=arguments) as small,
         ExitStack() as strangers,
     ):
         early = start_app(small.uri)
-        # Without renewals: each asks on a connection of its own, and there may be none to open.
+        # Without renewals: each needs its own connection, and none may be left.
         async with Load([early.base], renewals=0) as load:
             await load.answers(100)
             await asyncio.to_thread(_take_every_connection, small, strangers)
             await load.answers(300)
             assert load.books.refused == 0
-            # Its first try to make the indexes waits for its timeout before it serves.
+            # It serves only after its first attempt to create the indexes has timed out.
             late = await asyncio.to_thread(start_app, small.uri)
             async with ClientSession() as client:
                 headers = {"Cookie": f"session={load.visits[0].token}"}
@@ -160,7 +160,7 @@ async def test_server_out_of_connections_serves_again_when_some_are_free(
             load.bases.append(late.base)
             await load.answers(300)
 
-    report("all connections of the server taken", load.books, VISITORS)
+    report("all connections of the server in use", load.books, VISITORS)
 
 
 def _take_every_connection(server: Mongod, strangers: ExitStack) -> None:

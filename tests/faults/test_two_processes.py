@@ -1,4 +1,4 @@
-"""Parallel requests of one session, at two processes of their own."""
+"""Parallel requests of one session to two processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from aiohttp import ClientSession, TCPConnector
 from tests.faults.conftest import StartApp
 from webapp.database.mongod import Mongod
 
-# As many at once at each of the two.
+# Parallel requests to each of the two processes.
 MANY = 150
 
 
-async def test_parallel_changes_of_one_session_at_two_processes_all_survive(
+async def test_parallel_changes_in_two_processes_are_all_kept(
     mongod: Mongod, database_name: str, start_app: StartApp
 ) -> None:
-    """Three hundred requests add a value each, one half through Motor, one through PyMongo."""
+    """Three hundred requests add one value each, half of them with Motor, half with PyMongo."""
     uri, own = f"{mongod.uri}/?journal=true", ("--database", database_name)
     apps = start_app(uri, *own, driver="motor"), start_app(uri, *own, driver="pymongo")
     async with ClientSession(connector=TCPConnector(limit=0)) as client:

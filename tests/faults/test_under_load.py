@@ -1,4 +1,4 @@
-"""A crowd, and a MongoDB that holds its breath: everybody is answered, in time."""
+"""A thousand connections, and a frozen MongoDB: every request is answered in time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPERATION_TIMEOUT_SECONDS = 5.0
 
 
 def requests_for(seconds: float, cookies: list[bytes]) -> Iterator[bytes]:
-    """Let the visitors ask in turn, every tenth request a change, until the time is over."""
+    """Yield requests of the visitors in turn until the time has passed; every tenth is a change."""
     ends_at = time.monotonic() + seconds
     for request in requests_of(cookies, 10**9):
         if time.monotonic() > ends_at:
@@ -47,10 +47,10 @@ def requests_for(seconds: float, cookies: list[bytes]) -> Iterator[bytes]:
         yield request
 
 
-async def test_thousand_connections_at_once_are_all_served_and_memory_stays_flat(
+async def test_thousand_connections_are_served_with_constant_memory(
     server: Mongod, start_app: StartApp, remark: Remark
 ) -> None:
-    """For half a minute, without a single refusal; the queue holds them all."""
+    """For half a minute no request is refused; the queue is long enough for all of them."""
     app = start_app(server.uri)
     cookies = await open_sessions(app, CROWD)
     served = 0
@@ -74,10 +74,10 @@ async def test_thousand_connections_at_once_are_all_served_and_memory_stays_flat
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
-async def test_frozen_mongodb_is_a_503_in_time_for_everybody_and_forgotten_when_it_wakes(
+async def test_frozen_mongodb_is_answered_with_503_in_time_until_it_recovers(
     server: Mongod, start_app: StartApp, driver: str, remark: Remark
 ) -> None:
-    """Frozen for ten seconds under load; whoever asks after it answers again is served."""
+    """Frozen for ten seconds under load; requests are served as soon as MongoDB answers again."""
     app = start_app(server.uri, driver=driver)
     cookies = await open_sessions(app, VISITORS)
     asked: list[Asked] = []
@@ -107,7 +107,7 @@ async def test_frozen_mongodb_is_a_503_in_time_for_everybody_and_forgotten_when_
 
 
 class Asked(NamedTuple):
-    """One request: when it began, how long its answer took, and what it was."""
+    """One request: its start, the time until its answer, and its status."""
 
     begun: float
     seconds: float
@@ -119,7 +119,7 @@ def _client() -> ClientSession:
 
 
 async def _visit(client: ClientSession, base: str, cookie: bytes, asked: list[Asked]) -> None:
-    """Read and change in turn until the time is over."""
+    """Read and change in turn until the time has passed."""
     ends_at = time.monotonic() + FROZEN_SECONDS + 5
     for method, path in cycle([("GET", "/read"), ("POST", "/set?n=1")]):
         begun = time.monotonic()
@@ -132,7 +132,7 @@ async def _visit(client: ClientSession, base: str, cookie: bytes, asked: list[As
 
 
 async def _answers_again(server: Mongod) -> float:
-    """Return the instant at which MongoDB has answered somebody who is no visitor."""
+    """Return the time at which MongoDB answers a client that is not the app."""
     async with AsyncMongoClient[dict[str, object]](server.uri) as client:
         await client.admin.command("ping")
     return time.monotonic()

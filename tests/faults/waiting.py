@@ -1,4 +1,4 @@
-"""Waiting for a condition, never for a time."""
+"""Waiting for a condition instead of sleeping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOK_EVERY_SECONDS = 0.02
 
 
 def until(condition: Callable[[], T | None], *, seconds: float = PATIENCE_SECONDS) -> T:
-    """Return the first true value of `condition`; fails when none comes within `seconds`."""
+    """Return the first true value of `condition`; fail if there is none within `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} seconds"

@@ -52,7 +52,7 @@ def reader(built: Built, make_environment: MakeEnvironment) -> Environment:
     return environment
 
 
-def test_wheel_holds_both_packages_and_nothing_else(built: Built) -> None:
+def test_wheel_contains_only_the_two_packages(built: Built) -> None:
     """Every tracked file of them, templates and typing marks included; no test, no example."""
     with zipfile.ZipFile(built.wheel) as wheel:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -61,7 +61,7 @@ def test_wheel_holds_both_packages_and_nothing_else(built: Built) -> None:
     assert {"storage/py.typed", "webapp/py.typed", "webapp/handlers/templates/login.html"} <= inside
 
 
-def test_sdist_holds_what_a_wheel_is_made_of(built: Built) -> None:
+def test_sdist_contains_the_sources_of_the_wheel(built: Built) -> None:
     """Sources, settings, licence and README."""
     with tarfile.open(built.sdist) as sdist:
         inside = {name.partition("/")[2] for name in sdist.getnames()}
@@ -69,7 +69,7 @@ def test_sdist_holds_what_a_wheel_is_made_of(built: Built) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", *tracked("storage", "webapp")} <= inside
 
 
-def test_metadata_says_what_it_needs(built: Built) -> None:
+def test_metadata_lists_the_dependencies(built: Built) -> None:
     """The dependencies of storage alone; the web app's are an extra."""
     with zipfile.ZipFile(built.wheel) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
@@ -84,7 +84,7 @@ def test_metadata_says_what_it_needs(built: Built) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
-def test_storage_is_imported_where_motor_and_the_web_apps_packages_are_missing(
+def test_storage_imports_without_motor_and_the_packages_of_the_web_app(
     reader: Environment,
 ) -> None:
     """`from storage import *` works in an environment that has the wheel alone."""
@@ -97,7 +97,7 @@ def test_storage_is_imported_where_motor_and_the_web_apps_packages_are_missing(
     assert reader.run("-c", program) == "[] storage.mongo\n"
 
 
-def test_program_of_readme_runs_on_the_wheel_alone(
+def test_program_of_readme_runs_with_the_wheel_alone(
     reader: Environment, mongo_uri: str, tmp_path: Path
 ) -> None:
     """The reuse in five minutes: an empty folder, the wheel, the program, curl."""
@@ -116,7 +116,7 @@ def test_program_of_readme_runs_on_the_wheel_alone(
     assert visits == ["Visit 1\n", "Visit 2\n"]
 
 
-def test_types_of_the_wheel_satisfy_a_strict_user(reader: Environment) -> None:
+def test_types_of_the_wheel_pass_strict_mypy(reader: Environment) -> None:
     """Mypy --strict over a program that uses the whole public face, with the wheel's own types."""
     program = reader.folder / "consumer.py"
     program.write_text(CONSUMER)
