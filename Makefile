@@ -13,6 +13,7 @@ PIN := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet $(if
 	--generate-hashes --no-strip-extras --allow-unsafe --no-emit-options --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
+PYTEST := $(PY) -m pytest --instafail  # a failure is shown when it happens
 # A process for each core, up to four. The files of tests are independent, the tests of one file are
 # not. Without reordering, the files are run in the order of tests/conftest.py, the quick ones first.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -28,17 +29,17 @@ run: venv  ## serve the web app on 127.0.0.1:8080 with its own MongoDB; the data
 	@$(PY) -m webapp --dev
 
 test: venv  ## run the tests, in about three minutes on two cores; the quick ones come first
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
 coverage: venv  ## do the same and fail under 100 % (storage) and 95 % (webapp) branch coverage
 	$(PY) -m coverage erase
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" --cov --cov-report= $(ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not long" --cov --cov-report= $(ARGS)
 	$(PY) -m coverage report --include 'storage/*' --fail-under 100
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
 # One after another: what these tests break, freeze and measure is the whole machine's affair.
 test-long: venv node  ## run the long tests: browser, nginx, wheels, servers broken on purpose (FULL=1: the longest too)
-	$(PY) -m pytest -m long $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 
 test-all: coverage test-long  ## run every test, each once, and check the coverage
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pymongo import MongoClient
@@ -16,10 +18,8 @@ pytest_plugins = ("tests.faults.summary",)
 only_in_full = pytest.mark.skipif(
     os.environ.get("FULL") != "1", reason="takes minutes; `FULL=1 make test-long` runs it"
 )
-
-
-SERVERS = {"mongod", "driver"}  # whoever takes one of these fixtures, needs a MongoDB
-FOLDERS = ("storage", "webapp", "faults")  # then the others
+SERVERS = {"mongod_binary", "driver"}  # a test that takes one of these fixtures needs a MongoDB
+FOLDERS = ("storage", "webapp", "faults")  # in this order, then the others
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,16 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def missing(what: str) -> NoReturn:
+    """Skip a test because a program is not installed; fail in CI, where none may be missing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 @pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Run one mongod for the whole test run; skip without one, but never in CI."""
+def mongod_binary() -> Path:
+    """Find the server."""
     try:
-        binary = find_mongod(os.environ)
-    except MongodNotFound as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
-    with Mongod(binary, tmp_path_factory.mktemp("mongod")) as server:
+        return find_mongod(os.environ)
+    except MongodNotFound as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def mongod(mongod_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run one mongod for all tests of this process."""
+    with Mongod(mongod_binary, tmp_path_factory.mktemp("mongod")) as server:
         yield server
 
 

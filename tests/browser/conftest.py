@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,18 +9,12 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.chromium import NOT_FOUND, find_chromium, launched
+from tests.conftest import missing
 from tests.webapp.conftest import Client, client, environ, make_app
 
 __all__ = ["client", "environ", "make_app"]
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
-
-
-def missing(what: str) -> None:
-    """Skip a test because a tool is missing; in CI fail instead."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @pytest.fixture

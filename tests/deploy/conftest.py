@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from storage import generate_secret
+from tests.conftest import missing
 from tests.processes import LISTENING, PATIENCE_SECONDS, ROOT, Process, free_port
 from tests.webapp.browsing import Visitor
 
@@ -31,10 +32,8 @@ NGINX_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 def program(name: str) -> str:
     """Find a program on this machine. Without it skip the test, but never in CI."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:{NGINX_PLACES}")
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is missing")
     if found is None:
-        pytest.skip(f"{name} is missing; install Debian's package of that name")
+        missing(f"{name} is missing; install Debian's package of that name")
     return found
 
 

@@ -6,8 +6,8 @@ import pytest
 from playwright.async_api import async_playwright
 
 from tests.browser.chromium import ARGUMENTS, NOT_FOUND, Visitor, find_chromium
-from tests.browser.conftest import missing
 from tests.browser.test_story import sign_in_by_hand, sign_up_by_hand
+from tests.conftest import missing
 from tests.deploy.conftest import HOST, Fleet, Router
 
 pytestmark = pytest.mark.long

@@ -16,6 +16,7 @@ from time import monotonic
 import pytest
 from pymongo import MongoClient
 
+from tests.conftest import missing
 from tests.docs.markdown import ROOT, blocks, commands
 
 README = ROOT / "README.md"
@@ -119,11 +120,12 @@ def test_program_is_the_smallest_example_and_under_25_lines() -> None:
 
 
 @pytest.mark.usefixtures("shop")
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_transcript_is_what_curl_prints_across_a_restart(
     tmp_path: Path, mongo_uri: str, type_in_bash: Callable[[str], str]
 ) -> None:
     """Each command of the transcript gives its output, with the program started as README says."""
+    if shutil.which("curl") is None:
+        missing("curl is not installed")
     port = str(free_port())
     prepared, *_ = (
         commands(block) for block in blocks(README, "console") if "export" in block.text

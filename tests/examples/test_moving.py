@@ -14,8 +14,13 @@ import aiohttp_session
 import pytest
 from pymongo import AsyncMongoClient
 from pytest_aiohttp import AiohttpClient
+from redis import asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as NotThereYet
 
 from examples import moving
+from tests.conftest import missing
 from tests.docs.test_readme_program import free_port
 
 
@@ -36,19 +41,14 @@ async def storage(
 
 
 async def _over_redis(folder: Path) -> AsyncIterator[aiohttp_session.AbstractStorage]:
-    redis = pytest.importorskip("redis.asyncio", reason="redis is a package of `make bench`")
     if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
+        missing("redis-server is not installed")
     port = free_port()
     server = await asyncio.create_subprocess_exec(
         *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""),
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )
-    from redis.asyncio.retry import Retry
-    from redis.backoff import ConstantBackoff
-    from redis.exceptions import ConnectionError as NotThereYet
-
     retry = Retry(ConstantBackoff(0.05), retries=200, supported_errors=(NotThereYet,))
     client = redis.Redis(host="127.0.0.1", port=port, retry=retry)
     try:

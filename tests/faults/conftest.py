@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from storage import generate_secret
 from tests.faults.load import Books
 from tests.faults.summary import REMARK, ROW
 from tests.processes import LISTENING, Process, free_port, webapp
-from webapp.database.mongod import Mongod, MongodNotFound, find_mongod
+from webapp.database.mongod import Mongod
 
 
 class App:
@@ -40,17 +39,6 @@ class App:
 StartApp = Callable[..., App]
 Report = Callable[[str, Books, int], None]
 Remark = Callable[[str], None]
-
-
-@pytest.fixture(scope="session")
-def mongod_binary() -> Path:
-    """Find the server. Skip the test if there is none, but never in CI."""
-    try:
-        return find_mongod(os.environ)
-    except MongodNotFound as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
