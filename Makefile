@@ -20,7 +20,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run docs test test-long test-all coverage test-lowest lint format types screenshots bench bench-micro bench-trips bench-scale venv node lock clean
+.PHONY: help run docs test test-long test-all coverage test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -72,10 +72,6 @@ bench: $(VENV)/.bench-is-installed node-bench  ## compare with other session sto
 
 bench-micro: venv  ## measure the CPU time of one load and one save, without a server
 	$(PY) -W ignore -m benchmarks.micro
-
-bench-trips: $(VENV)/.bench-is-installed  ## measure other bounds of shared trips than the default, into build/trips/
-	$(PY) -m benchmarks --kinds read write --connections 64 1000 --output build/trips \
-		--only pymongo trips-1x16 trips-1x32 trips-1x128 trips-1x256 trips-2x64 trips-4x64 $(ARGS)
 
 bench-scale: $(VENV)/.bench-is-installed  ## measure a request as the collection grows to 10^6 sessions (ARGS='--largest 7': 10^7)
 	$(PY) -m benchmarks.scale $(ARGS)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.workload import ROUTES, Kind
-from storage.batching import TripBounds
 
 HERE = Path(__file__).parent
 NODE_PACKAGES = HERE / "node" / "node_modules"
@@ -28,7 +27,6 @@ class Peer:
     kinds: tuple[Kind, ...] = ALL_KINDS
     programs: tuple[str, ...] = ()
     database: str | None = None  # where it keeps its sessions in MongoDB
-    only_if_named: bool = False
 
     def missing(self) -> str | None:
         """Say what keeps this peer from running here, or None."""
@@ -47,10 +45,9 @@ def _python(
     kinds: tuple[Kind, ...] = ALL_KINDS,
     programs: tuple[str, ...] = (),
     database: str | None = None,
-    only_if_named: bool = False,
 ) -> Peer:
     command = (sys.executable, "-m", "benchmarks.apps", name)
-    return Peer(name, title, command, kinds, programs, database, only_if_named)
+    return Peer(name, title, command, kinds, programs, database)
 
 
 def _express(variant: str, title: str) -> Peer:
@@ -64,11 +61,6 @@ def _express(variant: str, title: str) -> Peer:
 
 
 OURS = "pymongo"
-# Ours with other bounds of shared trips than the default, for `make bench-trips`.
-BOUNDS: dict[str, TripBounds] = {
-    f"trips-{in_flight}x{batch}": TripBounds(in_flight=in_flight, batch=batch)
-    for in_flight, batch in ((1, 16), (1, 32), (1, 128), (1, 256), (2, 64), (4, 64))
-}
 
 PEERS: tuple[Peer, ...] = (
     _python("none", "aiohttp without sessions", kinds=READ_ONLY),
@@ -80,15 +72,6 @@ PEERS: tuple[Peer, ...] = (
     _express("plain", "Express, connect-mongo"),
     _express("tuned", "Express, connect-mongo, tuned"),
     _express("crypto", "Express, connect-mongo, `crypto`"),
-    *(
-        _python(
-            name,
-            f"{bounds.in_flight} in flight, batches of {bounds.batch}",
-            database="bench_pymongo",
-            only_if_named=True,
-        )
-        for name, bounds in BOUNDS.items()
-    ),
 )
 
 
@@ -99,7 +82,7 @@ def choose(names: Sequence[str]) -> list[Peer]:
     """
     chosen = []
     for peer in PEERS:
-        if peer.name not in names and (names or peer.only_if_named):
+        if names and peer.name not in names:
             continue
         if reason := peer.missing():
             print(f"left out: {peer.title}: {reason}")

@@ -7,10 +7,11 @@ from storage.errors import (
     StorageError,
     StorageUnavailable,
 )
-from storage.middleware import renew_session, setup
+from storage.middleware import setup
 from storage.mongo import MongoStorage
 from storage.owners import SessionInfo
 from storage.sealing import generate_secret
+from storage.session import renew_session
 
 __all__ = [
     "IndexConflict",
@@ -24,3 +25,8 @@ __all__ = [
     "renew_session",
     "setup",
 ]
+
+# Tracebacks and documentation show what to import: storage.MongoStorage. The modules of this
+# package, ``storage.testing`` apart, are its own and change without notice.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

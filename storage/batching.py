@@ -1,8 +1,8 @@
-"""Shared trips: what is asked for while a trip is under way leaves together in the next one.
+"""Batches: what is asked for while a command is under way leaves together in the next one.
 
-A database command costs the same Python time whatever it carries, so a busy process sends few
-large ones. This module knows nothing of sessions or of MongoDB: it carries items and brings back
-results. With nothing under way an item leaves at once; a lone request waits for nobody.
+A database command costs about the same Python time whatever it carries, so a busy process sends few
+large ones. With nothing under way an item leaves at once: a lone request waits for nobody. This
+module knows nothing of sessions or of MongoDB.
 """
 
 from __future__ import annotations
@@ -12,161 +12,144 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
-
-from storage.errors import StorageUnavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# The item, the instant at which its waiter gives up, and what the waiter waits for. A bare tuple:
+# The item, the instant at which its waiter gives up, and the future of the waiter. A bare tuple:
 # one is made for every load and every save.
-Passenger = tuple[Item, float, asyncio.Future[Result]]
-Carry = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
+Pending = tuple[Item, float, asyncio.Future[Result]]
+Send = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
+# Makes the error of one waiter; the argument is what made the whole batch fail, if anything did.
+Refuse = Callable[[BaseException | None], BaseException]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class TripBounds:
-    """How much one process asks of MongoDB at once; loads and saves are counted apart.
-
-    in_flight: commands under way at a time. One is best beside the server; a distant one may want
-        more, so that its answers do not wait for each other.
-    batch: the most loads, or saves, that one command carries.
-    queue: how many may wait; beyond it the answer is ``StorageUnavailable`` at once, since whoever
-        joined would wait longer than a visitor does.
-
-    What another choice does, ``make bench-trips`` shows.
-    """
-
-    in_flight: int = 1
-    batch: int = 64
-    queue: int = 10_000
-
-    def __post_init__(self) -> None:
-        """Refuse what is no whole number above zero."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise ValueError(
-                    f"TripBounds.{field.name}: {value!r} is not accepted; use a whole number from 1"
-                )
+# Beside the server one command at a time was best, and sizes from 16 to 256 differed by less than
+# two runs of the benchmark do.
+COMMANDS_UNDER_WAY = 1
+BATCH_SIZE = 64
+# Whoever joins a longer queue would wait longer than a visitor does.
+QUEUE_LENGTH = 10_000
 
 
-class Trips(Generic[Item, Result]):
-    """A queue in front of ``carry``.
+class Batcher(Generic[Item, Result]):
+    """A queue in front of ``send``.
 
-    ``carry(items, seconds)`` runs in a task of its own, one batch at a time. It returns one result
-    or one exception for each item, in order; what it raises befalls the whole batch, and each
-    passenger gets a ``StorageUnavailable`` of its own. ``seconds`` is the longest time that any of
-    them can still wait.
+    ``send(items, seconds)`` runs in a task of its own. It returns one result or one exception for
+    each item, in order; if it raises, the whole batch has failed, and each waiter gets an error of
+    its own from ``refuse``. ``seconds`` is the longest time that any of the waiters still has.
 
-    With ``keep_cancelled`` an item whose waiter was cancelled travels all the same.
+    With ``keep_cancelled`` an item whose waiter was cancelled is sent all the same.
     """
 
     def __init__(
-        self, carry: Carry[Item, Result], bounds: TripBounds, *, keep_cancelled: bool = False
+        self,
+        send: Send[Item, Result],
+        refuse: Refuse,
+        *,
+        keep_cancelled: bool = False,
+        under_way: int = COMMANDS_UNDER_WAY,
+        size: int = BATCH_SIZE,
+        queue: int = QUEUE_LENGTH,
     ) -> None:
         """Prepare; needs no running event loop."""
-        self._carry = carry
-        self._bounds = bounds
+        self._send = send
+        self._refuse = refuse
         self._keep_cancelled = keep_cancelled
-        self._waiting: deque[Passenger[Item, Result]] = deque()
-        self._under_way: list[list[Passenger[Item, Result]]] = []
-        self._porters: set[asyncio.Task[None]] = set()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._most_workers, self._size, self._longest_queue = under_way, size, queue
+        self._waiting: deque[Pending[Item, Result]] = deque()
+        self._sent: list[list[Pending[Item, Result]]] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Return how many items wait for a trip; those under way are not counted."""
+        """Return how many items wait for a batch; those that were sent are not counted."""
         return len(self._waiting)
 
     def submit(self, item: Item, deadline: float) -> asyncio.Future[Result]:
-        """Send an item on the next trip; ``deadline`` is an instant of the running loop's clock.
+        """Send an item with the next batch; ``deadline`` is an instant of the loop's clock.
 
-        The future raises ``StorageUnavailable`` at the deadline, or at once when the queue is full.
-        Cancelling it never disturbs the trip.
+        The future raises what ``refuse`` makes at the deadline, or at once when the queue is full.
+        Cancelling it never disturbs the batch.
         """
         loop = asyncio.get_running_loop()
-        arrival: asyncio.Future[Result] = loop.create_future()
-        if len(self._waiting) >= self._bounds.queue:
-            arrival.set_exception(StorageUnavailable())
-            return arrival
-        self._waiting.append((item, deadline, arrival))
-        if self._alarm is None or deadline < self._alarm.when():
-            self._set_alarm(loop, deadline)
-        if len(self._porters) < self._bounds.in_flight:
-            # In a context of its own: the trip serves many requests, not the one that starts it.
-            porter = loop.create_task(self._run(), context=Context())
-            if not porter.done():  # an eager task may be, with all that was to be carried
-                self._porters.add(porter)
-        return arrival
+        waiter: asyncio.Future[Result] = loop.create_future()
+        if len(self._waiting) >= self._longest_queue:
+            waiter.set_exception(self._refuse(None))
+            return waiter
+        self._waiting.append((item, deadline, waiter))
+        if self._timer is None or deadline < self._timer.when():
+            self._set_timer(loop, deadline)
+        if len(self._workers) < self._most_workers:
+            # In a context of its own: a batch serves many requests, not the one that starts it.
+            worker = loop.create_task(self._work(), context=Context())
+            if not worker.done():  # an eager task may have sent everything already
+                self._workers.add(worker)
+        return waiter
 
     async def drained(self) -> None:
         """Wait until nothing is waiting or under way."""
-        while self._porters:
-            await asyncio.wait(self._porters)
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        while self._workers:
+            await asyncio.wait(self._workers)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    async def _run(self) -> None:
+    async def _work(self) -> None:
         try:
-            while batch := self._board():
-                self._under_way.append(batch)
-                await self._travel(batch)
-                self._under_way = [other for other in self._under_way if other is not batch]
+            while batch := self._take_batch():
+                self._sent.append(batch)
+                await self._send_batch(batch)
+                self._sent = [other for other in self._sent if other is not batch]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
-            self._porters -= {asyncio.current_task()}
+            self._workers -= {asyncio.current_task()}
 
-    def _board(self) -> list[Passenger[Item, Result]]:
-        batch: list[Passenger[Item, Result]] = []
-        while self._waiting and len(batch) < self._bounds.batch:
-            passenger = self._waiting.popleft()
-            arrival = passenger[2]
-            if not arrival.done() or (self._keep_cancelled and arrival.cancelled()):
-                batch.append(passenger)
+    def _take_batch(self) -> list[Pending[Item, Result]]:
+        batch: list[Pending[Item, Result]] = []
+        while self._waiting and len(batch) < self._size:
+            pending = self._waiting.popleft()
+            waiter = pending[2]
+            if not waiter.done() or (self._keep_cancelled and waiter.cancelled()):
+                batch.append(pending)
         return batch
 
-    async def _travel(self, batch: list[Passenger[Item, Result]]) -> None:
+    async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
         now = asyncio.get_running_loop().time()
-        seconds = max(deadline for _item, deadline, _arrival in batch) - now
+        seconds = max(deadline for _item, deadline, _waiter in batch) - now
         results: Sequence[Result | BaseException]
         try:
-            results = await self._carry([item for item, _deadline, _arrival in batch], seconds)
-        except Exception as error:  # noqa: BLE001 - one trip's failure must not end the porter
+            results = await self._send([item for item, _deadline, _waiter in batch], seconds)
+        except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
             logger.warning("a command shared by %d failed: %s", len(batch), type(error).__name__)
-            results = [_unavailable(error) for _ in batch]
-        for (_item, _deadline, arrival), result in zip(batch, results, strict=True):
-            if arrival.done():
+            for _item, _deadline, waiter in batch:
+                if not waiter.done():
+                    waiter.set_exception(self._refuse(error))
+            return
+        for (_item, _deadline, waiter), result in zip(batch, results, strict=True):
+            if waiter.done():
                 continue
             if isinstance(result, BaseException):
-                arrival.set_exception(result)
+                waiter.set_exception(result)
             else:
-                arrival.set_result(result)
+                waiter.set_result(result)
 
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        # One timer for all: nearly always every passenger has arrived before it rings.
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = loop.call_at(when, self._ring, context=Context())
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        # One timer for all: nearly always every waiter has its answer before it fires.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._expire, context=Context())
 
-    def _ring(self) -> None:
-        self._alarm = None
+    def _expire(self) -> None:
+        self._timer = None
         loop = asyncio.get_running_loop()
-        aboard = [passenger for batch in self._under_way for passenger in batch]
-        for _item, deadline, arrival in (*aboard, *self._waiting):
-            if deadline <= loop.time() and not arrival.done():
+        sent = [pending for batch in self._sent for pending in batch]
+        for _item, deadline, waiter in (*sent, *self._waiting):
+            if deadline <= loop.time() and not waiter.done():
                 # Answers the waiter only. A driver's operation is never cancelled: cancelled ones
                 # can leave PyMongo's topology lock held for ever.
-                arrival.set_exception(StorageUnavailable())
-        expected = [d for _item, d, arrival in (*aboard, *self._waiting) if not arrival.done()]
-        if expected:
-            self._set_alarm(loop, min(expected))
-
-
-def _unavailable(cause: BaseException) -> StorageUnavailable:
-    error = StorageUnavailable()
-    error.__cause__ = cause
-    return error
+                waiter.set_exception(self._refuse(None))
+        left = [d for _item, d, waiter in (*sent, *self._waiting) if not waiter.done()]
+        if left:
+            self._set_timer(loop, min(left))

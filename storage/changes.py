@@ -2,87 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from storage.errors import SessionNotSerializable, Unreadable
 from storage.session import MongoSession
-from storage.values import SCALARS, Decoder, Encoded, Encoder, Value, picture_of, read_value
+from storage.snapshot import Diff
+from storage.values import SCALARS, Decoder, Encoded, Encoder, Value, marshalled_copy, read_value
 
-# Python's default limit of recursion is 1000, and the program around a load needs some of it.
+# Python's default recursion limit is 1000, and the program around a load needs some of it.
 MOST_NESTED = 400
 _NAME_SHOWN_CHARACTERS = 80
 _MISSING = object()
 
 
-class Changes(NamedTuple):
-    """What a save has to write: values by name, not sealed yet, and the names that are gone."""
+def is_unchanged(session: MongoSession, now_ms: int) -> bool:
+    """Tell whether a save has certainly nothing to do.
 
-    written: dict[str, Value]
-    removed: Sequence[str]
-
-    def __bool__(self) -> bool:
-        return bool(self.written or self.removed)
-
-
-def is_untouched(session: MongoSession, now_ms: int) -> bool:
-    """Tell whether a save has surely nothing to do.
-
-    A cheap test that answers for most requests; ``changes_of`` makes the full comparison.
+    A cheap test that answers for most requests; ``diff_of`` makes the full comparison.
     """
-    snapshot, live = session.snapshot, session.live
+    snapshot, current = session.snapshot, session.current
     if snapshot is None:
-        return not live and not session.emptied
+        return not current and not session.emptied
     known = snapshot.values
     if (
         session.assigned
         or session.invalidated
         or session.renewal_wanted
-        or not snapshot.is_calm(now_ms)
-        or len(live) != len(known)
+        or not snapshot.is_up_to_date(now_ms)
+        or len(current) != len(known)
         or session.max_age_changed
     ):
         return False
     for name, before in known.items():
-        value = live.get(name, _MISSING)
+        value = current.get(name, _MISSING)
         if value is not before.scalar and (
-            before.picture is None or picture_of(value) != before.picture
+            before.marshalled is None or marshalled_copy(value) != before.marshalled
         ):
             return False
     return True
 
 
-def changes_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Changes:
+def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:
     """Compare a session with its snapshot, nested values included.
 
     Raises ``SessionNotSerializable`` for a key that is not text or a value that cannot be encoded.
     """
     loaded = session.known
     written = {}
-    live = session.live
-    for name, value in live.items():
+    current = session.current
+    for name, value in current.items():
         before = loaded.get(name)
-        if before is not None and _is_surely(before, value):
+        if before is not None and _is_same(before, value):
             continue
         encoded = _encode(name, value, encoder)
         if before is not None and encoded == before.encoded:
             continue
         # What cannot be read back would end the session at its next request.
         read = _read_back(name, value, encoded, decoder)
-        if before is not None and _is_respelled(before, value, encoded, encoder, decoder):
+        if before is not None and _encodes_alike(before, value, encoded, encoder, decoder):
             continue
         written[name] = read
-    return Changes(written, tuple(loaded.keys() - live.keys()))
+    return Diff(written, tuple(loaded.keys() - current.keys()))
 
 
-def _is_surely(before: Value, value: Any) -> bool:
-    """Tell, without encoding it, whether a value is surely what was loaded."""
+def _is_same(before: Value, value: Any) -> bool:
+    """Tell, without encoding it, whether a value is certainly what was loaded."""
     kind = type(value)
     if kind in SCALARS:
-        # Of numbers with a fraction 0.0 equals -0.0, which is another one.
+        # Not for float: 0.0 equals -0.0, and they are different values.
         same = kind is type(before.scalar) and kind is not float and value == before.scalar
         return same or value is before.scalar
-    return before.picture is not None and picture_of(value) == before.picture
+    return before.marshalled is not None and marshalled_copy(value) == before.marshalled
 
 
 def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
@@ -105,8 +95,7 @@ def _encode(name: object, value: Any, encoder: Encoder) -> Encoded:
 
 
 def _read_back(name: str, value: Any, encoded: Encoded, decoder: Decoder) -> Value:
-    # Nesting has a limit of its own: how deep a decoder gets depends on how deep inside a program
-    # it is called.
+    # A limit of our own: how deep a decoder gets depends on how deep in a program it is called.
     if len(encoded) > MOST_NESTED and _is_nested_deeper_than(MOST_NESTED, value):
         raise _refused(name, f"it is nested more than {MOST_NESTED} deep")
     try:
@@ -129,11 +118,14 @@ def _is_nested_deeper_than(levels: int, value: Any) -> bool:
     return any(isinstance(item, dict | list | tuple) for item in inside)
 
 
-def _is_respelled(
+def _encodes_alike(
     before: Value, value: Any, encoded: Encoded, encoder: Encoder, decoder: Decoder
 ) -> bool:
-    # Another spelling of the same value (an encoder that was exchanged, say) is not a change:
-    # writing it would undo what a parallel request has written.
+    """Tell whether today's encoder writes what was loaded in the same way as this value.
+
+    After an app has changed its encoder every nested value would look changed, and writing it again
+    would undo what a parallel request has written.
+    """
     if type(value) in SCALARS:
         return False
     try:

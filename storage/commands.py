@@ -1,4 +1,4 @@
-"""The three writes of a save, and one trip of them: many in one unordered bulk write."""
+"""The commands that requests share: one find of many documents, one bulk write of many changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from storage.document import Operators, alive
+from storage.document import (
+    ONLY_ID,
+    Filter,
+    MongoUpdate,
+    by_id,
+    by_ids,
+    identifier_of,
+    not_expired,
+)
 from storage.driver import Driver
-from storage.errors import StorageUnavailable
 
 Operation = InsertOne[Any] | UpdateOne | DeleteOne
 
@@ -21,26 +28,26 @@ class Insert(NamedTuple):
     document: dict[str, Any]
 
     def operation(self) -> Operation:
-        """Return it as PyMongo spells it."""
+        """Return it as PyMongo's bulk writes take it."""
         return InsertOne(self.document)
 
 
 class Update(NamedTuple):
-    """Change single fields of a document that is still alive at ``now_ms``."""
+    """Change single fields of a document that has not expired at ``now_ms``."""
 
     identifier: bytes
     now_ms: int
-    change: Operators
+    change: MongoUpdate
 
     def operation(self) -> Operation:
-        """Return it as PyMongo spells it."""
+        """Return it as PyMongo's bulk writes take it."""
         return UpdateOne(self.filter, self.change)
 
     @property
-    def filter(self) -> dict[str, Any]:
+    def filter(self) -> Filter:
         """Return what the document must still be."""
-        # With update, not upsert: a session ended by a logout elsewhere must stay ended.
-        return {"_id": self.identifier, **alive(self.now_ms)}
+        # update, not upsert: a session ended by a logout elsewhere must stay ended.
+        return by_id(self.identifier) | not_expired(self.now_ms)
 
 
 class Delete(NamedTuple):
@@ -49,34 +56,47 @@ class Delete(NamedTuple):
     identifier: bytes
 
     def operation(self) -> Operation:
-        """Return it as PyMongo spells it."""
-        return DeleteOne({"_id": self.identifier})
+        """Return it as PyMongo's bulk writes take it."""
+        return DeleteOne(by_id(self.identifier))
 
 
 Write = Insert | Update | Delete
 
 
-async def carry_writes(
+async def find_documents(
+    driver: Driver, identifiers: list[bytes], seconds: float
+) -> Sequence[bytes | None]:
+    """Read documents by their ids, as bytes; ``None`` for one that is not there."""
+    distinct = list(dict.fromkeys(identifiers))
+    if len(distinct) == 1:
+        documents = await driver.find_one(by_id(distinct[0]), seconds)
+    else:
+        documents = await driver.find(by_ids(distinct), len(distinct), seconds)
+    found = {identifier_of(raw): raw for raw in documents}
+    return [found.get(identifier) for identifier in identifiers]
+
+
+async def write_documents(
     driver: Driver, writes: list[Write], seconds: float
 ) -> Sequence[bool | BaseException]:
-    """Carry out writes; ``False`` for an update that found no living document.
+    """Carry out writes; ``False`` for an update that found no document that has not expired.
 
     A write that the server refuses is a ``StorageUnavailable``, and harms no other.
     """
     if len(writes) == 1:
-        return [await _carry_one(driver, writes[0], seconds)]
-    refused, matched = await _carry_many(driver, writes, seconds)
+        return [await _write_one(driver, writes[0], seconds)]
+    refused, matched = await _write_many(driver, writes, seconds)
     updates = [w for n, w in enumerate(writes) if isinstance(w, Update) and n not in refused]
     missed = set() if matched == len(updates) else await _missed(driver, updates, seconds)
     return [
-        StorageUnavailable()
+        driver.unavailable()
         if number in refused
         else not (isinstance(write, Update) and write.identifier in missed)
         for number, write in enumerate(writes)
     ]
 
 
-async def _carry_one(driver: Driver, write: Write, seconds: float) -> bool:
+async def _write_one(driver: Driver, write: Write, seconds: float) -> bool:
     # The driver spends less on these than on a bulk write of one.
     collection = driver.collection
     if isinstance(write, Update):
@@ -87,11 +107,11 @@ async def _carry_one(driver: Driver, write: Write, seconds: float) -> bool:
     if isinstance(write, Insert):
         await driver.send(lambda: collection.insert_one(write.document), seconds)
     else:
-        await driver.send(lambda: collection.delete_one({"_id": write.identifier}), seconds)
+        await driver.send(lambda: collection.delete_one(by_id(write.identifier)), seconds)
     return True
 
 
-async def _carry_many(driver: Driver, writes: list[Write], seconds: float) -> tuple[set[int], int]:
+async def _write_many(driver: Driver, writes: list[Write], seconds: float) -> tuple[set[int], int]:
     """Return the positions of refused writes, and how many updates found their document."""
     operations = [write.operation() for write in writes]
     bulk_write = driver.collection.bulk_write
@@ -105,9 +125,8 @@ async def _carry_many(driver: Driver, writes: list[Write], seconds: float) -> tu
 
 
 async def _missed(driver: Driver, updates: list[Update], seconds: float) -> set[bytes]:
-    """Return the ids without a living document: of a batch the server only counts the matches."""
+    """Return the ids that found no document: of a batch the server only counts the matches."""
     identifiers = [update.identifier for update in updates]
-    living = {"_id": {"$in": identifiers}, **alive(max(update.now_ms for update in updates))}
-    cursor = driver.collection.find(living, {"_id": True}, batch_size=len(identifiers) + 1)
-    documents = await driver.send(lambda: cursor.to_list(None), seconds)
-    return set(identifiers) - {document["_id"] for document in documents}
+    there = by_ids(identifiers) | not_expired(max(update.now_ms for update in updates))
+    found = await driver.find(there, len(identifiers), seconds, projection={**ONLY_ID})
+    return set(identifiers) - {identifier_of(raw) for raw in found}

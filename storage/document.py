@@ -1,6 +1,7 @@
-"""What MongoDB holds for one session: how a document is built, read and refused.
+"""What MongoDB holds for one session: its fields, how they are built, read, filtered and refused.
 
-No name of a value, no value, no owner's id and no token is anywhere in it.
+No name of a value, no value, no owner's id and no token is anywhere in a document. The names of its
+fields are spelled in this module alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from storage.lifetime import LONGEST, Dates, Lifetime, from_datetime, to_datetim
 from storage.sealing import KEY_ID_BYTES, OWNER_BYTES
 
 Document = Mapping[str, Any]
-Operators = Mapping[str, Mapping[str, Any]]
+Filter = dict[str, Any]
+MongoUpdate = Mapping[str, Mapping[str, Any]]
 ID_BYTES = 32
+TTL_FIELD = "expires_at"
+OWNER_FIELD = "owner"
+# Of a list of sessions: everything else is small.
+WITHOUT_VALUES: Mapping[str, bool] = {"values": False}
+NEWEST_FIRST = ("last_seen_at", -1)
+ONLY_ID: Mapping[str, bool] = {"_id": True}
 # MongoDB puts ``_id`` first: behind the length of the document stand its type, its name, its own
 # length and its subtype (bsonspec.org).
 _ID_START = len(b"size" + b"\x05" + b"_id\0" + b"size" + b"\x00")
@@ -35,17 +43,16 @@ _LATEST_MS = from_datetime(datetime(9000, 1, 1, tzinfo=UTC))
 
 
 class Stored(NamedTuple):
-    """One session as it lies in MongoDB, checked for shape; its values are still sealed."""
+    """One session as MongoDB has it, without its values; its shape is checked."""
 
     identifier: bytes
     dates: Dates
     persistent: bool
     owner: bytes | None
-    # Everything was sealed under this secret when the document was written as a whole, and under
-    # one of those later, by whoever has updated it since.
+    # Everything was sealed under this secret when the document was inserted or sealed again. What
+    # was updated since is sealed under one of ``later_key_ids``.
     key_id: bytes
     label: bytes | None
-    values: Mapping[str, bytes]
     later_key_ids: Sequence[bytes] = ()
 
 
@@ -62,15 +69,19 @@ def identifier_of(raw: bytes) -> bytes:
     return raw[_ID]
 
 
-def decode(raw: bytes) -> dict[str, Any]:
-    """Decode one document; raises ``Unreadable`` for what BSON can hold and Python cannot."""
+def decode(raw: bytes) -> tuple[dict[str, Any], object]:
+    """Decode one document; return everything but its values, and the values.
+
+    Raises ``Unreadable`` for what BSON can hold and Python cannot.
+    """
     try:
-        return bson.decode(raw, CODEC)
+        document = bson.decode(raw, CODEC)
     except Exception:  # noqa: BLE001 - whatever the driver's decoder raises
         raise Unreadable("the driver cannot decode it") from None
+    return document, document.pop("values", None)
 
 
-def build(stored: Stored) -> dict[str, Any]:
+def build(stored: Stored, values: Mapping[str, bytes]) -> dict[str, Any]:
     """Write a session as the document to insert."""
     dates = stored.dates
     document: dict[str, Any] = {
@@ -81,7 +92,7 @@ def build(stored: Stored) -> dict[str, Any]:
         "max_age": dates.max_age,
         "persistent": stored.persistent,
         "key_id": stored.key_id,
-        "values": dict(stored.values),
+        "values": dict(values),
     }
     if stored.owner is not None:
         document["owner"] = stored.owner
@@ -90,8 +101,8 @@ def build(stored: Stored) -> dict[str, Any]:
     return document
 
 
-class Change(NamedTuple):
-    """What one update does to a stored session; what is ``None`` stays as it is."""
+class DocumentUpdate(NamedTuple):
+    """What one update changes in a stored session; what is ``None`` stays as it is."""
 
     values: Mapping[str, bytes]
     removed: Sequence[str] = ()
@@ -102,19 +113,19 @@ class Change(NamedTuple):
     # The secret of this update, where there are several.
     sealed_under: bytes | None = None
 
-    def operators(self) -> Operators:
-        """Spell it with MongoDB's update operators."""
+    def to_mongodb(self) -> MongoUpdate:
+        """Return it with MongoDB's update operators; empty when nothing changes."""
         assigned: dict[str, Any] = {f"values.{field}": v for field, v in self.values.items()}
         for field in ("persistent", "label"):
             if (value := getattr(self, field)) is not None:
                 assigned[field] = value
-        operators: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
+        update: dict[str, Mapping[str, Any]] = {"$set": assigned} if assigned else {}
         if self.sealed_under is not None and (self.values or self.label is not None):
-            # Added, never replaced: processes seal under different secrets while they are rotated,
-            # and none knows what another has sealed meanwhile.
-            operators["$addToSet"] = {"later_key_ids": self.sealed_under}
+            # Added, never replaced: processes seal under different secrets during a rotation, and
+            # none knows what another has sealed meanwhile.
+            update["$addToSet"] = {"later_key_ids": self.sealed_under}
         if self.removed:
-            operators["$unset"] = {f"values.{field}": "" for field in self.removed}
+            update["$unset"] = {f"values.{field}": "" for field in self.removed}
         if self.dates is not None:
             moved = {
                 "last_seen_at": to_datetime(self.dates.last_seen_ms),
@@ -124,18 +135,12 @@ class Change(NamedTuple):
                 assigned |= {"max_age": self.dates.max_age, **moved}
             else:
                 # Forward only: a stale parallel save must not undo another's "remember me".
-                operators["$max"] = moved
-        return operators
+                update["$max"] = moved
+        return update
 
 
-def parse(document: Document) -> Stored:
-    """Read a document; raises ``Unreadable`` that names the first field of a wrong shape."""
-    values = checked_values(document.get("values"))
-    return parse_listed(document)._replace(values=values)
-
-
-def parse_listed(document: Document) -> Stored:
-    """Read all of a document but its values, which the list of an owner's sessions does without."""
+def parse_without_values(document: Document) -> Stored:
+    """Read everything but the values, which the list of an owner's sessions does not need."""
     identifier, key_id = document.get("_id"), document.get("key_id")
     persistent = document.get("persistent")
     owner, label = document.get("owner"), document.get("label")
@@ -152,12 +157,12 @@ def parse_listed(document: Document) -> Stored:
         raise Unreadable("its field 'owner' is not binary of 16 bytes")
     if label is not None and not isinstance(label, bytes):
         raise Unreadable("its field 'label' is not binary")
-    return Stored(identifier, _dates(document), persistent, owner, key_id, label, {}, tuple(later))
+    return Stored(identifier, _dates(document), persistent, owner, key_id, label, tuple(later))
 
 
 def checked_values(values: object) -> Mapping[str, bytes]:
     """Return the field 'values' of a document; raises ``Unreadable`` for a wrong shape."""
-    # A session without values is never stored: an empty one is a logout.
+    # A session without values is never stored: emptying it is a logout.
     if not isinstance(values, dict) or not values:
         raise Unreadable("its field 'values' is not a document of sealed values")
     for sealed in values.values():
@@ -166,27 +171,74 @@ def checked_values(values: object) -> Mapping[str, bytes]:
     return values
 
 
-def alive(now_ms: int) -> dict[str, Any]:
-    """Return the filter of a write: a session that is over must stay over."""
-    return {"expires_at": {"$gt": to_datetime(now_ms)}}
+def by_id(identifier: bytes) -> Filter:
+    """Return the filter of one document."""
+    return {"_id": identifier}
 
 
-def needs_others(first_key_id: bytes) -> dict[str, Any]:
-    """Return the filter of sessions that still need a secret other than the first."""
-    other = {"$ne": first_key_id}
-    return {"$or": [{"key_id": other}, {"later_key_ids": {"$elemMatch": other}}]}
+def by_ids(identifiers: Sequence[bytes]) -> Filter:
+    """Return the filter of several documents."""
+    return {"_id": {"$in": identifiers}}
 
 
-def live(lifetime: Lifetime, now_ms: int) -> dict[str, Any]:
-    """Return the filter of sessions that a read would accept under today's timeouts."""
+def not_expired(now_ms: int) -> Filter:
+    """Return the filter that every update carries: an expired session must stay expired."""
+    return {TTL_FIELD: {"$gt": to_datetime(now_ms)}}
+
+
+def expired(now_ms: int) -> Filter:
+    """Return the filter of what the TTL index will delete."""
+    return {TTL_FIELD: {"$lte": to_datetime(now_ms)}}
+
+
+def owned_by(owner_hashes: Sequence[bytes], *, but: bytes | None = None) -> Filter:
+    """Return the filter of an owner's sessions, except the one with the id ``but``.
+
+    By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which holds
+    everybody's sessions.
+    """
+    owned: Filter = {OWNER_FIELD: {"$in": owner_hashes}}
+    return owned if but is None else {**owned, "_id": {"$ne": but}}
+
+
+def readable(lifetime: Lifetime, now_ms: int) -> Filter:
+    """Return the filter of sessions that a load would accept under today's timeouts."""
     unused_since = to_datetime(now_ms - lifetime.idle_ms)
-    conditions: dict[str, Any] = {
-        **alive(now_ms),
+    conditions: Filter = {
+        **not_expired(now_ms),
         "$or": [{"max_age": {"$ne": None}}, {"last_seen_at": {"$gt": unused_since}}],
     }
     if lifetime.absolute_ms is not None:
         conditions["created_at"] = {"$gt": to_datetime(now_ms - lifetime.absolute_ms)}
     return conditions
+
+
+def needs_older_secret(first_key_id: bytes) -> Filter:
+    """Return the filter of sessions that still need a secret other than the first."""
+    other = {"$ne": first_key_id}
+    return {"$or": [{"key_id": other}, {"later_key_ids": {"$elemMatch": other}}]}
+
+
+def sealed_again(
+    old: tuple[Stored, Mapping[str, bytes]], new: tuple[Stored, Mapping[str, bytes]], now_ms: int
+) -> tuple[Filter, MongoUpdate]:
+    """Return the filter and the update that put ``new`` in place of exactly ``old``.
+
+    Each is a session and its sealed values.
+
+    The filter matches only the very bytes of ``old``, so that no neighbour's newer value is
+    overwritten by an older one that was sealed again.
+    """
+    stored, values = new
+    fields: dict[str, Any] = {"values": values, "key_id": stored.key_id}
+    if stored.owner is not None:
+        fields[OWNER_FIELD] = stored.owner
+    if stored.label is not None:
+        fields["label"] = stored.label
+    before, values_before = old
+    # A label that is None matches one that is not there.
+    exactly = {**not_expired(now_ms), "values": values_before, "label": before.label}
+    return by_id(before.identifier) | exactly, {"$set": fields, "$unset": {"later_key_ids": ""}}
 
 
 def _dates(document: Document) -> Dates:

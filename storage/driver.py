@@ -1,4 +1,4 @@
-"""How this process talks to the MongoDB driver: deadlines, tasks of its own, one kind of failure.
+"""How this process uses the MongoDB driver: deadlines, tasks of its own, one kind of failure.
 
 Works with Motor's collections and with PyMongo's ``AsyncCollection``: only what is spelled the same
 in both is used.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -16,49 +16,72 @@ import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
+from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from storage.document import CODEC
+from storage.document import CODEC, Document, bson_of
 from storage.errors import StorageUnavailable
 
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# What is found comes as it is on the wire. A document that cannot be decoded, which anybody with
-# access to the collection can write, then harms no other of its batch; and one that is known
-# already need not be decoded again.
-_AS_SENT = CodecOptions(document_class=RawBSONDocument)
+# Finds return documents as the bytes of the wire. One that cannot be decoded, which anybody with
+# access to the collection can write, then harms no other of its batch; and a known one need not be
+# decoded again.
+_RAW = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
-# Of what may take its time, such as building an index. To PyMongo, "None" would mean the client's
-# own limit, which is meant for requests.
+# For what may take long, such as building an index. To PyMongo, "None" would mean the client's own
+# limit, which is meant for requests.
 _LONGEST_SECONDS = 24 * 3600.0
 _ANOTHER_LOOP = (
     "collection: its client was used in another event loop before; make the client in the "
     "coroutine that makes the app, as in web.run_app(make_app())"
 )
+_ACCEPTED = "use a Motor collection or a PyMongo AsyncCollection, such as client['app']['sessions']"
 
 
 class Driver:
     """A collection, used under deadlines and never cancelled.
 
-    Cancelling a driver's operation can leave PyMongo's topology lock held for ever, so every
-    operation runs in a task of this class, and who gives up waiting for it just stops waiting.
+    Cancelling a driver's operation can leave PyMongo's topology lock held for ever. So every
+    operation runs in a task of this class, and a caller that gives up only stops waiting for it.
     """
 
     def __init__(self, collection: Any, timeout_seconds: float, counters: dict[str, int]) -> None:
-        """Wrap a collection; ``counters["commands"]`` counts what is sent."""
+        """Check and wrap a collection; ``counters`` gets what is sent and what is refused.
+
+        Raises ``TypeError`` for what is no asynchronous collection, ``ValueError`` for one that
+        does not acknowledge writes.
+        """
+        _check_collection(collection)
         self.collection: Any = _on_primary(collection, CODEC)
-        # For finds alone: PyMongo 4.20 stumbles over a write's error that comes as bytes.
-        self.as_sent: Any = _on_primary(collection, _AS_SENT)
+        # For finds alone: PyMongo 4.20 cannot read a write's error that comes as bytes.
+        self._raw: Any = _on_primary(collection, _RAW)
         self.timeout_seconds = timeout_seconds
+        self.closed = False
         self._counters = counters
         self._tasks: set[asyncio.Task[Any]] = set()
         self._undrained: set[asyncio.Task[Any]] = set()
 
+    def check_open(self) -> None:
+        """Raise ``RuntimeError`` after ``close()``."""
+        if self.closed:
+            raise RuntimeError("this MongoStorage was closed by aclose(); make a new one")
+
     def deadline(self) -> float:
         """Return the instant of the running loop's clock at which a load or save gives up."""
         return asyncio.get_running_loop().time() + self.timeout_seconds
+
+    def unavailable(self, cause: BaseException | None = None) -> StorageUnavailable:
+        """Return a new ``StorageUnavailable`` and count it.
+
+        A new one for each request: it is a response too, and one cannot answer two requests.
+        """
+        self._counters["unavailable"] += 1
+        error = StorageUnavailable()
+        error.__cause__ = cause
+        return error
 
     async def send(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
         """Run one operation in the current task, for ``seconds`` at most (``None``: a day).
@@ -67,33 +90,53 @@ class Driver:
         """
         self._counters["commands"] += 1
         # PyMongo's own timeout ends the operation in the driver and at the server. It holds in
-        # Motor's threads too, which take the context along. To PyMongo, 0 would mean "for ever".
+        # Motor's threads too, which get a copy of the context. To PyMongo, 0 means "no limit".
         limit = _LONGEST_SECONDS if seconds is None else max(seconds, _SHORTEST_SECONDS)
         with pymongo.timeout(limit):
             try:
                 return await operation()
             except RuntimeError as error:
-                # Both drivers tell this mistake in words only, and in words of their own.
+                # Both drivers say this in a message only, and in different words.
                 if "loop" not in str(error):
                     raise
                 logger.error(_ANOTHER_LOOP)  # noqa: TRY400 - one line, no traceback
                 raise RuntimeError(_ANOTHER_LOOP) from error
 
+    async def find(
+        self, filter_: Mapping[str, Any], size: int, seconds: float, **options: Any
+    ) -> list[bytes]:
+        """Find ``size`` documents at most, as bytes; for callers that nobody cancels."""
+        # One more than can come: the server then knows that there is nothing left to ask for.
+        cursor = self._raw.find(filter_, batch_size=size + 1, **options)
+        return [bson_of(found) for found in await self.send(lambda: cursor.to_list(None), seconds)]
+
+    async def find_one(self, filter_: Mapping[str, Any], seconds: float) -> list[bytes]:
+        """Find one document as ``find`` does; the driver spends less on it than on a cursor."""
+        found: Document | None = await self.send(lambda: self._raw.find_one(filter_), seconds)
+        return [] if found is None else [bson_of(found)]
+
+    async def find_all(
+        self, filter_: Mapping[str, Any], deadline: float, **options: Any
+    ) -> list[bytes]:
+        """Find documents as bytes, in a task of its own; see ``call``."""
+        cursor = self._raw.find(filter_, **options)
+        return [bson_of(found) for found in await self.call(lambda: cursor.to_list(None), deadline)]
+
     async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
         """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.
 
         Cancelling the caller leaves the operation running to its end. Without a deadline it may
-        take its time once MongoDB has answered at all, and ``drained`` does not wait for it.
+        take long once MongoDB has answered at all, and ``drained`` does not wait for it.
         """
         seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
         task = self.start(self._guarded(operation, seconds), drain=deadline is not None)
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
-            raise StorageUnavailable
+            raise self.unavailable()
         return task.result()
 
     def start(self, work: Awaitable[T], *, drain: bool = True) -> asyncio.Task[T]:
-        """Run ``work`` as a task of its own, which ``drained`` waits for unless told not to."""
+        """Run ``work`` as a task of its own, which ``drained`` waits for if ``drain`` is true."""
 
         async def run() -> T:
             return await work
@@ -103,11 +146,11 @@ class Driver:
         tasks = self._tasks if drain else self._undrained
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        task.add_done_callback(_note_its_error)
+        task.add_done_callback(_retrieve_error)
         return task
 
     async def drained(self) -> None:
-        """Wait for every task that was started, and does not say that it takes its time."""
+        """Wait for every task that was started with ``drain``."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -120,11 +163,11 @@ class Driver:
             return await self.send(operation, seconds)
         except PyMongoError as error:
             logger.warning("MongoDB did not carry out a command: %s", type(error).__name__)
-            raise StorageUnavailable from error
+            raise self.unavailable(error) from error
 
 
-def _note_its_error(task: asyncio.Task[Any]) -> None:
-    # Whoever waited may have gone: nobody else would ask.
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    # The caller may have gone; asyncio would report an error that nobody has asked for.
     _ = task.cancelled() or task.exception()
 
 
@@ -135,3 +178,19 @@ def _on_primary(collection: Any, codec: CodecOptions[Any]) -> Any:
         return collection
     # A secondary may not have heard of a login yet, whatever the client prefers to read from.
     return collection.with_options(codec_options=codec, read_preference=ReadPreference.PRIMARY)
+
+
+def _check_collection(collection: Any) -> None:
+    kind = type(collection)
+    if isinstance(collection, Collection):
+        raise TypeError(
+            f"collection: {kind.__name__} is not accepted; it is synchronous; {_ACCEPTED}"
+        )
+    # Looked up on the class: a Motor client or database answers any name with a child of its own.
+    if not all(callable(getattr(kind, name, None)) for name in ("find_one", "bulk_write")):
+        raise TypeError(f"collection: {kind.__name__} is not accepted; {_ACCEPTED}")
+    if not collection.write_concern.acknowledged:
+        raise ValueError(
+            "collection: its write concern is unacknowledged (w=0), so that nobody would learn of "
+            "a session that was not stored; use w=1 or w='majority'"
+        )

@@ -1,6 +1,6 @@
 """The two indexes: created where they are missing, repaired where they differ.
 
-The TTL index lets MongoDB sweep what reads already refuse; the owner index serves the look-ups of
+The TTL index lets MongoDB delete what reads already refuse; the owner index serves the look-ups of
 one owner's sessions.
 """
 
@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from storage.document import OWNER_FIELD, TTL_FIELD
 from storage.driver import Driver
 from storage.errors import IndexConflict, StorageUnavailable
 
-TTL_FIELD = "expires_at"
-OWNER_FIELD = "owner"
+logger: logging.Logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+# Longer than any answer but that of building an index on a large collection.
+START_WAITS_SECONDS = 10.0
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     TTL_FIELD: {"expireAfterSeconds": 0},
     OWNER_FIELD: {"sparse": True},
@@ -27,6 +33,50 @@ _OTHER_PROCESS_WAS_FASTER = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConfl
 
 Index = Mapping[str, Any]
 Command = Mapping[str, Any]
+
+
+class IndexWork:
+    """Creates the indexes in the background, again and again until MongoDB has answered.
+
+    A class because it runs once for a storage, however many apps share it.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        """Prepare; nothing runs yet."""
+        self._driver = driver
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it unless it runs; wait some seconds for the first try.
+
+        Not longer: an index that takes minutes to build is built while the app serves, and a
+        platform ends an app that starts too slowly. Raises what is a mistake in the app.
+        """
+        if self._task is None:
+            first_try = asyncio.Event()
+            self._task = asyncio.create_task(self._run(first_try))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(first_try.wait(), START_WAITS_SECONDS)
+            if self._task.done():
+                self._task.result()
+
+    async def stop(self) -> None:
+        """Stop trying."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self, first_try: asyncio.Event) -> None:
+        while True:
+            try:
+                return await create_indexes(self._driver)
+            except StorageUnavailable:
+                logger.warning("the indexes could not be checked: MongoDB is away; trying again")
+            except IndexConflict as conflict:
+                return logger.error("%s", conflict)  # noqa: TRY400 - one line, no traceback
+            finally:
+                first_try.set()
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def create_indexes(driver: Driver) -> None:
@@ -40,7 +90,7 @@ async def _ensure_all(driver: Driver) -> None:
     try:
         needed = [await _ensure(driver, field) for field in _OPTIONS]
     except PyMongoError as error:
-        raise StorageUnavailable from error
+        raise driver.unavailable(error) from error
     if commands := [command for command in needed if command is not None]:
         raise _conflict(driver, commands)
 
@@ -54,11 +104,9 @@ async def _ensure(driver: Driver, field: str) -> Command | None:
         except OperationFailure as error:
             if error.code in _OTHER_PROCESS_WAS_FASTER:
                 existing = await _indexes_on(driver, field)
-            elif await _is_used(driver, field):
-                return None
         else:
             return None
-    return await _mend(driver, field, existing) if existing else _creation(driver, field)
+    return await _repair(driver, field, existing) if existing else _creation(driver, field)
 
 
 async def _indexes_on(driver: Driver, field: str) -> dict[str, Index]:
@@ -76,24 +124,13 @@ async def _indexes_on(driver: Driver, field: str) -> dict[str, Index]:
     }
 
 
-async def _is_used(driver: Driver, field: str) -> bool:
-    # Who may not list indexes can still ask how a query would be answered.
-    find = {"find": driver.collection.name, "filter": {field: b""}}
-    explain = driver.collection.database.command
-    try:
-        plan = await driver.send(lambda: explain("explain", find), driver.timeout_seconds)
-    except OperationFailure:
-        return False
-    return "IXSCAN" in str(plan["queryPlanner"]["winningPlan"])
-
-
 async def _create(driver: Driver, field: str) -> None:
     create_index = driver.collection.create_index
-    # It may take a day: on a large collection building an index takes minutes, or more.
+    # Without a limit of seconds: on a large collection building an index takes minutes, or more.
     await driver.send(lambda: create_index([(field, 1)], **_OPTIONS[field]), None)
 
 
-async def _mend(driver: Driver, field: str, existing: Mapping[str, Index]) -> Command | None:
+async def _repair(driver: Driver, field: str, existing: Mapping[str, Index]) -> Command | None:
     """Give one of the indexes our options; return the command for what this user cannot do."""
     if unique := [name for name, index in existing.items() if index.get("unique")]:
         return _drop(driver, unique)  # it would refuse sessions
@@ -128,5 +165,6 @@ def _conflict(driver: Driver, commands: Sequence[Command]) -> IndexConflict:
     calls = "; ".join(f"{shell}.runCommand({json.dumps(command)})" for command in commands)
     return IndexConflict(
         f"the indexes of {collection.full_name} are not as sessions need them, and this user may "
-        f"not mend them; have an administrator run {calls} and start the app again"
+        f"not repair them; have an administrator run {calls} and start the app again (a user needs "
+        "the action listIndexes to see that they are there)"
     )

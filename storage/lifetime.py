@@ -1,4 +1,4 @@
-"""When a session is over, and when its dates move. Pure: the time is an argument.
+"""When a session expires, and when its dates move. Pure: the time is an argument.
 
 Instants are whole milliseconds since the epoch, which is what BSON stores (bsonspec.org, type 9):
 a load compares them as they come. Names that end in ``_ms`` carry them.
@@ -15,15 +15,15 @@ DEFAULT_IDLE = timedelta(days=14)
 DEFAULT_TOUCH = timedelta(hours=1)
 TOUCHES_PER_IDLE_TIMEOUT = 20
 LONGEST = timedelta(days=36500)
-# Two instants with none in between: see ``Lifetime.calm``.
-NEVER_CALM = (0, 0)
+# Two instants with none in between: see ``Lifetime.up_to_date_between``.
+NEVER_UP_TO_DATE = (0, 0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Dates(NamedTuple):
-    """What the clocks of one stored session stand at; ``max_age`` is its own, in seconds."""
+    """The instants of one stored session; ``max_age`` is its own idle timeout, in seconds."""
 
     created_ms: int
     last_seen_ms: int
@@ -44,14 +44,14 @@ class Lifetime:
         return self.idle_ms if max_age is None else int(max_age * 1000)
 
     def end(self, created_ms: int, last_seen_ms: int, max_age: float | None) -> int:
-        """Return the instant at which a session is over unless it is used again."""
+        """Return the instant at which a session expires unless it is used again."""
         idle_end = last_seen_ms + self.idle_of(max_age)
         if self.absolute_ms is None:
             return idle_end
         return min(idle_end, created_ms + self.absolute_ms)
 
-    def is_over(self, dates: Dates, now_ms: int) -> bool:
-        """Tell whether a session has ended, by what is stored and by today's timeouts."""
+    def has_expired(self, dates: Dates, now_ms: int) -> bool:
+        """Tell whether a session has expired, by its stored dates or by today's timeouts."""
         created_ms, last_seen_ms, expires_ms, max_age = dates
         return now_ms >= expires_ms or now_ms >= self.end(created_ms, last_seen_ms, max_age)
 
@@ -64,23 +64,23 @@ class Lifetime:
         interval_ms = self._interval_ms(max_age)
         if touched_ms is not None and abs(now_ms - touched_ms) < interval_ms:
             return False
-        # In both directions: after a clock that ran ahead was put back, the cookie would end before
-        # the last use comes round again.
+        # In both directions: after a clock that ran ahead was set back, the cookie would expire
+        # before the clock reaches the stored last use again.
         if abs(now_ms - last_seen_ms) >= interval_ms:
             return True
         # A timeout was raised since: under the longer touch interval that goes with it, the
         # session would reach its stored end while in use.
         return expires_ms < self.end(created_ms, last_seen_ms, max_age)
 
-    def calm(self, dates: Dates) -> tuple[int, int]:
-        """Return two instants between which a session is neither over nor due for a touch.
+    def up_to_date_between(self, dates: Dates) -> tuple[int, int]:
+        """Return two instants between which a session has not expired and no touch is due.
 
-        What most requests have to know of a session's clocks, worked out once.
+        Computed once for each load: most requests then need two comparisons only.
         """
         created_ms, last_seen_ms, expires_ms, max_age = dates
         end_ms = self.end(created_ms, last_seen_ms, max_age)
         if expires_ms < end_ms:
-            return NEVER_CALM  # a timeout was raised since: see ``touch_is_due``
+            return NEVER_UP_TO_DATE  # a timeout was raised since: see ``touch_is_due``
         interval_ms = self._interval_ms(max_age)
         return last_seen_ms - interval_ms, min(last_seen_ms + interval_ms, end_ms)
 

@@ -1,35 +1,21 @@
-"""Putting a storage to work in an app, and renewing a session on demand."""
+"""``setup``: the middleware of an app's sessions, and the saving with streams."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
-import aiohttp_session
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import (
-    IndexConflict,
-    SessionNotSerializable,
-    SessionTooLarge,
-    StorageUnavailable,
-)
+from storage.errors import SessionNotSerializable, SessionTooLarge
 from storage.mongo import MongoStorage
 from storage.session import MongoSession
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-RETRY_INDEXES_SECONDS = 5.0
-# Longer than any answer but that of building an index on a large collection.
-START_WAITS_FOR_INDEXES_SECONDS = 10.0
 # The sessions of outer apps, while a sub-app with another storage is at work.
 _SET_ASIDE = web.RequestKey("set_aside", tuple[Session | None, ...])
-# Some answer is on its way: no cookie can follow it.
+# A response has started: no cookie can follow it.
 _STARTED = web.RequestKey("started", bool)
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
@@ -39,16 +25,17 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
 
     Adds the middleware that ``aiohttp_session.get_session`` needs, saves before a streamed response
     starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
-    finishes writes as the first step of ``on_cleanup``, where sessions are therefore no longer at
-    hand. May be called for an app and for its sub-apps: with one storage they save once, with the
-    answer that is sent; with several each app has sessions of its own. Call it before you add
-    middlewares of your own that ask for the session, or that answer in a handler's place.
+    finishes writes as the first step of ``on_cleanup``; sessions cannot be used after that.
+
+    May be called for an app and for its sub-apps: with one storage they save once, with the
+    response that is sent; with several each app has its own sessions. Call it before you add
+    middlewares of your own that ask for the session, or that respond in a handler's place.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
 
     async def start(app: web.Application) -> None:
-        await _start_indexes(storage)
+        await storage.start_index_work()
 
     async def stop(app: web.Application) -> None:
         await storage.aclose()
@@ -58,7 +45,7 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     app.middlewares.append(_middleware(storage))
     app.on_response_prepare.append(_save_before_a_stream(storage))
     app.on_startup.append(start)
-    # First of all: a clean-up that was registered earlier may close the client.
+    # First: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
 
 
@@ -80,7 +67,7 @@ _OUTSIDE = _Outside()
 
 @web.middleware
 async def _tell_who_is_outside(request: web.Request, handler: Handler) -> web.StreamResponse:
-    # An outer app may have its sessions at hand already.
+    # An outer app may have set a storage already.
     request.setdefault(STORAGE_KEY, _OUTSIDE)
     return await handler(request)
 
@@ -96,16 +83,16 @@ def _middleware(storage: MongoStorage) -> Middleware:
     async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
         outer = request.get(STORAGE_KEY)
         if outer is storage:
-            # The outer app saves: which answer is sent, and with it the cookie, is decided there.
-            return await _answered(request, handler)
+            # The outer app saves: it decides which response is sent, and so which cookie.
+            return await _respond(request, handler)
         request[STORAGE_KEY] = storage
         if outer is None or outer is _OUTSIDE:
-            return await _saved(request, handler, storage)
-        # An outer app with a storage of its own: each app gets the sessions of its own.
+            return await _respond_and_save(request, handler, storage)
+        # The outer app has another storage: each app gets its own sessions.
         aside = request.pop(SESSION_KEY, None)
         request[_SET_ASIDE] = (aside, *request.get(_SET_ASIDE, ()))
         try:
-            return await _saved(request, handler, storage)
+            return await _respond_and_save(request, handler, storage)
         finally:
             request[STORAGE_KEY] = outer
             request[_SET_ASIDE] = request[_SET_ASIDE][1:]
@@ -116,12 +103,12 @@ def _middleware(storage: MongoStorage) -> Middleware:
     return sessions
 
 
-async def _saved(
+async def _respond_and_save(
     request: web.Request, handler: Handler, storage: MongoStorage
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
     try:
-        response = await _answered(request, handler)
+        response = await _respond(request, handler)
     except web.HTTPException as error:
         await _save(request, error, storage)
         raise
@@ -131,14 +118,14 @@ async def _saved(
     return response
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Return the handler's response, and forget the session if there is none."""
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return the handler's response; if there is none, forget the session."""
     try:
         return await handler(request)
     except web.HTTPException:
         raise
     except BaseException:
-        # What a handler has changed that crashed is not saved, whoever answers in its place.
+        # The changes of a handler that crashed are not saved, whoever responds in its place.
         _forget_session(request)
         raise
 
@@ -148,13 +135,13 @@ async def _save(request: web.Request, response: web.StreamResponse, storage: Mon
         if (session := _unsaved(request, response)) is not None:
             await storage.save_session(request, response, session)
     except (SessionTooLarge, SessionNotSerializable):
-        # The page that is sent instead, a file perhaps, would be refused as well.
+        # The error page, a file perhaps, would be refused as well.
         _forget_session(request)
         raise
 
 
 def _forget_session(request: web.Request) -> None:
-    # Removed, not replaced by None: a load looks whether the request holds more than before.
+    # Removed, not set to None: a load compares how many items the request holds.
     request.pop(SESSION_KEY, None)
 
 
@@ -162,7 +149,7 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
     """Return what saves with streams and WebSockets that start inside the handler."""
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
-        # With a web.Response, an error page among them, the middleware has saved or shall not.
+        # With a web.Response, error pages included, the middleware saves or must not.
         if not isinstance(response, web.Response):
             for session in (request.get(SESSION_KEY), *request.get(_SET_ASIDE, ())):
                 if not isinstance(session, MongoSession) or session.made_by is not storage:
@@ -171,7 +158,7 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
                     await storage.save_session(request, response, session)
                 except BaseException:
                     _forget_framing(request)
-                    # The hook of an outer app may have thought that it starts.
+                    # The hook of an outer app may have noted already that it starts.
                     request.pop(_STARTED, None)
                     raise
         request[_STARTED] = True
@@ -195,53 +182,11 @@ def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | No
     return None if response.prepared or request.get(_STARTED) else session
 
 
-async def renew_session(request: web.Request) -> MongoSession:
-    """Give the request's session a new token when it is saved; its values stay.
-
-    The old token is dead once the new one is saved. Call it whenever what a visitor may do changes
-    (OWASP ASVS 5.0 7.2.4); a change of owner renews by itself. Returns the session.
-    Raises ``TypeError`` when the app keeps its sessions elsewhere.
-    """
-    session = await aiohttp_session.get_session(request)
-    if not isinstance(session, MongoSession):
-        raise TypeError(f"renew_session: {type(session).__name__} is not from a MongoStorage")
-    session.renew()
-    return session
-
-
 def _forget_framing(request: web.Request) -> None:
     """Let an error page be sent in place of a stream that did not start.
 
     Before it asks whether to start, aiohttp 3.14 tells the writer that the body comes in chunks or
-    compressed; the page that answers instead shares the writer, and would be garbled.
+    compressed; the error page uses the same writer, and would be garbled.
     """
     writer: Any = request.writer
     writer.chunked, writer.length, writer._compress = False, None, None
-
-
-async def _start_indexes(storage: MongoStorage) -> None:
-    """Start the index work once, however many apps share the storage; await its first try.
-
-    For some seconds: an index that takes minutes to build is built while the app serves.
-    """
-    if storage.index_work is None:
-        first_try = asyncio.Event()
-        storage.index_work = asyncio.create_task(_create_indexes(storage, first_try))
-        with suppress(TimeoutError):
-            # Sessions work without the indexes; a platform ends an app that starts too slowly.
-            await asyncio.wait_for(first_try.wait(), START_WAITS_FOR_INDEXES_SECONDS)
-        if storage.index_work.done():
-            storage.index_work.result()  # a mistake in the app, told while it starts
-
-
-async def _create_indexes(storage: MongoStorage, first_try: asyncio.Event) -> None:
-    while True:
-        try:
-            return await storage.create_indexes()
-        except StorageUnavailable:
-            logger.warning("the indexes could not be checked: MongoDB is away; trying again")
-        except IndexConflict as conflict:
-            return logger.error("%s", conflict)  # noqa: TRY400 - one line, no traceback
-        finally:
-            first_try.set()
-        await asyncio.sleep(RETRY_INDEXES_SECONDS)

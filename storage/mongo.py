@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
@@ -14,33 +12,29 @@ from typing import Any
 from aiohttp import web
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
 
-from storage import indexes, owners
-from storage.batching import TripBounds
-from storage.changes import is_untouched
+from storage.cache import SessionCache
+from storage.changes import is_unchanged
 from storage.cookies import SessionCookie
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
+from storage.indexes import IndexWork, create_indexes
 from storage.lifetime import checked_lifetime, duration, whole
-from storage.owners import SessionInfo
+from storage.owners import Owners, SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
-from storage.serving import Serving
 from storage.session import MongoSession
-from storage.settings import Describe, Settings, check_collection
+from storage.settings import Settings
 from storage.store import Store
 from storage.tokens import document_id, from_cookie, from_handle, to_handle
 from storage.values import read_json, write_json
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 COUNTERS = (
     "loads", "hits", "misses", "expired", "unreadable",
     "inserts", "updates", "touches", "deletes", "commands", "unavailable",
 )  # fmt: skip
-_DEFAULT_TRIPS = TripBounds()
 _JSON = json.dumps, json.loads
-# Which session a request came with, and who loaded it: new_session() is not told.
-_CAME_WITH = web.RequestKey("came_with", tuple[AbstractStorage, MongoSession])
+# The session that was loaded for a request, and by whom: new_session() is not told the request.
+_LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
 
 class MongoStorage(AbstractStorage):
@@ -55,7 +49,7 @@ class MongoStorage(AbstractStorage):
         absolute_timeout: float | timedelta | None = None,
         touch_interval: float | timedelta | None = None,
         owner_key: str | None = "user_id",
-        describe: Describe | None = None,
+        describe: Callable[[web.Request], str] | None = None,
         max_bytes: int = 256 * 1024,
         operation_timeout: float = 5.0,
         cookie_name: str = "session",
@@ -66,12 +60,11 @@ class MongoStorage(AbstractStorage):
         samesite: str | None = "Lax",
         encoder: Callable[[Any], Any] = json.dumps,
         decoder: Callable[[Any], Any] = json.loads,
-        trips: TripBounds = _DEFAULT_TRIPS,
     ) -> None:
         """Check every argument; nothing is sent to MongoDB yet.
 
         collection: a Motor collection or a PyMongo ``AsyncCollection``, of any database and name.
-        secrets: 32 bytes or more of random text or bytes, or up to 5 of them: the first seals, all
+        secrets: random text or bytes, 32 bytes at least, or up to 5 of them: the first seals, all
             of them open. ``generate_secret()`` makes one.
         max_age: the idle timeout in seconds, and the cookie's Max-Age. ``None``: the cookie ends
             with the browser, the session after 14 idle days.
@@ -85,13 +78,11 @@ class MongoStorage(AbstractStorage):
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
         encoder, decoder: from a value to text or bytes, and back.
-        trips: how much this process asks of MongoDB at once.
 
         Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
         """
-        check_collection(collection)
-        if not isinstance(trips, TripBounds):
-            raise TypeError(f"trips: {type(trips).__name__} is not accepted; use a TripBounds")
+        self._counters = dict.fromkeys(COUNTERS, 0)
+        self._driver = Driver(collection, operation_timeout, self._counters)
         settings = Settings(
             owner_key=owner_key,
             describe=describe,
@@ -124,20 +115,24 @@ class MongoStorage(AbstractStorage):
             decoder=decoder,
         )
         self.clock: Callable[[], float] = time.time
-        self._counters = dict.fromkeys(COUNTERS, 0)
-        self._driver = Driver(collection, operation_timeout, self._counters)
+        cache = SessionCache()
         self._store = Store(
             self._driver,
             keyring=keyring,
             lifetime=lifetime,
             settings=settings,
+            cache=cache,
             counters=self._counters,
-            trips=trips,
         )
-        self._saving = Saving(self._store, self._cookie)
-        self._serving = Serving(self._counters)
-        # The work of ``setup``, where an app or several share this storage.
-        self.index_work: asyncio.Task[None] | None = None
+        self._owners = Owners(
+            self._driver,
+            keyring=keyring,
+            lifetime=lifetime,
+            cache=cache,
+            counters=self._counters,
+        )
+        self._saving = Saving(self._store, self._cookie, settings, lifetime)
+        self._index_work = IndexWork(self._driver)
 
     # The way of a load
 
@@ -155,19 +150,19 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable`` when MongoDB does not answer in time; an empty session in its
         place would log the visitor out.
         """
-        with self._serving:
-            token = from_cookie(self.load_cookie(request))
-            if token is None:
-                return await self.new_session()
-            held = len(request)
-            loaded = await self._store.load(token, self._now_ms())
-        # A parallel get_session() of the same request, or its new_session(), was faster.  Counting
-        # first: to look for what is not there costs an exception.
+        self._driver.check_open()
+        token = from_cookie(self.load_cookie(request))
+        if token is None:
+            return await self.new_session()
+        held = len(request)
+        loaded = await self._store.load(token, self._now_ms())
+        # A parallel get_session() of the same request, or its new_session(), was faster. Counted
+        # first: looking up what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
         session = self._made(MongoSession(max_age=self._max_age, snapshot=snapshot, values=values))
-        request[_CAME_WITH] = self, session
+        request[_LOADED] = self, session
         return session
 
     # The way of a save
@@ -180,24 +175,24 @@ class MongoStorage(AbstractStorage):
         Raises ``StorageUnavailable``, ``SessionTooLarge`` or ``SessionNotSerializable``, before
         any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
         """
-        # A sub-app may have a storage of its own, of any kind: that one saves what it has made.
+        # A sub-app may have another storage, of any kind: that one saves the sessions it has made.
         if not isinstance(session, MongoSession):
             if request.get(STORAGE_KEY, self) is not self:
                 return
             raise TypeError(f"session: {type(session).__name__} was not made by this storage")
         if session.made_by is not self or session.abandoned:
             return
-        with self._serving:
-            now_ms = self._now_ms()
-            if is_untouched(session, now_ms):
-                return
-            superseded = self._superseded(request) if session.snapshot is None else None
-            try:
-                await self._saving.save(Visit(request, response, session, superseded, now_ms))
-            except StorageUnavailable:
-                # The middleware of an outer app sees this 503 as a response to save with.
-                session.abandoned = True
-                raise
+        self._driver.check_open()
+        now_ms = self._now_ms()
+        if is_unchanged(session, now_ms):
+            return
+        superseded = self._superseded(request) if session.snapshot is None else None
+        try:
+            await self._saving.save(Visit(request, response, session, superseded, now_ms))
+        except StorageUnavailable:
+            # The middleware of an outer app sees this 503 as a response to save with.
+            session.abandoned = True
+            raise
 
     # Sessions from outside
 
@@ -210,47 +205,47 @@ class MongoStorage(AbstractStorage):
         return None if snapshot is None else to_handle(snapshot.stored.identifier)
 
     async def sessions(self, owner: object) -> AsyncIterator[SessionInfo]:
-        """Yield the live sessions of an owner (compared as text), newest activity first."""
-        with self._serving:
-            for info in await owners.sessions(self._store, owner, self._now_ms()):
-                yield info
+        """Yield the active sessions of an owner (compared as text), newest activity first."""
+        self._driver.check_open()
+        for info in await self._owners.sessions(owner, self._now_ms()):
+            yield info
 
     async def revoke(self, handle: str, owner: object = None) -> bool:
         """Delete one session, with ``owner`` only if it is that owner's.
 
-        A web handler must pass the owner. Returns whether one was deleted; text that is no handle
-        deletes nothing.
+        A web handler must pass the owner. Returns whether one was deleted; for text that is no
+        handle: ``False``.
         """
-        with self._serving:
-            return await owners.revoke(self._store, handle, owner)
+        self._driver.check_open()
+        return await self._owners.revoke(handle, owner)
 
     async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
         """Delete all sessions of an owner except the session ``keep``; return how many.
 
-        Raises ``TypeError`` for a ``keep`` that is no session of a ``MongoStorage``: a handle would
-        spare nothing.
+        Raises ``TypeError`` for a ``keep`` that is no session of a ``MongoStorage``, such as a
+        handle.
         """
         if keep is not None and not isinstance(keep, MongoSession):
             kind = type(keep).__name__
             raise TypeError(f"keep: {kind} is not accepted; use a session of this storage or None")
-        with self._serving:
-            spared = from_handle(self.handle(keep)) if keep is not None else None
-            return await owners.revoke_owner(self._store, owner, spared)
+        self._driver.check_open()
+        kept = from_handle(self.handle(keep)) if keep is not None else None
+        return await self._owners.revoke_owner(owner, kept)
 
     async def count(self, retired: bool = False) -> int:  # noqa: FBT001, FBT002 - pinned
-        """Count live sessions; with ``retired`` those that still need an older secret."""
-        with self._serving:
-            return await owners.count(self._store, self._now_ms(), retired=retired)
+        """Count active sessions; with ``retired`` those that still need an older secret."""
+        self._driver.check_open()
+        return await self._owners.count(self._now_ms(), retired=retired)
 
     async def clear(self) -> int:
         """Delete every session, keep the indexes; return how many."""
-        with self._serving:
-            return await owners.clear(self._store)
+        self._driver.check_open()
+        return await self._owners.clear()
 
     async def purge(self) -> int:
         """Delete expired sessions, for a server without TTL indexes; return how many."""
-        with self._serving:
-            return await owners.purge(self._store, self._now_ms())
+        self._driver.check_open()
+        return await self._owners.purge(self._now_ms())
 
     # Running
 
@@ -260,18 +255,24 @@ class MongoStorage(AbstractStorage):
         Raises ``IndexConflict`` with the command for an administrator when an index needs what this
         user may not do, ``StorageUnavailable`` when MongoDB does not answer.
         """
-        with self._serving:
-            await indexes.create_indexes(self._driver)
+        self._driver.check_open()
+        await create_indexes(self._driver)
+
+    async def start_index_work(self) -> None:
+        """Create the indexes in the background; ``setup`` calls it when an app starts.
+
+        Returns after the first try, or after some seconds where building an index takes longer.
+        """
+        self._driver.check_open()
+        await self._index_work.start()
 
     async def aclose(self) -> None:
         """Wait for writes under way; afterwards every use raises ``RuntimeError``.
 
         Never closes the client, which belongs to the app. May be called twice.
         """
-        self._serving.closed = True
-        if self.index_work is not None and not self.index_work.done():
-            self.index_work.cancel()
-            await asyncio.wait({self.index_work})
+        self._driver.closed = True
+        await self._index_work.stop()
         await self._store.drained()
 
     @property
@@ -281,7 +282,7 @@ class MongoStorage(AbstractStorage):
 
     @property
     def queued(self) -> int:
-        """How many loads and saves wait for a shared trip at this moment."""
+        """How many loads and saves wait for a batch at this moment."""
         return self._store.queued
 
     def _made(self, session: MongoSession) -> MongoSession:
@@ -289,12 +290,12 @@ class MongoStorage(AbstractStorage):
         return session
 
     def _superseded(self, request: web.Request) -> bytes | None:
-        """Return the id of the stored session that a new one takes the place of, if any."""
-        storage, came_with = request.get(_CAME_WITH, (None, None))
-        if came_with is None or storage is not self:
+        """Return the id of the stored session that a new one replaces, if any."""
+        storage, loaded = request.get(_LOADED, (None, None))
+        if loaded is None or storage is not self:
             token = from_cookie(self.load_cookie(request))
             return None if token is None else document_id(token)
-        return None if came_with.snapshot is None else came_with.snapshot.stored.identifier
+        return None if loaded.snapshot is None else loaded.snapshot.stored.identifier
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)

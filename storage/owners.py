@@ -1,16 +1,28 @@
-"""An owner's sessions: listed, and ended from outside; and the housekeeping of all sessions."""
+"""Sessions from outside: listed and ended by owner or handle, counted and deleted in bulk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from storage.document import Document, bson_of, decode, live, needs_others, parse_listed
+from storage.cache import SessionCache
+from storage.document import (
+    NEWEST_FIRST,
+    WITHOUT_VALUES,
+    Filter,
+    Stored,
+    by_id,
+    decode,
+    expired,
+    needs_older_secret,
+    owned_by,
+    parse_without_values,
+    readable,
+)
+from storage.driver import Driver
 from storage.errors import Unreadable
-from storage.lifetime import to_datetime
-from storage.store import Store
+from storage.lifetime import Lifetime, to_datetime
+from storage.sealing import Keyring
 from storage.tokens import from_handle, to_handle
 
 
@@ -18,8 +30,8 @@ from storage.tokens import from_handle, to_handle
 class SessionInfo:
     """What an owner may see of one of their sessions; every instant is aware UTC.
 
-    ``handle`` is for ``revoke``; ``expires_at`` is when the session ends unless it is used again;
-    ``label`` is what ``describe`` said of the device, or "".
+    ``handle`` is for ``revoke``; ``expires_at`` is when the session expires unless it is used
+    again; ``label`` is what ``describe`` said of the device, or "".
     """
 
     handle: str
@@ -29,103 +41,111 @@ class SessionInfo:
     label: str
 
 
-async def sessions(store: Store, owner: object, now_ms: int) -> list[SessionInfo]:
-    """Return the live sessions of an owner, newest activity first."""
-    found = []
-    for document in await _documents_of(store, owner):
-        try:
-            stored = parse_listed(decode(bson_of(document)))
-        except Unreadable:
-            continue  # it will not let anybody in either
+class Owners:
+    """Finds sessions by their owner, by a handle or by their dates, never by a token."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        keyring: Keyring,
+        lifetime: Lifetime,
+        cache: SessionCache,
+        counters: dict[str, int],
+    ) -> None:
+        """Put together what finding and ending sessions takes."""
+        self._driver = driver
+        self._keyring = keyring
+        self._lifetime = lifetime
+        self._cache = cache
+        self._counters = counters
+
+    async def sessions(self, owner: object, now_ms: int) -> list[SessionInfo]:
+        """Return the active sessions of an owner, newest activity first."""
+        documents = await self._driver.find_all(
+            self._owned_by(owner),
+            self._driver.deadline(),
+            projection={**WITHOUT_VALUES},  # mongomock adds to it
+            sort=[NEWEST_FIRST],
+        )
+        found = []
+        for document in documents:
+            try:
+                stored = parse_without_values(decode(document)[0])
+            except Unreadable:
+                continue  # it opens for nobody either
+            if not self._lifetime.has_expired(stored.dates, now_ms):
+                found.append(self._info(stored))
+        return found
+
+    async def revoke(self, handle: object, owner: object) -> bool:
+        """Delete one session by its handle, with ``owner`` only if it is theirs."""
+        identifier = from_handle(handle)
+        if identifier is None:
+            return False
+        filter_ = by_id(identifier)
+        if owner is not None:
+            filter_ |= self._owned_by(owner)
+        delete = self._driver.collection.delete_one
+        result = await self._driver.call(lambda: delete(filter_), self._driver.deadline())
+        self._counters["deletes"] += result.deleted_count
+        self._cache.forget(identifier)
+        return bool(result.deleted_count)
+
+    async def revoke_owner(self, owner: object, keep: bytes | None) -> int:
+        """Delete all sessions of an owner except the one with the id ``keep``; return how many."""
+        deleted = await self._delete(self._owned_by(owner, but=keep), self._driver.deadline())
+        self._cache.forget_owner(str(owner), keep)
+        return deleted
+
+    async def count(self, now_ms: int, *, retired: bool) -> int:
+        """Count active sessions; with ``retired`` those that still need an older secret."""
+        filter_ = readable(self._lifetime, now_ms)
+        if retired:
+            filter_ = {"$and": [filter_, needs_older_secret(self._keyring.first.key_id)]}
+        count = self._driver.collection.count_documents
+        found: int = await self._driver.call(lambda: count(filter_))
+        return found
+
+    async def clear(self) -> int:
+        """Delete every session, keep the indexes; return how many."""
+        deleted = await self._delete({})
+        self._cache.clear()
+        return deleted
+
+    async def purge(self, now_ms: int) -> int:
+        """Delete expired sessions, as the TTL index does; return how many."""
+        return await self._delete(expired(now_ms))
+
+    async def _delete(self, filter_: Filter, deadline: float | None = None) -> int:
+        delete = self._driver.collection.delete_many
+        result = await self._driver.call(lambda: delete(filter_), deadline)
+        self._counters["deletes"] += result.deleted_count
+        return int(result.deleted_count)
+
+    def _owned_by(self, owner: object, *, but: bytes | None = None) -> Filter:
+        if owner is None:
+            raise ValueError(
+                "owner: None is nobody; pass the id that the session key owner_key holds"
+            )
+        return owned_by(self._keyring.owner_hashes(str(owner)), but=but)
+
+    def _info(self, stored: Stored) -> SessionInfo:
         dates = stored.dates
-        if store.lifetime.is_over(dates, now_ms):
-            continue
-        end = store.lifetime.end(dates.created_ms, dates.last_seen_ms, dates.max_age)
-        info = SessionInfo(
+        end = self._lifetime.end(dates.created_ms, dates.last_seen_ms, dates.max_age)
+        return SessionInfo(
             handle=to_handle(stored.identifier),
             created_at=to_datetime(dates.created_ms),
             last_seen_at=to_datetime(dates.last_seen_ms),
             expires_at=to_datetime(min(end, dates.expires_ms)),
-            label=_label(store, stored.label, stored.identifier, dates.created_ms),
+            label=self._label(stored),
         )
-        found.append(info)
-    return found
 
-
-async def revoke(store: Store, handle: object, owner: object) -> bool:
-    """Delete one session by its handle, with ``owner`` only if it is theirs."""
-    identifier = from_handle(handle)
-    if identifier is None:
-        return False
-    filter_: dict[str, Any] = {"_id": identifier}
-    if owner is not None:
-        filter_ |= _owned_by(store, owner)
-    delete = store.driver.collection.delete_one
-    result = await store.driver.call(lambda: delete(filter_), store.driver.deadline())
-    store.counters["deletes"] += result.deleted_count
-    store.forget(identifier)
-    return bool(result.deleted_count)
-
-
-async def revoke_owner(store: Store, owner: object, keep: bytes | None) -> int:
-    """Delete all sessions of an owner, the one with the id ``keep`` spared; return how many."""
-    filter_ = _owned_by(store, owner)
-    if keep is not None:
-        filter_["_id"] = {"$ne": keep}
-    deleted = await _delete_many(store, filter_, store.driver.deadline())
-    store.forget_owner(str(owner), keep)
-    return deleted
-
-
-async def count(store: Store, now_ms: int, *, retired: bool) -> int:
-    """Count live sessions; with ``retired`` those that still need a secret but the first."""
-    filter_ = live(store.lifetime, now_ms)
-    if retired:
-        filter_ = {"$and": [filter_, needs_others(store.keyring.first.key_id)]}
-    found: int = await store.driver.call(lambda: store.driver.collection.count_documents(filter_))
-    return found
-
-
-async def clear(store: Store) -> int:
-    """Delete every session, keep the indexes; return how many."""
-    deleted = await _delete_many(store, {})
-    store.forget_all()
-    return deleted
-
-
-async def purge(store: Store, now_ms: int) -> int:
-    """Delete expired sessions, as the TTL index does; return how many."""
-    return await _delete_many(store, {"expires_at": {"$lte": to_datetime(now_ms)}})
-
-
-async def _documents_of(store: Store, owner: object) -> list[Document]:
-    # By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which
-    # holds everybody's sessions.
-    find, driver = store.driver.as_sent.find, store.driver
-    cursor = find(_owned_by(store, owner), {"values": False}).sort("last_seen_at", -1)
-    documents: list[Document] = await driver.call(lambda: cursor.to_list(None), driver.deadline())
-    return documents
-
-
-async def _delete_many(
-    store: Store, filter_: Mapping[str, Any], deadline: float | None = None
-) -> int:
-    delete = store.driver.collection.delete_many
-    result = await store.driver.call(lambda: delete(filter_), deadline)
-    store.counters["deletes"] += result.deleted_count
-    return int(result.deleted_count)
-
-
-def _owned_by(store: Store, owner: object) -> dict[str, Any]:
-    if owner is None:
-        raise ValueError("owner: None is nobody; pass the id that the session key owner_key holds")
-    return {"owner": {"$in": store.keyring.owner_hashes(str(owner))}}
-
-
-def _label(store: Store, label: bytes | None, identifier: bytes, created_ms: int) -> str:
-    if label is None:
-        return ""
-    try:
-        return store.keyring.open_label(label, identifier, created_ms)
-    except Unreadable:
-        return ""
+    def _label(self, stored: Stored) -> str:
+        if stored.label is None:
+            return ""
+        created_ms = stored.dates.created_ms
+        try:
+            return self._keyring.open_label(stored.label, stored.identifier, created_ms)
+        except Unreadable:
+            return ""

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.changes import Changes
-from storage.document import Change, Document, Stored, alive, parse, parse_listed
+from storage.document import DocumentUpdate, checked_values, decode, parse_without_values
 from storage.errors import StorageUnavailable, Unreadable
-from storage.session import Snapshot
-from storage.store import Draft, Store, sealed_values
+from storage.snapshot import Diff, Draft, Snapshot
+from storage.store import Store
 from storage.tokens import to_handle
-from storage.values import Value, open_values
+from storage.values import Value, seal_values, sealed_fields
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -40,11 +39,11 @@ async def renew(
     """Insert the session under a new token, then remove the old one; ``None``: it had ended.
 
     With ``adopt`` the values that others changed since the load move along. With ``may_be_gone``
-    the new session stands even if the old one ended meanwhile.
+    the new session stays even if the old one ended meanwhile.
     """
     new = await store.insert(draft, values, created_ms=created_ms)
     try:
-        removed = await _remove_living(store, old.stored.identifier, draft)
+        removed = await store.take(old.stored.identifier, draft)
         if removed is None and not may_be_gone:
             await store.delete(new.stored.identifier, draft.deadline)
             return None
@@ -62,34 +61,24 @@ async def renew(
         return Renewed(new, {}, [])
 
 
-async def _remove_living(store: Store, identifier: bytes, draft: Draft) -> Document | None:
-    # One command that finds it alive and removes it: of two renewals at once only one succeeds.
-    living = {"_id": identifier, **alive(draft.now_ms)}
-    remove = store.driver.collection.find_one_and_delete
-    removed: Document | None = await store.driver.call(lambda: remove(living), draft.deadline)
-    if removed is not None:
-        store.counters["deletes"] += 1
-        store.forget(identifier)
-    return removed
-
-
 async def _adopt(
-    store: Store, old: Snapshot, new: Snapshot, removed: Document, draft: Draft
+    store: Store, old: Snapshot, new: Snapshot, removed: bytes, draft: Draft
 ) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
     try:
+        rest, values = decode(removed)
+        last = parse_without_values(rest)
         # Without values: parallel requests have emptied it together.
-        emptied = removed.get("values") == {}
-        last = parse_listed(removed) if emptied else parse(removed)
-        adopted, dropped = _changed_by_others(store, old, last, draft.changes)
-        fresh = {name: value.fresh(store.settings.decoder) for name, value in adopted.items()}
+        sealed = {} if values == {} else checked_values(values)
+        adopted, dropped = _changed_by_others(store, old, sealed, draft.diff)
+        fresh = store.fresh(adopted)
     except Unreadable:
         return Renewed(new, {}, [])
     if not adopted and len(dropped) == len(new.values):
         # Nothing is left to move: an emptied session is a logout.
         await store.delete(new.stored.identifier, draft.deadline)
         return None
-    sealed = sealed_values(new.keys, adopted, known=new.values)
+    written = seal_values(new.keys, adopted, known=new.values)
     stored, dates = new.stored, None
     before = (old.stored.dates.max_age, old.stored.persistent)
     if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
@@ -97,34 +86,32 @@ async def _adopt(
         draft = draft._replace(max_age=last.dates.max_age, persistent=last.persistent)
         dates = store.dates_in_use(draft, stored.dates.created_ms)
         stored = stored._replace(dates=dates, persistent=draft.persistent)
-    change = Change(
-        values={value.field: value.sealed for value in sealed.values()},
+    change = DocumentUpdate(
+        values=sealed_fields(written),
         removed=[new.values[name].field for name in dropped],
         dates=dates,
         persistent=None if dates is None else draft.persistent,
     )
-    operators = change.operators()
-    if operators and not await store.apply(stored.identifier, operators, draft):
+    if change.to_mongodb() and not await store.apply(stored.identifier, change, draft):
         return None
-    values = {n: value for n, value in new.values.items() if n not in dropped} | sealed
-    return Renewed(new._replace(stored=stored, values=values), fresh, dropped)
+    kept = {name: value for name, value in new.values.items() if name not in dropped}
+    return Renewed(new._replace(stored=stored, values=kept | written), fresh, dropped)
 
 
 def _changed_by_others(
-    store: Store, old: Snapshot, last: Stored, ours: Changes
+    store: Store, old: Snapshot, sealed: Mapping[str, bytes], ours: Diff
 ) -> tuple[dict[str, Value], list[str]]:
-    """Return the values that others wrote and the names that others removed; ours go first."""
-    known = {value.field: value.sealed for value in old.values.values()}
-    foreign = {field: s for field, s in last.values.items() if known.get(field) != s}
-    written = open_values(old.keys, foreign, store.settings.decoder)
+    """Return the values that others wrote and the names that others removed; ours have priority."""
+    known = sealed_fields(old.values)
+    foreign = {field: value for field, value in sealed.items() if known.get(field) != value}
     adopted = {
         name: value
-        for name, value in written.items()
+        for name, value in store.open_others(old, foreign).items()
         if name not in ours.written and name not in ours.removed
     }
     dropped = [
         name
         for name, value in old.values.items()
-        if value.field not in last.values and name not in ours.written and name not in ours.removed
+        if value.field not in sealed and name not in ours.written and name not in ours.removed
     ]
     return adopted, dropped

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiohttp_session import Session
+from aiohttp import web
+from aiohttp_session import Session, get_session
 
-from storage.document import Stored
-from storage.lifetime import LONGEST, NEVER_CALM, whole
-from storage.sealing import SessionKeys
+from storage.lifetime import LONGEST, whole
+from storage.snapshot import Snapshot
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
-
-
-class Snapshot(NamedTuple):
-    """A session as MongoDB has it, as far as this request knows."""
-
-    token: bytes
-    keys: SessionKeys
-    stored: Stored
-    values: dict[str, Value]
-    owner: str | None
-    # Between these two instants (milliseconds, both excluded) nothing is up with its clocks.
-    calm: tuple[int, int] = NEVER_CALM
-
-    def is_calm(self, now_ms: int) -> bool:
-        """Tell whether it is surely neither over nor due for a touch."""
-        after_ms, before_ms = self.calm
-        return after_ms < now_ms < before_ms
 
 
 class MongoSession(Session):
@@ -41,9 +24,9 @@ class MongoSession(Session):
     abandoned = False
     touch_failed = False
     own_max_age: float | None = None
-    # Whether this request has chosen it, be it the same as before.
+    # Whether this request has assigned it, also where it is the same as before.
     max_age_assigned = False
-    # The storage, which saves no other storage's sessions.
+    # The storage; it saves no session of another storage.
     made_by: object = None
 
     def __init__(
@@ -54,7 +37,7 @@ class MongoSession(Session):
         values: dict[str, Any] | None = None,
     ) -> None:
         """Start empty, or from a snapshot and its values; ``max_age`` is the storage's, seconds."""
-        # Not by the parent's constructor, which costs every request as much as opening a value.
+        # Without the parent's constructor: it costs as much as opening a value.
         self._mapping = {} if values is None else values
         self._storage_max_age = max_age
         self.snapshot = snapshot
@@ -64,8 +47,8 @@ class MongoSession(Session):
             self._created = int(time.time())
             self.persistent: bool = max_age is not None
         else:
-            # The middleware saves only what says it changed; whether it did, the save decides:
-            # a nested change or a due touch shows nowhere else.
+            # The middleware saves only a session that says it changed. The save decides whether
+            # it did: a nested change or a due touch is visible nowhere else.
             self._new, self._changed = False, True
             self._created = snapshot.stored.dates.created_ms // 1000
             self.own_max_age = snapshot.stored.dates.max_age
@@ -73,12 +56,12 @@ class MongoSession(Session):
 
     @property
     def identity(self) -> str | None:
-        """The session token, ``None`` before the first save: whoever holds it is signed in."""
+        """The session token, ``None`` before the first save. Whoever has it is signed in."""
         return None if self.snapshot is None else to_cookie(self.snapshot.token)
 
     @property
-    def live(self) -> dict[str, Any]:
-        """The values themselves, without the mapping's detours; not to be changed."""
+    def current(self) -> dict[str, Any]:
+        """The values as they are now; not to be changed through this."""
         return self._mapping
 
     @property
@@ -88,11 +71,11 @@ class MongoSession(Session):
 
     @property
     def emptied(self) -> bool:
-        """Whether the app wants it to end: however it was emptied, that is a logout."""
+        """Whether the app has removed every value: that is a logout, however it was done."""
         return self._changed and not self._mapping
 
     def set_new_identity(self, identity: Any) -> None:
-        """Raise ``RuntimeError``: a token that somebody knows beforehand is session fixation."""
+        """Raise ``RuntimeError``: a token that somebody knows in advance is session fixation."""
         raise RuntimeError(
             "set_new_identity: tokens are drawn at random when a session is first saved; call "
             "renew_session for a new one"
@@ -151,7 +134,7 @@ class MongoSession(Session):
         stored = self.snapshot.stored
         return (self.own_max_age, self.persistent) != (stored.dates.max_age, stored.persistent)
 
-    def carry_only(self, names: set[str]) -> None:
+    def keep_only(self, names: set[str]) -> None:
         """Drop every value but these: another owner gets nothing of what was loaded."""
         if not self.max_age_assigned:
             self._forget_max_age()
@@ -161,20 +144,34 @@ class MongoSession(Session):
         self.own_max_age, self.persistent = None, self._storage_max_age is not None
         self.max_age_assigned = False
 
-    def take_over(self, written: Mapping[str, Any], removed: Iterable[str]) -> None:
-        """Adopt what parallel requests have saved."""
+    def adopt(self, written: Mapping[str, Any], removed: Iterable[str]) -> None:
+        """Take in what parallel requests have saved."""
         self._mapping.update(written)
         for name in removed:
             self._mapping.pop(name, None)
 
     def saved(self, snapshot: Snapshot | None) -> None:
-        """Note what MongoDB has now; ``None``: the session is over."""
+        """Note what MongoDB has now; ``None``: the session has ended."""
         self.snapshot = snapshot
         if snapshot is not None:
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
         self.assigned.clear()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
+
+
+async def renew_session(request: web.Request) -> MongoSession:
+    """Give the request's session a new token when it is saved; its values stay.
+
+    The old token is dead once the new one is saved. Call it whenever what a visitor may do changes
+    (OWASP ASVS 5.0 7.2.4); a change of owner renews without it. Returns the session.
+    Raises ``TypeError`` when the app keeps its sessions elsewhere.
+    """
+    session = await get_session(request)
+    if not isinstance(session, MongoSession):
+        raise TypeError(f"renew_session: {type(session).__name__} is not from a MongoStorage")
+    session.renew()
+    return session
 
 
 def checked_max_age(value: object) -> float | None:

@@ -6,19 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
-from pymongo.collection import Collection
-
 from storage.values import Decoder, Encoder
 
-Describe = Callable[[web.Request], str]
-# A document, and the update that seals one anew, may have 16 MiB (MongoDB's limit). That update
-# carries every value twice, and the field of a small value takes nearly as much as the value.
+# A document, and the update that seals one again, may have 16 MiB (MongoDB's limit). That update
+# has every value twice, and the field of a small value takes nearly as much as the value.
 MOST_BYTES = 4 * 1024 * 1024
 LONGEST_OPERATION_SECONDS = 3600.0
-_COLLECTION = (
-    "use a Motor collection or a PyMongo AsyncCollection, such as client['app']['sessions']"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +19,8 @@ class Settings:
     """Checks itself: each wrong argument raises an error that names it and what is accepted."""
 
     owner_key: str | None
-    describe: Describe | None
+    # Called with the request.
+    describe: Callable[[Any], str] | None
     max_bytes: int
     operation_timeout: float
     encoder: Encoder
@@ -59,21 +53,6 @@ class Settings:
 def owner_text(owner: object) -> str | None:
     """Return an owner's id as it is compared: as text (7 is "7"); ``None`` is nobody."""
     return None if owner is None else str(owner)
-
-
-def check_collection(collection: Any) -> None:
-    """Refuse what is no asynchronous collection, and one that does not acknowledge writes."""
-    kind = type(collection)
-    if isinstance(collection, Collection):
-        raise _wrong_type("collection", collection, f"it is synchronous; {_COLLECTION}")
-    # Looked up on the class: a Motor client or database answers any name with a child of its own.
-    if not all(callable(getattr(kind, name, None)) for name in ("find_one", "bulk_write")):
-        raise _wrong_type("collection", collection, _COLLECTION)
-    if not collection.write_concern.acknowledged:
-        raise ValueError(
-            "collection: its write concern is unacknowledged (w=0), so that nobody would learn of "
-            "a session that was not stored; use w=1 or w='majority'"
-        )
 
 
 def _check_number(

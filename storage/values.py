@@ -1,4 +1,4 @@
-"""One value of a session: sealed, opened, and handed to requests that may change it."""
+"""The values of a session: sealed, opened, and handed to requests that may change them."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _read = json.JSONDecoder().raw_decode
 
 
 class _NotKept:
-    """Stands for a value that has to be decoded whenever it is asked for."""
+    """Stands for a value that has to be decoded for each request."""
 
 
 class Value(NamedTuple):
     """One value as it was loaded or last saved. It never changes, so that requests can share it."""
 
     encoded: Encoded
-    # Of a nested value, from which each request gets a copy of its own to change in place.
-    picture: bytes | None
+    # Of a nested value: a marshalled copy, from which each request gets an object of its own.
+    marshalled: bytes | None
     # Itself, where it cannot be changed in place.
     scalar: Any
-    # Where it lies in the document; empty until it is sealed.
+    # The name of its field in the document; empty until it is sealed.
     field: str
     sealed: bytes
 
     def fresh(self, decoder: Decoder) -> Any:
         """Return the value for one request; raises ``Unreadable`` when the decoder refuses it."""
-        if self.picture is not None:
-            return marshal.loads(self.picture)  # noqa: S302 - our own bytes, from ``picture_of``
+        if self.marshalled is not None:
+            return marshal.loads(self.marshalled)  # noqa: S302 - bytes of ``marshalled_copy``
         if self.scalar is not _NotKept:
             return self.scalar
         return _decoded(self.encoded, decoder)
 
 
 def write_json(value: Any) -> str:
-    """Do what ``json.dumps`` does, for less where it is a number that changed."""
+    """Do what ``json.dumps`` does, faster for a whole number."""
     return int.__repr__(value) if type(value) is int else json.dumps(value)
 
 
 def read_json(encoded: Encoded) -> Any:
-    """Do what ``json.loads`` does, for less, with what ``json.dumps`` wrote."""
+    """Do what ``json.loads`` does with text of ``json.dumps``, faster."""
     return _read(encoded)[0] if isinstance(encoded, str) else json.loads(encoded)
 
 
@@ -62,7 +62,7 @@ def open_values(
 ) -> dict[str, Value]:
     """Open the values of a document; raises ``Unreadable`` when one of them does not open.
 
-    Those of the same session that are ``known``, byte for byte, are not opened again.
+    Values of the same session that are ``known``, byte for byte, are not opened again.
     """
     by_field = {value.field: (name, value) for name, value in known.items()}
     values = {}
@@ -75,14 +75,38 @@ def open_values(
     return values
 
 
+def seal_values(
+    keys: SessionKeys,
+    plain: Mapping[str, Value],
+    known: Mapping[str, Value] = MappingProxyType({}),
+) -> dict[str, Value]:
+    """Seal values; a name that is ``known`` keeps its field."""
+    values = {}
+    for name, value in plain.items():
+        field = known[name].field if name in known else keys.field(name)
+        sealed = keys.seal(field, name, value.encoded)
+        values[name] = Value(value.encoded, value.marshalled, value.scalar, field, sealed)
+    return values
+
+
+def sealed_fields(values: Mapping[str, Value]) -> dict[str, bytes]:
+    """Return sealed values as a document holds them."""
+    return {value.field: value.sealed for value in values.values()}
+
+
+def sealed_bytes(values: Mapping[str, Value]) -> int:
+    """Return how many bytes these values take, sealed."""
+    return sum(len(value.sealed) for value in values.values())
+
+
 def read_value(encoded: Encoded, decoder: Decoder, field: str = "", sealed: bytes = b"") -> Value:
-    """Decode a value, as far as requests can share it; raises ``Unreadable`` as ``fresh`` does."""
+    """Decode a value as far as requests can share it; raises ``Unreadable`` as ``fresh`` does."""
     loaded = _decoded(encoded, decoder)
     if type(loaded) in SCALARS:
         return Value(encoded, None, loaded, field, sealed)
     # An app's own decoder may make of it what nobody can copy.
-    picture = picture_of(loaded) if decoder is read_json else None
-    return Value(encoded, picture, _NotKept, field, sealed)
+    marshalled = marshalled_copy(loaded) if decoder is read_json else None
+    return Value(encoded, marshalled, _NotKept, field, sealed)
 
 
 def _decoded(encoded: Encoded, decoder: Decoder) -> Any:
@@ -93,10 +117,10 @@ def _decoded(encoded: Encoded, decoder: Decoder) -> Any:
         raise Unreadable(f"the decoder refused a value ({type(error).__name__})") from None
 
 
-def picture_of(value: Any) -> bytes | None:
+def marshalled_copy(value: Any) -> bytes | None:
     """Return bytes that are the same for the same nested JSON value, and only for that.
 
-    A fifth of the cost of encoding it. marshal writes builtin types exactly (1, 1.0 and True
+    It costs a fifth of encoding it. marshal writes builtin types exactly (1, 1.0 and True
     differ); its version 2 knows no references, which would depend on who else holds an object.
     """
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import aiohttp_session
@@ -19,14 +18,11 @@ from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
 from benchmarks.apps.handlers import add_session_routes, answer
-from benchmarks.peers import BOUNDS
 from benchmarks.workload import user
 from storage import MongoStorage, setup
-from storage.batching import TripBounds
 
 Prepare = Callable[[web.Application, str, str], Awaitable[None]]
 
-DEFAULT_BOUNDS = TripBounds()
 TWO_WEEKS = 14 * 24 * 3600
 # The same text in every process: sessions must outlive a restart of the peer.
 SECRET = hashlib.sha256(b"a benchmark has nothing to hide").hexdigest()
@@ -42,7 +38,7 @@ async def without_sessions(app: web.Application, _mongo: str, _redis: str) -> No
 
 
 async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
-    """Await one bare `find_one` in the handler: the least that a trip to MongoDB costs."""
+    """Await one bare `find_one` in the handler: the least that one command to MongoDB costs."""
     client = AsyncMongoClient[dict[str, Any]](mongo)
     visitors = client["bench_find"]["visitors"]
     await visitors.replace_one({"_id": 0}, {"_id": 0, "user": user(0)}, upsert=True)
@@ -72,12 +68,10 @@ async def redis(app: web.Application, _mongo: str, redis_url: str) -> None:
     app.on_cleanup.append(lambda _app: client.aclose())
 
 
-async def mongo_on_pymongo(
-    app: web.Application, mongo: str, _redis: str, *, trips: TripBounds = DEFAULT_BOUNDS
-) -> None:
+async def mongo_on_pymongo(app: web.Application, mongo: str, _redis: str) -> None:
     """Keep the session with this project's storage, on PyMongo's own asynchronous client."""
     client = AsyncMongoClient[dict[str, Any]](mongo)
-    setup(app, MongoStorage(client["bench_pymongo"]["sessions"], SECRET, trips=trips))
+    setup(app, MongoStorage(client["bench_pymongo"]["sessions"], SECRET))
     add_session_routes(app)
     app.on_cleanup.append(lambda _app: client.close())
 
@@ -101,5 +95,4 @@ STORAGES: dict[str, Prepare] = {
     "redis": redis,
     "pymongo": mongo_on_pymongo,
     "motor": mongo_on_motor,
-    **{name: partial(mongo_on_pymongo, trips=bounds) for name, bounds in BOUNDS.items()},
 }

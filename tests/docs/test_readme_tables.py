@@ -14,14 +14,13 @@ from aiohttp import web
 from aiohttp_session import get_session
 
 from storage import MongoStorage
-from storage.batching import TripBounds
 from storage.session import MongoSession
 from tests.docs.markdown import ROOT, blocks, table
 from tests.storage.conftest import Clock, CommandLog, MakeStorage, OpenSite, Site, Visitor
 
 README = ROOT / "README.md"
 REQUIRED = inspect.Parameter.empty
-NAMES = {"json": json, "TripBounds": TripBounds}
+NAMES = {"json": json}
 
 
 def test_settings_table_is_the_constructors_signature() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage import generate_secret, recent
-from storage.session import Snapshot
+from storage import cache, generate_secret
+from storage.snapshot import Snapshot
 from tests.storage.conftest import Clock, MakeStorage
 from tests.storage.direct import id_of, load, stored, values, visit
 
@@ -99,9 +99,10 @@ async def test_saved_value_is_not_opened_again_by_the_next_request(
 
     await visit(storage, cookie, lambda session: session.update(count=2))
 
-    saved = storage._store._recent.get(id_of(cookie)).snapshot
+    saved = storage._store._cache.get(id_of(cookie)).snapshot
     assert saved is not opened
-    assert await snapshot_of(storage, cookie) is saved
+    loaded = (await snapshot_of(storage, cookie)).values
+    assert all(loaded[name] is value for name, value in saved.values.items())
     assert await values(storage, cookie) == {"user_id": 0, "n": [], "count": 2}
 
 
@@ -183,7 +184,7 @@ async def test_ended_session_is_forgotten(make_storage: MakeStorage) -> None:
 
     await visit(storage, cookie, lambda session: session.invalidate())
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_renewed_session_is_forgotten_under_its_old_token(make_storage: MakeStorage) -> None:
@@ -194,20 +195,20 @@ async def test_renewed_session_is_forgotten_under_its_old_token(make_storage: Ma
 
     await visit(storage, cookie, lambda session: session.renew())
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_no_more_sessions_are_remembered_than_the_bound(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that was used longest ago goes first."""
-    monkeypatch.setattr(recent, "SESSIONS_KEPT", 2)
+    monkeypatch.setattr(cache, "SESSIONS_KEPT", 2)
     storage = make_storage()
     first, second, third = await stored(storage, 3)
     for cookie in (first, second, first, third):
         await snapshot_of(storage, cookie)
 
-    kept = [storage._store._recent.get(id_of(c)) is not None for c in (first, second, third)]
+    kept = [storage._store._cache.get(id_of(c)) is not None for c in (first, second, third)]
 
     assert kept == [True, False, True]
 
@@ -220,7 +221,7 @@ async def test_large_session_is_not_remembered(make_storage: MakeStorage) -> Non
     first = await snapshot_of(storage, cookie)
 
     assert await snapshot_of(storage, cookie) is not first
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_expired_session_is_not_opened_at_all(
@@ -246,7 +247,7 @@ async def test_session_is_forgotten_when_a_save_makes_it_large(make_storage: Mak
 
     await visit(storage, cookie, lambda session: session.update(big="x" * 5000))
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeStorage) -> None:
@@ -258,7 +259,7 @@ async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeSto
     await visit(storage, cookie, lambda session: session.update(big="x" * 5000))
     await snapshot_of(storage, cookie)
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 @pytest.mark.parametrize("end", ["revoke", "clear", "elsewhere", "aclose"])
@@ -280,7 +281,7 @@ async def test_session_that_ended_from_outside_is_forgotten(
     else:
         await storage.aclose()
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
@@ -301,7 +302,7 @@ async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
     ending.session.invalidate()
     await ending.save()
 
-    assert storage._store._recent.get(id_of(cookie)) is None
+    assert storage._store._cache.get(id_of(cookie)) is None
 
 
 async def test_owners_sessions_are_forgotten_when_all_of_them_are_ended(
@@ -318,7 +319,7 @@ async def test_owners_sessions_are_forgotten_when_all_of_them_are_ended(
 
     await storage.revoke_owner("ada", keep=kept.session)
 
-    remembered = storage._store._recent._sessions
+    remembered = storage._store._cache._sessions
     assert set(remembered) == {id_of(cookies[1]), id_of(cookies[2])}
     assert await values(storage, cookies[0]) == {}
     assert other.session["user_id"] == 0
@@ -334,4 +335,4 @@ async def test_session_that_a_save_finds_ended_is_forgotten(make_storage: MakeSt
     begun.session["n"] = 1
     await begun.save()
 
-    assert not storage._store._recent._sessions
+    assert not storage._store._cache._sessions

@@ -9,7 +9,15 @@ import pytest
 from bson import Int64
 from bson.datetime_ms import DatetimeMS
 
-from storage.document import Change, Stored, alive, build, live, parse, parse_listed
+from storage.document import (
+    DocumentUpdate,
+    Stored,
+    build,
+    checked_values,
+    not_expired,
+    parse_without_values,
+    readable,
+)
 from storage.errors import Unreadable
 from storage.lifetime import Dates, checked_lifetime
 
@@ -23,33 +31,39 @@ STORED = Stored(
     owner=b"o" * 16,
     key_id=b"k" * 4,
     label=b"label",
-    values={"field": b"sealed"},
 )
+VALUES = {"field": b"sealed"}
 LATER = {
     "last_seen_at": NOON + timedelta(milliseconds=1),
     "expires_at": NOON + timedelta(milliseconds=2),
 }
 
 
+def read(document: dict[str, Any]) -> Stored:
+    """Read a document as a load does; its values are checked too."""
+    checked_values(document.get("values"))
+    return parse_without_values(document)
+
+
 def test_document_is_what_was_stored_and_reads_back_the_same() -> None:
     """Ten fields, with aware dates."""
-    document = build(STORED)
+    document = build(STORED, VALUES)
 
     assert document == {
         "_id": b"i" * 32, "created_at": NOON, **LATER, "max_age": None, "persistent": True,
         "owner": b"o" * 16, "key_id": b"k" * 4, "label": b"label", "values": {"field": b"sealed"},
     }  # fmt: skip
-    assert parse(document) == STORED
+    assert read(document) == STORED
 
 
 def test_owner_and_label_are_absent_when_there_are_none() -> None:
     """Not null: the sparse index would hold it."""
     stored = STORED._replace(owner=None, label=None)
 
-    document = build(stored)
+    document = build(stored, VALUES)
 
     assert not {"owner", "label"} & set(document)
-    assert parse(document) == stored
+    assert read(document) == stored
 
 
 @pytest.mark.parametrize("max_age", [1, 0.25, 2**31, Int64(60)])
@@ -57,13 +71,13 @@ def test_own_max_age_reads_back(max_age: float) -> None:
     """Whole numbers and fractions, in whatever width BSON keeps them."""
     stored = STORED._replace(dates=DATES._replace(max_age=max_age))
 
-    assert parse(build(stored)).dates.max_age == max_age
+    assert read(build(stored, VALUES)).dates.max_age == max_age
 
 
 def test_dates_are_read_in_every_form_that_a_driver_gives() -> None:
     """As milliseconds, aware, or naive."""
     for instant in (DatetimeMS(NOON_MS), NOON, NOON.replace(tzinfo=None)):
-        assert parse({**build(STORED), "created_at": instant}).dates.created_ms == NOON_MS
+        assert read({**build(STORED, VALUES), "created_at": instant}).dates.created_ms == NOON_MS
 
 
 WRONG: dict[str, list[Any]] = {
@@ -88,7 +102,7 @@ CASES = [(field, value) for field, values in WRONG.items() for value in values]
 def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
     """The log says which field is wrong, and never shows what it holds."""
     with pytest.raises(Unreadable, match=f"'{field}'"):
-        parse({**build(STORED), field: value})
+        read({**build(STORED, VALUES), field: value})
 
 
 @pytest.mark.parametrize(
@@ -97,76 +111,82 @@ def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
 )
 def test_missing_field_is_refused_by_name(field: str) -> None:
     """All but owner, label and max_age are needed."""
-    document = build(STORED)
+    document = build(STORED, VALUES)
     del document[field]
 
     with pytest.raises(Unreadable, match=f"'{field}'"):
-        parse(document)
+        read(document)
 
 
 def test_document_without_its_values_is_read_for_the_list_only() -> None:
     """The list of an owner's sessions does not fetch them."""
-    document = build(STORED)
+    document = build(STORED, VALUES)
     del document["values"]
 
-    assert parse_listed(document).dates == DATES
+    assert parse_without_values(document).dates == DATES
 
 
 @pytest.mark.parametrize(
     ("change", "operators"),
     [
-        pytest.param(Change(values={}), {}, id="nothing"),
+        pytest.param(DocumentUpdate(values={}), {}, id="nothing"),
         pytest.param(
-            Change(values={"f": b"s"}), {"$set": {"values.f": b"s"}}, id="one value, by itself"
+            DocumentUpdate(values={"f": b"s"}),
+            {"$set": {"values.f": b"s"}},
+            id="one value, by itself",
         ),
         pytest.param(
-            Change(values={}, removed=["f"]), {"$unset": {"values.f": ""}}, id="a removed value"
+            DocumentUpdate(values={}, removed=["f"]),
+            {"$unset": {"values.f": ""}},
+            id="a removed value",
         ),
-        pytest.param(Change(values={}, dates=DATES), {"$max": LATER}, id="a touch, forward only"),
         pytest.param(
-            Change(values={"f": b"s"}, dates=DATES, label=b"l"),
+            DocumentUpdate(values={}, dates=DATES), {"$max": LATER}, id="a touch, forward only"
+        ),
+        pytest.param(
+            DocumentUpdate(values={"f": b"s"}, dates=DATES, label=b"l"),
             {"$set": {"values.f": b"s", "label": b"l"}, "$max": LATER},
             id="a save that carries a touch",
         ),
         pytest.param(
-            Change(values={"f": b"s"}, sealed_under=b"kkkk"),
+            DocumentUpdate(values={"f": b"s"}, sealed_under=b"kkkk"),
             {"$set": {"values.f": b"s"}, "$addToSet": {"later_key_ids": b"kkkk"}},
             id="a save under one of several secrets",
         ),
         pytest.param(
-            Change(values={}, dates=DATES, sealed_under=b"kkkk"),
+            DocumentUpdate(values={}, dates=DATES, sealed_under=b"kkkk"),
             {"$max": LATER},
             id="a touch that seals nothing",
         ),
         pytest.param(
-            Change(values={}, dates=DATES, persistent=True, sealed_under=b"kkkk"),
+            DocumentUpdate(values={}, dates=DATES, persistent=True, sealed_under=b"kkkk"),
             {"$set": {"persistent": True, "max_age": None, **LATER}},
             id="a changed max_age that seals nothing",
         ),
         pytest.param(
-            Change(values={}, dates=DATES._replace(max_age=60), persistent=False),
+            DocumentUpdate(values={}, dates=DATES._replace(max_age=60), persistent=False),
             {"$set": {"persistent": False, "max_age": 60, **LATER}},
             id="a changed max_age, which may move the end back",
         ),
         pytest.param(
-            Change(values={}, dates=DATES, persistent=True),
+            DocumentUpdate(values={}, dates=DATES, persistent=True),
             {"$set": {"persistent": True, "max_age": None, **LATER}},
             id="a max_age that was taken back",
         ),
     ],
 )
 def test_change_is_spelled_with_operators_on_single_fields(
-    change: Change, operators: dict[str, Any]
+    change: DocumentUpdate, operators: dict[str, Any]
 ) -> None:
     """Never a whole document, never an upsert: a neighbour's fields stay."""
-    assert change.operators() == operators
+    assert change.to_mongodb() == operators
 
 
 def test_filters_compare_with_the_same_instant() -> None:
     """A write needs a living session; a count applies today's timeouts besides."""
-    assert alive(NOON_MS) == {"expires_at": {"$gt": NOON}}
-    idle_only = live(checked_lifetime(60, None, None), NOON_MS)
-    both = live(checked_lifetime(60, 3600, None), NOON_MS)
+    assert not_expired(NOON_MS) == {"expires_at": {"$gt": NOON}}
+    idle_only = readable(checked_lifetime(60, None, None), NOON_MS)
+    both = readable(checked_lifetime(60, 3600, None), NOON_MS)
     assert idle_only == {
         "expires_at": {"$gt": NOON},
         "$or": [

@@ -49,7 +49,7 @@ def storage_without_mongodb(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> MongoStorage:
     """Make a storage that gives up after a fifth of a second, and tries indexes again as soon."""
-    monkeypatch.setattr(import_module("storage.middleware"), "RETRY_INDEXES_SECONDS", 0.2)
+    monkeypatch.setattr(import_module("storage.indexes"), "RETRY_SECONDS", 0.2)
     return make_storage(operation_timeout=0.2)
 
 
@@ -97,7 +97,7 @@ async def test_app_that_stops_before_mongodb_comes_stops_trying(
 ) -> None:
     """Stopping waits neither for MongoDB nor for the next try."""
     site = await open_site(storage_without_mongodb)
-    work = storage_without_mongodb.index_work
+    work = storage_without_mongodb._index_work._task
     assert work is not None
     assert not work.done()
 
@@ -128,7 +128,7 @@ async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a large collection it takes minutes: the app serves meanwhile, and may be stopped."""
-    monkeypatch.setattr(import_module("storage.middleware"), "START_WAITS_FOR_INDEXES_SECONDS", 0.1)
+    monkeypatch.setattr(import_module("storage.indexes"), "START_WAITS_SECONDS", 0.1)
     await asyncio.to_thread(late_mongod.start)
     await collection.database.client.admin.command(
         "configureFailPoint",
@@ -143,8 +143,8 @@ async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(a=1))
     assert await visitor.session() == {"a": 1}
-    assert storage.index_work is not None
-    assert not storage.index_work.done()
+    assert storage._index_work._task is not None
+    assert not storage._index_work._task.done()
     await site.server.close()
 
     assert asyncio.get_running_loop().time() - started < 30

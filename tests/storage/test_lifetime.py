@@ -39,24 +39,24 @@ def test_session_ends_when_its_idle_timeout_has_passed() -> None:
     """One millisecond before it is alive, at the instant it is over."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=None)
 
-    assert not lifetime().is_over(dates, 1200_000 - 1)
-    assert lifetime().is_over(dates, 1200_000)
+    assert not lifetime().has_expired(dates, 1200_000 - 1)
+    assert lifetime().has_expired(dates, 1200_000)
 
 
 def test_session_ends_when_its_absolute_timeout_has_passed() -> None:
     """However lately it was used."""
     dates = Dates(created_ms=0, last_seen_ms=HOUR_MS - 1, expires_ms=DAY_MS, max_age=None)
 
-    assert not lifetime(absolute_timeout=3600).is_over(dates, HOUR_MS - 1)
-    assert lifetime(absolute_timeout=3600).is_over(dates, HOUR_MS)
+    assert not lifetime(absolute_timeout=3600).has_expired(dates, HOUR_MS - 1)
+    assert lifetime(absolute_timeout=3600).has_expired(dates, HOUR_MS)
 
 
 def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
     """Raising a timeout does not lengthen what was stored; the next touch does."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=1000, max_age=None)
 
-    assert not lifetime().is_over(dates, 999)
-    assert lifetime().is_over(dates, 1000)
+    assert not lifetime().has_expired(dates, 999)
+    assert lifetime().has_expired(dates, 1000)
 
 
 def test_sessions_own_max_age_takes_the_place_of_the_storages() -> None:
@@ -64,10 +64,10 @@ def test_sessions_own_max_age_takes_the_place_of_the_storages() -> None:
     longer = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=3600)
     shorter = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=0.5)
 
-    assert not lifetime().is_over(longer, HOUR_MS - 1)
-    assert lifetime().is_over(longer, HOUR_MS)
-    assert not lifetime().is_over(shorter, 499)
-    assert lifetime().is_over(shorter, 500)
+    assert not lifetime().has_expired(longer, HOUR_MS - 1)
+    assert lifetime().has_expired(longer, HOUR_MS)
+    assert not lifetime().has_expired(shorter, 499)
+    assert lifetime().has_expired(shorter, 500)
 
 
 def test_end_is_the_earlier_of_idle_and_absolute() -> None:
@@ -167,7 +167,7 @@ def test_clock_that_jumped_back_ends_no_session() -> None:
     clocks = lifetime(max_age=1200, absolute_timeout=3600)
     dates = Dates(HOUR_MS, HOUR_MS, HOUR_MS + 1200_000, None)
 
-    assert not clocks.is_over(dates, 0)
+    assert not clocks.has_expired(dates, 0)
     assert clocks.cookie_seconds(HOUR_MS, 0, None) == 1200
 
 
@@ -200,9 +200,9 @@ def test_every_session_that_is_used_is_touched_before_it_ends(
     cookie_seconds = clocks.cookie_seconds(created_ms, now_ms, own)
 
     almost_over = last_seen_ms + clocks.idle_of(own) - 1
-    if clocks.idle_of(own) > 1 and not clocks.is_over(dates, almost_over):
+    if clocks.idle_of(own) > 1 and not clocks.has_expired(dates, almost_over):
         assert clocks.touch_is_due(dates, None, almost_over)
-    assert clocks.is_over(dates, clocks.end(created_ms, last_seen_ms, own))
+    assert clocks.has_expired(dates, clocks.end(created_ms, last_seen_ms, own))
     assert 0 <= cookie_seconds <= clocks.idle_of(own) / 1000 + 1
     if clocks.absolute_ms is not None:
         assert now_ms + cookie_seconds * 1000 <= max(now_ms, created_ms + clocks.absolute_ms)

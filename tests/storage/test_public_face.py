@@ -27,7 +27,6 @@ from storage import (
     renew_session,
     setup,
 )
-from storage.batching import TripBounds
 
 ROOT = Path(__file__).parents[2]
 PINNED = [
@@ -58,7 +57,6 @@ DEFAULTS = {
     "samesite": "Lax",
     "encoder": json.dumps,
     "decoder": json.loads,
-    "trips": TripBounds(),
 }
 
 

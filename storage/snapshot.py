@@ -1,0 +1,53 @@
+"""What one request knows of a stored session, and what a save changes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from storage.document import Stored
+from storage.lifetime import NEVER_UP_TO_DATE
+from storage.sealing import SessionKeys
+from storage.values import Value
+
+
+class Snapshot(NamedTuple):
+    """A session as MongoDB has it, as far as this request knows."""
+
+    token: bytes
+    keys: SessionKeys
+    stored: Stored
+    values: dict[str, Value]
+    owner: str | None
+    # Two instants (milliseconds, both excluded): see ``is_up_to_date``.
+    up_to_date_between: tuple[int, int] = NEVER_UP_TO_DATE
+
+    def is_up_to_date(self, now_ms: int) -> bool:
+        """Tell whether the session has certainly neither expired nor a touch that is due."""
+        after_ms, before_ms = self.up_to_date_between
+        return after_ms < now_ms < before_ms
+
+
+class Diff(NamedTuple):
+    """What a save has to write: values by name, not sealed yet, and the removed names."""
+
+    written: dict[str, Value]
+    removed: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.written or self.removed)
+
+
+class Draft(NamedTuple):
+    """What a save wants a session to be."""
+
+    diff: Diff
+    max_age: float | None
+    persistent: bool
+    owner: str | None
+    label: str | None
+    now_ms: int
+    # An instant of the running loop's clock.
+    deadline: float
+    # What the session held before; it may stay as large as that.
+    loaded: Mapping[str, Value]
