@@ -1,4 +1,4 @@
-"""Measure this storage and its rivals in one run: `python -m benchmarks --help`."""
+"""Measure this storage and others in one run: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Run what the command line asks for, and write the table and the chart."""
+    """Run what the command line says, and write the table and the chart."""
     given = _arguments()
     end_all_on_sigterm()
     require_wrk()
     plan = _plan(given)
     peers = choose(given.only)
-    # A quick run proves the tool; what it measures must not replace the real figures.
+    # A quick run only tests the tool; its results must not replace the real figures.
     output = given.output or (ROOT / "build" if given.quick else ROOT / "docs")
     with (
         tempfile.TemporaryDirectory(prefix="benchmarks-") as name,

@@ -1,4 +1,4 @@
-"""How much of the sessions lies in mongod's cache, and how long one takes that may not."""
+"""How much of the sessions is in mongod's cache, and the time to find one that may not be."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _HELD = "bytes currently in the cache"
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What mongod's cache holds; a share can be above 1, for pages in memory have a margin."""
+    """The content of mongod's cache; a share can be above 1, because pages in memory are larger."""
 
     used_bytes: int
     most_bytes: int
-    data_bytes: int  # of all documents and indexes, wherever they lie
+    data_bytes: int  # of all documents and indexes, in the cache or not
     shares: Mapping[str, float]  # of the documents and of each index
     pages_read: int  # from the disk, since mongod started
 
 
 def look(client: MongoClient[Document], sessions: Collection[Document]) -> Cache:
-    """Ask the server what of this collection it holds in memory."""
+    """Ask the server how much of this collection is in memory."""
     client.admin.command("fsync")  # sizes are those of the last checkpoint
     whole: Any = client.admin.command("serverStatus")["wiredTiger"]["cache"]
     stats: Any = sessions.database.command("collStats", sessions.name)
@@ -48,7 +48,7 @@ def look(client: MongoClient[Document], sessions: Collection[Document]) -> Cache
 def find_ms(sessions: Collection[Document], ids: Sequence[bytes]) -> tuple[float, float]:
     """Find up to 1 000 of these sessions, one by one; return median and 99th percentile.
 
-    Of ids that were picked from all of them, as many are in the cache as of the whole collection.
+    The ids are a random choice, so the share that is in the cache is the same as in the collection.
     """
     picked = random.sample(ids, min(len(ids), FINDS))
     times = sorted(_find_seconds(sessions, one) * 1000 for one in picked)

@@ -1,4 +1,4 @@
-"""The picture of the ratios: an SVG written by hand, readable on light and on dark pages."""
+"""The chart of the ratios: an SVG, readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def svg(peers: Sequence[Peer], results: Results) -> str:
 
 
 class _Axis:
-    """Where a ratio lies from left to right; whole powers of ten get a line."""
+    """Converts a ratio to a horizontal position; powers of ten get a line."""
 
     def __init__(self, ratios: Sequence[float]) -> None:
         self._low = min(0.0, min(map(log10, ratios), default=0.0))

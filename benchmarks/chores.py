@@ -1,4 +1,4 @@
-"""What is done to many sessions at once: indexed, listed, revoked, swept; timed in seconds."""
+"""Operations on many sessions at once: index, list, revoke, expire; timed in seconds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PATIENCE_SECONDS = 300.0
 
 
 async def index_seconds(uri: str, database: str) -> dict[str, float]:
-    """Drop each index but `_id`'s, and have the storage build it anew from what is stored.
+    """Drop each index except `_id`'s, and let the storage build it again.
 
-    Nobody asks for sessions meanwhile; MongoDB lets them, and then takes longer.
+    There are no requests meanwhile; MongoDB allows them, but then the build takes longer.
     """
     found = {}
     async with AsyncMongoClient[Document](uri) as client:
@@ -64,15 +64,15 @@ async def owner_seconds(uri: str, database: str) -> dict[str, float]:
 def sweep_seconds(
     client: MongoClient[Document], sessions: Collection[Document]
 ) -> dict[str, float]:
-    """Add 100 000 sessions that are over, and wait for MongoDB's TTL monitor to remove them.
+    """Add 100 000 expired sessions, and wait until MongoDB's TTL monitor has deleted them.
 
-    The time begins when the monitor may begin: it looks once a second, so that up to one second
-    of what is returned may be its sleep.
+    The time starts when the monitor may start. It runs once a second, so up to one second of the
+    result may be its sleep.
     """
     real = sessions.find_one(sort=[("_id", 1)])
     assert real is not None
     now = datetime.now(UTC).replace(tzinfo=None)
-    # It may sleep up to a minute before it hears of its shorter sleep, which is not to be timed.
+    # It may sleep up to a minute before the shorter interval applies; that is not timed.
     client.admin.command("setParameter", 1, ttlMonitorSleepSecs=1)
     awake = _ttl_passes(client) + 2
     _wait_until(lambda: _ttl_passes(client) >= awake)

@@ -1,4 +1,4 @@
-"""The bytes that one stored session takes, indexes included."""
+"""The size of one stored session in bytes, including indexes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.visitors import sign_in
 
 
 def bytes_per_session(peers: Sequence[Running], where: Databases) -> dict[str, Stored]:
-    """Ask each place of storage, after the logins have filled it, how much one session takes."""
+    """Ask each database, after the logins have filled it, for the size of one session."""
     found: dict[str, Stored] = {}
     for peer in peers:
         if peer.peer.database is not None:
@@ -32,7 +32,7 @@ def _in_mongodb(uri: str, database: str) -> Stored:
     with MongoClient[dict[str, Any]](uri) as client:
         client.admin.command("fsync")  # sizes of indexes are those of the last checkpoint
         stats = client[database].command("collStats", "sessions")
-    # Uncompressed documents, since sealed bytes hardly compress, and indexes as they lie on disk.
+    # Uncompressed documents, because encrypted bytes hardly compress, and indexes as on disk.
     count = stats["count"]
     return Stored("MongoDB", f"{count:,}", stats["size"] // count, stats["totalIndexSize"] // count)
 

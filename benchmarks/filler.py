@@ -1,7 +1,7 @@
-"""A crowd of stored sessions: documents of the real shape, made without sealing anything.
+"""Many stored sessions: documents of the real shape, made without encrypting anything.
 
-To MongoDB a sealed value is random bytes, so random bytes of the same lengths do as well; every
-field that an index covers is as diverse as with real visitors.
+For MongoDB an encrypted value is random bytes, so random bytes of the same length are used; every
+field with an index has as many different values as with real visitors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPREAD = timedelta(days=13)
 
 
 def stand_in(real: Document) -> Document:
-    """Make a document that differs from a real one in everything that differs between visitors."""
+    """Make a document that differs from a real one in every field that differs by visitor."""
     moved = timedelta(seconds=random.uniform(0, SPREAD.total_seconds()))
     dates = {name: real[name] - moved for name in ("created_at", "last_seen_at", "expires_at")}
     sealed = {
@@ -36,7 +36,7 @@ def stand_in(real: Document) -> Document:
 
 
 def expired(real: Document, at: datetime) -> Document:
-    """Make a document of a session that was over at `at`."""
+    """Make a document of a session that had expired at `at`."""
     return {**stand_in(real), "expires_at": at - timedelta(seconds=1)}
 
 
@@ -46,11 +46,11 @@ def grow(
     make: Callable[[], Document],
     show: Callable[[int, int], object] = lambda _held, _to: None,
 ) -> None:
-    """Insert documents until the collection holds `to` of them.
+    """Insert documents until the collection has `to` of them.
 
-    `show` is told after each batch how many it holds, and how many are wanted.
+    After each batch `show` is called with the number of documents and the number wanted.
     """
-    # Journalled writes would only make the filling slower; nothing is measured here.
+    # The journal would only slow down the inserts; nothing is measured here.
     collection = sessions.with_options(write_concern=WriteConcern(w=1, j=False))
     held = collection.estimated_document_count()
     endless: Iterator[Document] = iter(make, None)

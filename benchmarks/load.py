@@ -1,4 +1,4 @@
-"""One run of wrk against one peer, with the CPU time that the peer spent on it."""
+"""One run of wrk against one peer, with the CPU time of the peer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.workload import Load
 
 SCRIPT = Path(__file__).parent / "visitors.lua"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# Slow peers with many connections make everyone wait; that shows in p99, not as a failure.
+# Slow peers with many connections answer late; this shows in p99, not as a failure.
 PATIENCE_SECONDS = 30
 
 
 def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: bool) -> Measured:
-    """Load one peer for so many seconds, or until every line was sent once."""
+    """Load one peer for this number of seconds, or until every line was sent once."""
     cpu_before = cpu_seconds(peer.pid)
     seen = _wrk(peer.url, load.connections, lines, seconds, once=once)
     cpu = cpu_seconds(peer.pid) - cpu_before
@@ -35,7 +35,7 @@ def measure(peer: Running, load: Load, lines: Path, seconds: float, *, once: boo
 
 
 def require_wrk() -> None:
-    """End with a sentence when the load generator is missing, before anything is started."""
+    """Exit with a message if the load generator is missing, before anything is started."""
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
 
@@ -43,7 +43,7 @@ def require_wrk() -> None:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time, user and system, that a process and its threads have used so far."""
     stat = Path(f"/proc/{pid}/stat").read_text()
-    # The second field is the program's name and may hold blanks: count from behind it.
+    # The second field is the program's name and may contain spaces: count after it.
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 

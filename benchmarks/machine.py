@@ -1,4 +1,4 @@
-"""What ran where, in which version: without it a figure says nothing."""
+"""The machine and the versions; without them a figure means nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NPM_PACKAGES = ("express", "express-session", "connect-mongo", "mongodb")
 
 
 def describe(mongo_uri: str) -> dict[str, str]:
-    """Name the machine and the versions of everything that takes part."""
+    """Return the machine and the versions of all programs in the run."""
     with MongoClient[dict[str, object]](mongo_uri) as client:
         mongod = str(client.server_info()["version"])
     versions = {

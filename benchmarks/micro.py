@@ -1,12 +1,12 @@
 """CPU time of one load and one save, without any server: `python -m benchmarks.micro`.
 
-The collection is a stub that answers at once, so a slower storage shows here, on any machine, and
-a slower database does not.  Sessions hold three values of 250 bytes in all; a save changes one.
-A process remembers the sessions that it opened lately, so visitors that it knows are measured
-apart from those that it has forgotten or never seen.
+The collection is a stub that answers at once. So a slower storage shows here on any machine, and a
+slower database does not. Sessions contain three values of 250 bytes together; a save changes one.
+A process caches the sessions that it opened last, so visitors in the cache are measured separately
+from visitors that are not in it.
 
-Machines differ threefold in what a microsecond is worth, so the goals grow with what deriving one
-key takes on this one.
+Machines differ by a factor of three, so the goals are scaled by the time that deriving one key
+takes on this machine.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ STRANGERS = 2 * SESSIONS_KEPT
 REPEATS = 20
 TRIES = 7
 
-# The goals, and what HKDF-SHA256 took on the machine that they were set for.
+# The goals, and the time of HKDF-SHA256 on the machine for which they were set.
 GOAL_US = {"load": 20.0, "save": 25.0}
 DERIVING_US = 2.6
 DERIVATIONS = 2000
 
-# Cloned for each visit: making one takes forty times as long.
+# Cloned for each visit: creating one takes forty times as long.
 REQUEST = make_mocked_request("GET", "/")
 
 Step = Callable[[int], Awaitable[object]]
 
 
 def values() -> dict[str, object]:
-    """Build three values that take 250 bytes as JSON."""
+    """Return three values that need 250 bytes as JSON."""
     values: dict[str, object] = {"user": user(0), "count": 0, "note": ""}
     values["note"] = "x" * (250 - len(encode(values)))
     return values
 
 
 async def signed_in(storage: MongoStorage, count: int) -> list[str]:
-    """Store so many sessions; return the cookies that name them."""
+    """Store this number of sessions; return the cookies."""
     cookies = []
     for _ in range(count):
         session, response = await storage.new_session(), web.Response()
@@ -62,40 +62,40 @@ async def signed_in(storage: MongoStorage, count: int) -> list[str]:
 
 
 def requests_with(cookies: Sequence[str]) -> list[web.Request]:
-    """Build one request per cookie."""
+    """Return one request per cookie."""
     return [REQUEST.clone(headers={"Cookie": cookie}) for cookie in cookies]
 
 
 async def alone(step: Step) -> None:
-    """Take the steps one after another."""
+    """Run the steps one after another."""
     for number in range(SESSIONS):
         await step(number)
 
 
 async def together(step: Step) -> None:
-    """Take all steps at once, each in a task of its own, as a server does with requests."""
+    """Run all steps at once, each in its own task, as a server does with requests."""
     await asyncio.gather(*(step(number) for number in range(SESSIONS)))
 
 
 async def nothing(_number: int) -> None:
-    """Cost what the measuring itself costs."""
+    """Measure the cost of the measurement."""
 
 
 async def handed_over(number: int) -> None:
-    """Cost what asyncio takes to run something in a task of its own, as no storage can do without.
+    """Measure the cost of running something in its own task, which every storage needs.
 
-    A command that the visitor's going away must not cancel is in one.
+    A command runs in one if it must not be cancelled when the visitor disconnects.
     """
     await asyncio.create_task(nothing(number))
 
 
 class Steps:
-    """A load and a save for each of the sessions, freshly prepared outside the measured time."""
+    """A load and a save for each session, prepared outside of the measured time."""
 
     def __init__(self, storage: MongoStorage, requests: Sequence[web.Request]) -> None:
         """Prepare one request and one response per session."""
         self._storage = storage
-        # A clone has not parsed its cookie yet, which is part of a load.
+        # A clone has not parsed its cookie yet; parsing is part of a load.
         self._requests = [request.clone() for request in requests]
         self._responses = [web.Response() for _ in requests]
         self._sessions: list[Session] = []
@@ -121,7 +121,7 @@ class Steps:
 async def cpu_us(
     way: Callable[[Step], Awaitable[None]], prepare: Callable[[], Awaitable[Step]]
 ) -> float:
-    """Return the least CPU time of one step, in microseconds: noise only ever adds."""
+    """Return the smallest CPU time of one step in microseconds, because noise only adds time."""
     return min([await _one_try(way, prepare) for _ in range(TRIES)])
 
 
@@ -189,7 +189,7 @@ def _always(step: Step) -> Callable[[], Awaitable[Step]]:
 
 
 def _in_turn(requests: Sequence[web.Request]) -> Iterator[Sequence[web.Request]]:
-    """Yield so many requests at a time, for ever; longest unseen first."""
+    """Yield this number of requests at a time, for ever, the longest unused first."""
     starts = itertools.cycle(range(0, len(requests), SESSIONS))
     return (requests[start : start + SESSIONS] for start in starts)
 

@@ -19,17 +19,17 @@ ALL_KINDS: tuple[Kind, ...] = tuple(ROUTES)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One contestant; `name` is the word for the command line, `title` the one for the reader."""
+    """One program to compare; `name` is for the command line, `title` is for the page."""
 
     name: str
     title: str
     command: tuple[str, ...]
     kinds: tuple[Kind, ...] = ALL_KINDS
     programs: tuple[str, ...] = ()
-    database: str | None = None  # where it keeps its sessions in MongoDB
+    database: str | None = None  # where it stores its sessions in MongoDB
 
     def missing(self) -> str | None:
-        """Say what keeps this peer from running here, or None."""
+        """Return why this peer cannot run on this machine, or None."""
         for program in self.programs:
             if shutil.which(program) is None:
                 return f"{program} is not installed"
@@ -76,9 +76,9 @@ PEERS: tuple[Peer, ...] = (
 
 
 def choose(names: Sequence[str]) -> list[Peer]:
-    """Return the peers of these names, or all when there are none; leave out who cannot run.
+    """Return the peers of these names, or all if there are none, without those that cannot run.
 
-    Whoever is left out is named with the reason: a gap must not look like a choice.
+    A peer that cannot run is printed with the reason, so that a missing row is explained.
     """
     chosen = []
     for peer in PEERS:

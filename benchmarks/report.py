@@ -1,4 +1,4 @@
-"""The table that a reader sees: Markdown, written from the medians."""
+"""The page with the results: Markdown, written from the medians."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS: tuple[Kind, ...] = ("read", "write")
 
 
 def ratio(results: Results, rival: str, load: Load) -> float | None:
-    """Say how many times a rival's requests per second ours answers, or None if not measured."""
+    """Return our requests per second divided by a rival's, or None if not measured."""
     ours, theirs = results.get((OURS, load)), results.get((rival, load))
     return ours.rate / theirs.rate if ours and theirs and theirs.requests else None
 
@@ -31,19 +31,19 @@ def markdown(
         (
             f"Written by `make bench`; medians of {plan.rounds} alternating rounds of"
             f" {plan.seconds:g} s each, one process per peer, `wrk -t1`, all on loopback."
-            " The machine is shared: compare within this page, never across pages."
+            " The machine is shared: compare numbers on this page only, never with another page."
         ),
-        "![Requests per second against each rival](benchmarks.svg)",
+        "![Requests per second, compared with other storages](benchmarks.svg)",
         "## Ratios",
         (
-            f"Requests per second of MongoStorage on PyMongo Async over the rival's,"
+            f"Requests per second of MongoStorage on PyMongo Async, divided by the rival's;"
             f" {STANDARD_CONNECTIONS} connections."
         ),
         _ratios(peers, results),
         *_loads(peers, results),
         "## Bytes per stored session",
         _stored(peers, stored),
-        "## What ran",
+        "## Machine and versions",
         _table(["", ""], machine.items()),
     ]
     return "\n\n".join(sections) + "\n"
@@ -90,7 +90,7 @@ def _stored(peers: Sequence[Peer], stored: Mapping[str, Stored]) -> str:
         for peer in peers
         if (one := stored.get(peer.name))
     ]
-    return _table(["", "kept in", "session", "indexes", "together", "of so many"], rows)
+    return _table(["", "stored in", "session", "indexes", "together", "sessions measured"], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""What was measured, as data: filled by `load` and `disk`, read by `report` and `chart`."""
+"""The measurements as data: written by `load` and `disk`, read by `report` and `chart`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.workload import Load
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one run against one peer saw; times in the unit of their name."""
+    """The result of one run against one peer; times have the unit of their name."""
 
     requests: int
     seconds: float
@@ -29,10 +29,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one session takes where the peer keeps it."""
+    """The size of one session where the peer stores it."""
 
     where: str
-    count: str  # of how many sessions this is the mean
+    count: str  # the number of sessions of which this is the mean
     session_bytes: int
     index_bytes: int = 0
 
@@ -46,7 +46,7 @@ Results = dict[tuple[str, Load], Measured]  # by the peer's name
 
 
 def middle(several: Sequence[Measured]) -> Measured:
-    """Return the median of each figure; failures are added up, memory is the last."""
+    """Return the median of each figure; failures are added, memory is the last value."""
     middling = sorted(several, key=lambda one: one.rate)[len(several) // 2]
     return Measured(
         requests=middling.requests,

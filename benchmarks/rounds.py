@@ -1,4 +1,4 @@
-"""The alternation of peers, and the medians: a noisy minute hits all of them alike."""
+"""The alternation of peers, and the medians: a busy minute affects all peers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.servers import Running
 from benchmarks.visitors import check, sign_in
 from benchmarks.workload import VISITORS, Kind, Load, request_lines
 
-STANDARD_CONNECTIONS = 64  # where logins and logouts are measured, and what the ratios are about
+STANDARD_CONNECTIONS = 64  # used for logins and logouts, and for the ratios
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how wide to measure."""
+    """How long, and with which loads, to measure."""
 
     rounds: int
     seconds: float
     connections: tuple[int, ...]
     kinds: tuple[Kind, ...] = ("read", "write", "login", "logout")
-    logouts: int = 4000  # sessions signed in beforehand, within `seconds`, to be ended by one run
+    logouts: int = 4000  # sessions that one run ends; signed in before, within `seconds`
 
     def loads(self) -> Iterator[Load]:
         """List every load of one round."""
@@ -66,7 +66,7 @@ class _Lines:
         self._cookies = asyncio.run(sign_in(peer.url, VISITORS)) if keeps_sessions else [""]
 
     def of(self, kind: Kind) -> Path:
-        """Write the lines for one kind of request; a logout needs sessions of its own."""
+        """Return the lines for one kind of request; a logout needs its own sessions."""
         cookies = self._cookies
         if kind == "logout":
             signing_in = sign_in(self._peer.url, self._plan.logouts, seconds=self._plan.seconds)

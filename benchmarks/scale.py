@@ -1,8 +1,8 @@
 """The cost of a request as the collection grows: `python -m benchmarks.scale --help`.
 
-Real visitors, more than fit into one batch, among a crowd of stand-ins (see `filler`); the same
-app, the same load, at each size.  What counts is the growth from the first line to the last, and
-how much of it all mongod's cache still holds then.
+Real visitors, more than fit into one batch, among many generated sessions (see `filler`); the same
+app and the same load for each size. The result is the growth from the first line to the last, and
+how much of the data is still in mongod's cache then.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from benchmarks.workload import Kind, Load, request_lines
 VISITORS = 5000
 KINDS: tuple[Kind, ...] = ("read", "write")
 ROUNDS = 3
-MOST_GROWTH = 1.3  # issue 7, item 5
-REMEMBERED = 1 / 100  # of the stand-ins' ids, to look some of them up
+MAX_GROWTH = 1.3  # on the largest collection, compared with the smallest
+REMEMBERED = 1 / 100  # share of the generated ids to look up
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one request costs at one size; the database's share is measured beside the app's."""
+    """The cost of one request for one size; the time of the database is separate."""
 
     kind: Kind
     rate: float
@@ -53,9 +53,9 @@ class Cost:
 
 
 class Crowd:
-    """Makes stand-ins for one real session, and remembers the ids of one in a hundred.
+    """Makes documents like one real session, and stores the ids of one in a hundred.
 
-    A class because the ids have to be known without asking MongoDB, which would read them.
+    A class because the ids must be known without a query, which would load them into the cache.
     """
 
     def __init__(self, real: Document) -> None:
@@ -63,7 +63,7 @@ class Crowd:
         self._real = real
 
     def newcomer(self) -> Document:
-        """Make one more."""
+        """Make one more document."""
         document = stand_in(self._real)
         if random.random() < REMEMBERED:
             self.ids.append(document["_id"])
@@ -71,7 +71,7 @@ class Crowd:
 
 
 def main() -> None:
-    """Grow, measure, print; then time the chores on the largest collection."""
+    """Fill, measure, print; then time the chores on the largest collection."""
     given = _arguments()
     end_all_on_sigterm()
     require_wrk()
@@ -112,7 +112,7 @@ def _arguments() -> argparse.Namespace:
         "--largest", type=int, default=6, choices=range(4, 9), metavar="4-8", help="power of ten"
     )
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
-    parser.add_argument("--directory", type=Path, help="where the data lies meanwhile")
+    parser.add_argument("--directory", type=Path, help="folder of the data during the run")
     return parser.parse_args()
 
 
@@ -149,8 +149,8 @@ def _show(cost: Cost, first: Cost) -> None:
 def _show_growth(first: Mapping[Kind, Cost], last: Mapping[Kind, Cost]) -> None:
     for kind, cost in last.items():
         growth = cost.cpu_us / first[kind].cpu_us
-        verdict = "within" if growth <= MOST_GROWTH else "MORE THAN"
-        print(f"growth of a {kind}: {growth:.2f} ×, {verdict} {MOST_GROWTH} ×")
+        verdict = "within" if growth <= MAX_GROWTH else "MORE THAN"
+        print(f"growth of a {kind}: {growth:.2f} ×, {verdict} {MAX_GROWTH} ×")
 
 
 def _show_cache(before: Cache, now: Cache) -> None:

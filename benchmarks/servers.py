@@ -1,6 +1,6 @@
-"""mongod, redis-server and the peers' processes: started, waited for, and ended.
+"""Starts and stops mongod, redis-server and the processes of the peers.
 
-Everything listens on loopback only and is ended by its own process, whatever happens.
+Everything listens on loopback only, and is stopped by its own process id in any case.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from webapp.database.mongod import Mongod, find_mongod
 
 START_SECONDS = 20.0
 STOP_SECONDS = 30.0
-CACHE_MB = 2048  # mongod's own default on a server would be half of the memory
+CACHE_MB = 2048  # mongod's default is half of the memory above 1 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """Where the databases of this run listen, and the process ids that cost CPU time."""
+    """Where the databases of this run listen, and the process ids whose CPU time is measured."""
 
     mongo: str
     redis: str
@@ -38,7 +38,7 @@ class Databases:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A peer that answers."""
+    """A peer that accepts requests."""
 
     peer: Peer
     port: int
@@ -51,7 +51,7 @@ class Running:
 
 
 def end_all_on_sigterm() -> None:
-    """Let SIGTERM end what was started, as Ctrl-C does."""
+    """Let SIGTERM stop all processes that were started, like Ctrl-C does."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -61,7 +61,7 @@ def end_all_on_sigterm() -> None:
 
 @contextmanager
 def databases(directory: Path) -> Iterator[Databases]:
-    """Run a mongod and, where it is installed, a redis-server that keeps nothing on disk."""
+    """Run a mongod and, if it is installed, a redis-server that stores nothing on disk."""
     with ExitStack() as stack:
         mongod = stack.enter_context(Mongod(find_mongod(os.environ), directory / "mongod"))
         _widen_cache(mongod.uri)
@@ -76,7 +76,7 @@ def databases(directory: Path) -> Iterator[Databases]:
 def running(
     peers: Sequence[Peer], where: Databases, directory: Path, *, uvloop: bool = False
 ) -> Iterator[list[Running]]:
-    """Run these peers side by side; between their turns they sleep."""
+    """Run these peers at the same time; between their turns they are idle."""
     with ExitStack() as stack:
         started = []
         for peer in peers:
@@ -90,7 +90,7 @@ def running(
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a loopback port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

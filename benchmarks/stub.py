@@ -1,7 +1,7 @@
-"""A collection that answers at once, so that what is left is the storage's own time.
+"""A collection that answers at once, so that only the time of the storage is measured.
 
-Documents go through BSON once, when they are stored: what comes back has the types that the
-driver would give it, at none of its cost.
+Documents are encoded to BSON once, when they are stored. So what is returned has the types that the
+driver would return, but not its cost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 
 class StubCollection:
-    """The few methods of a collection that a load and a save call; updates change nothing."""
+    """The methods of a collection that a load and a save call; updates change nothing."""
 
     write_concern = WriteConcern(w=1)
 
@@ -33,7 +33,7 @@ class StubCollection:
         return self
 
     async def insert_one(self, document: Document) -> None:
-        """Keep a document."""
+        """Store a document."""
         self._documents[document["_id"]] = bson.decode(bson.encode(document), self._codec)
 
     async def find_one(self, query: Document) -> Document | None:
@@ -45,13 +45,13 @@ class StubCollection:
         return _Found([self._documents[one] for one in query["_id"]["$in"]])
 
     async def update_one(self, _query: Document, _change: Document) -> SimpleNamespace:
-        """Say that the document was there."""
+        """Answer that the document was found."""
         return SimpleNamespace(matched_count=1)
 
     async def bulk_write(
         self, operations: Sequence[object], *, ordered: bool = True
     ) -> SimpleNamespace:
-        """Say that every document was there."""
+        """Answer that every document was found."""
         assert not ordered
         return SimpleNamespace(matched_count=len(operations))
 

@@ -1,4 +1,4 @@
-"""The visitors' side: sign in, keep the cookie, and see that the peer really keeps sessions."""
+"""The visitors: sign in, store the cookie, and check that the peer really stores sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AT_ONCE = 32
 
 
 async def sign_in(url: str, count: int, *, seconds: float = 3600.0) -> list[str]:
-    """Sign in `count` visitors, or as many as `seconds` allow, and return their cookies."""
+    """Sign in `count` visitors, or as many as possible in `seconds`; return their cookies."""
     deadline = monotonic() + seconds
     numbers = iter(range(count))
     cookies: list[str] = []
@@ -31,7 +31,7 @@ async def sign_in(url: str, count: int, *, seconds: float = 3600.0) -> list[str]
 
 
 async def check(url: str, kinds: Iterable[str]) -> None:
-    """Raise `RuntimeError` when the peer does not do what it is measured for."""
+    """Raise `RuntimeError` if the peer does not do what it is measured for."""
     async with _client(url) as client:
         cookie = await _login(client, 1) if "login" in kinds else ""
         async with client.get("/read", headers={"Cookie": cookie}) as response:
@@ -60,7 +60,7 @@ async def _login(client: aiohttp.ClientSession, number: int) -> str:
 
 
 def _cookie(response: aiohttp.ClientResponse) -> str | None:
-    # As it stands on the wire: some peers' cookies are changed by being parsed and quoted again.
+    # The raw header: parsing and quoting again would change the cookies of some peers.
     line = response.headers.get("Set-Cookie")
     return line.partition(";")[0] if line else None
 

@@ -1,7 +1,7 @@
-"""The visitors, and what one request of each kind asks for: the same for every peer.
+"""The visitors, and what one request of each kind does: the same for every peer.
 
-A visitor's session holds a `user` of three fields and a `count`.  *read* answers the user as
-60 bytes of JSON, *write* adds one to the count and answers the same, *login* stores a new
+A visitor's session contains a `user` of three fields and a `count`. *read* answers with the user as
+60 bytes of JSON, *write* adds one to the count and gives the same answer, *login* stores a new
 session, *logout* ends one.
 """
 
@@ -28,7 +28,7 @@ encode = json.JSONEncoder(separators=(",", ":")).encode  # as JavaScript writes 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of request, asked for over so many connections at once."""
+    """One kind of request, sent over this number of connections at once."""
 
     kind: Kind
     connections: int
@@ -46,7 +46,7 @@ def user(number: int) -> dict[str, str]:
 def request_lines(kind: Kind, cookies: list[str]) -> list[str]:
     """Write one line per request for `visitors.lua`: method, path and the visitor's cookie.
 
-    A login comes from a stranger, so it carries no cookie but says who the visitor is.
+    A login comes from a new visitor, so it has no cookie but names the visitor.
     """
     if kind == "login":
         return [f"{ROUTES[kind]}?number={number}" for number in range(VISITORS)]

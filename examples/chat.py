@@ -1,7 +1,7 @@
-"""A chat over WebSockets that ends for whoever is signed out, on whichever server that happens.
+"""A chat over WebSockets that closes for a user who is signed out, on any server.
 
-A WebSocket is one long request: its session was loaded when it began. So each one looks from time
-to time whether its session is still there, one indexed find per look.
+A WebSocket is one long request: its session was loaded when it started. So each socket checks at
+intervals whether its session still exists, with one indexed find.
 """
 
 import asyncio
@@ -58,10 +58,10 @@ async def _close_when_signed_out(
     while True:
         await asyncio.sleep(app[LOOK_SECONDS])
         try:
-            live = {session.handle async for session in app[STORAGE].sessions(user)}
+            active = {session.handle async for session in app[STORAGE].sessions(user)}
         except StorageUnavailable:
-            continue  # nobody is signed out because MongoDB is away for a moment
-        if handle not in live:
+            continue  # do not sign out anybody because MongoDB cannot be reached
+        if handle not in active:
             app[SOCKETS].discard(socket)
             await socket.close(code=SIGNED_OUT, message=b"signed out")
             return

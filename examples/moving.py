@@ -1,10 +1,10 @@
 """Move an app from `EncryptedCookieStorage` or `RedisStorage`: one line changes.
 
-The handlers below were written for the old storage and stay as they are. So may the call of
-`aiohttp_session.setup`; `storage.setup` in its place also makes the indexes when the app starts
-and saves what changes before a streamed response or a WebSocket starts.
+The handlers below were written for the old storage and do not change. You can also keep the call
+of `aiohttp_session.setup`. If you call `storage.setup` instead, it also creates the indexes when
+the app starts, and saves changes before a streamed response or a WebSocket starts.
 
-Everybody signs in once more, for a cookie of the old storage opens nothing in the new one.
+Everybody signs in once more, because a cookie of the old storage is not valid in the new one.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ async def add_to_cart(request: web.Request) -> web.Response:
     session = await aiohttp_session.get_session(request)
     cart = session.setdefault("cart", [])
     cart.append(request.match_info["item"])
-    session.changed()  # the old storages need it for a change inside a list; ours does not
+    session.changed()  # the old storages need this for a change in a list; ours does not
     return web.json_response(cart)
 
 

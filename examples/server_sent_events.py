@@ -1,7 +1,7 @@
-"""Server-sent events to who is signed in: what changes in the session before the stream is saved.
+"""Server-sent events: changes of the session are saved before the stream starts.
 
-A response is saved when its headers go out, so a handler changes the session first and streams
-then. Later changes of the same request are lost, as with every session storage.
+The session is saved when the headers of the response are sent, so a handler first changes the
+session and then streams. Later changes in the same request are lost, as with every session storage.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def publish(request: web.Request) -> web.Response:
     text = (await request.text()).replace("\n", " ")
     for news in request.app[READERS]:
         news.put_nowait(text)
-    return web.Response(text=f"told {len(request.app[READERS])} readers\n")
+    return web.Response(text=f"sent to {len(request.app[READERS])} readers\n")
 
 
 async def end_streams(app: web.Application) -> None:

@@ -34,7 +34,7 @@ async def devices(request: web.Request) -> web.Response:
 
 async def sign_out_one(request: web.Request) -> web.Response:
     session = await get_session(request)
-    # With the owner: nobody ends a stranger's session by its handle.
+    # With the owner, nobody can end the session of somebody else by its handle.
     handle = request.match_info["handle"]
     ended = await request.app[STORAGE].revoke(handle, owner=_user(session))
     return web.Response(status=204 if ended else 404)

@@ -1,7 +1,7 @@
-"""An app with sub-apps: one sign-in for all, the session is loaded and saved once per request.
+"""An app with sub-apps: one sign-in for all; each request loads and saves the session once.
 
-Set up the outer app, and every part of the whole has sessions. A sub-app that is also served alone
-may call `setup` with the same storage; what passes through both is still saved once.
+Call `setup` for the outer app, and all sub-apps have sessions. A sub-app that is also served alone
+may call `setup` with the same storage; a request that passes through both is still saved once.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""Sessions below aiohttp-security: who is signed in, and what they may do.
+"""Sessions with aiohttp-security: who is signed in, and what they may do.
 
-`remember` puts the user into the session under the policy's key. Named as `owner_key`, it makes
-the session token new at every sign-in and lets `storage.sessions()` find the user's sessions.
+`remember` stores the user in the session under the key of the policy. With this key as
+`owner_key`, the session gets a new token at every sign-in, and `storage.sessions()` finds the
+sessions of the user.
 """
 
 import os
@@ -19,16 +20,16 @@ MAY = {"ada": {"read", "write"}, "bob": {"read"}}
 
 
 class Permissions(AbstractAuthorizationPolicy):
-    """Looks permissions up in a table; yours asks a database."""
+    """Looks up permissions in a table; your app would ask a database."""
 
     async def authorized_userid(self, identity: str) -> str | None:
-        """Return the user, ``None`` for one who is not there any more."""
+        """Return the user, or ``None`` if the user does not exist any more."""
         return identity if identity in MAY else None
 
     async def permits(
         self, identity: str | None, permission: object, context: object = None
     ) -> bool:
-        """Tell whether the user may do this."""
+        """Return whether the user may do this."""
         return identity is not None and permission in MAY.get(identity, set())
 
 

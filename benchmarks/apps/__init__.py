@@ -1,1 +1,1 @@
-"""The peers written in Python: one app, whose sessions are kept in one way or another."""
+"""The peers written in Python: one app with different session storages."""

@@ -1,4 +1,4 @@
-"""The handlers that all Python peers share, so that only the storage differs."""
+"""The handlers of all Python peers, so that only the storage differs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def write(request: web.Request) -> web.Response:
 
 
 async def count(request: web.Request) -> web.Response:
-    """Tell the count, by which the benchmark sees that writes are really kept."""
+    """Return the count, which shows the benchmark that writes are really stored."""
     session = await signed_in(request)
     return web.Response(text=str(session["count"]))
 

@@ -1,6 +1,6 @@
-"""How each Python peer keeps its sessions: the only thing in which they differ.
+"""How each Python peer stores its sessions, which is the only difference between them.
 
-Each function prepares an app inside the running event loop, where drivers want to be made.
+Each function prepares an app in the running event loop, where drivers must be created.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from storage import MongoStorage, setup
 Prepare = Callable[[web.Application, str, str], Awaitable[None]]
 
 TWO_WEEKS = 14 * 24 * 3600
-# The same text in every process: sessions must outlive a restart of the peer.
+# The same in every process: sessions must stay valid after a restart of the peer.
 SECRET = hashlib.sha256(b"a benchmark has nothing to hide").hexdigest()
 
 
 async def without_sessions(app: web.Application, _mongo: str, _redis: str) -> None:
-    """Answer without any session: the ceiling."""
+    """Answer without any session: the upper limit."""
 
     async def read(_request: web.Request) -> web.Response:
         return answer(user(0))
@@ -38,7 +38,7 @@ async def without_sessions(app: web.Application, _mongo: str, _redis: str) -> No
 
 
 async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
-    """Await one bare `find_one` in the handler: the least that one command to MongoDB costs."""
+    """Await one bare `find_one` in the handler: the smallest cost of a command to MongoDB."""
     client = AsyncMongoClient[dict[str, Any]](mongo)
     visitors = client["bench_find"]["visitors"]
     await visitors.replace_one({"_id": 0}, {"_id": 0, "user": user(0)}, upsert=True)
@@ -53,15 +53,15 @@ async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
 
 
 async def encrypted_cookie(app: web.Application, _mongo: str, _redis: str) -> None:
-    """Keep the session in the browser, encrypted."""
+    """Store the session in the browser, encrypted."""
     key = hashlib.sha256(SECRET.encode()).digest()
     aiohttp_session.setup(app, EncryptedCookieStorage(key, max_age=TWO_WEEKS))
     add_session_routes(app)
 
 
 async def redis(app: web.Application, _mongo: str, redis_url: str) -> None:
-    """Keep the session in Redis, as JSON that anyone with access to Redis can read."""
-    # With the 100 connections that redis-py allows by itself, the 101st visitor gets an error.
+    """Store the session in Redis, as JSON that anyone with access to Redis can read."""
+    # By default redis-py allows 100 connections, and the 101st visitor gets an error.
     client = Redis.from_url(redis_url, max_connections=2000)
     aiohttp_session.setup(app, RedisStorage(client, max_age=TWO_WEEKS))
     add_session_routes(app)
@@ -69,7 +69,7 @@ async def redis(app: web.Application, _mongo: str, redis_url: str) -> None:
 
 
 async def mongo_on_pymongo(app: web.Application, mongo: str, _redis: str) -> None:
-    """Keep the session with this project's storage, on PyMongo's own asynchronous client."""
+    """Store the session with this project's storage, with PyMongo's asynchronous client."""
     client = AsyncMongoClient[dict[str, Any]](mongo)
     setup(app, MongoStorage(client["bench_pymongo"]["sessions"], SECRET))
     add_session_routes(app)
@@ -77,7 +77,7 @@ async def mongo_on_pymongo(app: web.Application, mongo: str, _redis: str) -> Non
 
 
 async def mongo_on_motor(app: web.Application, mongo: str, _redis: str) -> None:
-    """Keep the session with this project's storage, on Motor."""
+    """Store the session with this project's storage, with Motor."""
     client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo)
     setup(app, MongoStorage(client["bench_motor"]["sessions"], SECRET))
     add_session_routes(app)

@@ -1,4 +1,4 @@
-"""Fixtures to copy: a collection of the test's own, the app, and clients of two kinds."""
+"""Fixtures to copy: an empty collection, the app, and clients with and without a session."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What your own tests may look like. Run them with `pytest`, MONGO_URI set."""
+"""What your own tests can look like. Run them with `pytest`; MONGO_URI must be set."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,28 +11,28 @@ Client = TestClient[Any, Any]
 
 
 async def test_stranger_has_no_profile(stranger: Client) -> None:
-    """Nobody is let in without a session."""
+    """Without a session the answer is 401."""
     response = await stranger.get("/profile")
 
     assert response.status == 401
 
 
 async def test_ada_sees_her_profile(ada: Client) -> None:
-    """No sign-in page had to be filled in."""
+    """No sign-in form had to be filled in."""
     response = await ada.get("/profile")
 
     assert await response.json() == {"user": "ada"}
 
 
 async def test_ada_can_sign_out(ada: Client) -> None:
-    """Her cookie opens nothing afterwards."""
+    """Her cookie is not valid afterwards."""
     await ada.post("/sign-out")
 
     assert (await ada.get("/profile")).status == 401
 
 
 async def test_session_ends_after_fourteen_idle_days(ada: Client, app: web.Application) -> None:
-    """No test has to wait: the storage's clock can be moved."""
+    """The test replaces the storage's clock, so it does not have to wait."""
     storage = app[STORAGE]
     now = storage.clock()
     storage.clock = lambda: now + timedelta(days=14).total_seconds()

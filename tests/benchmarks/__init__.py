@@ -1,1 +1,1 @@
-"""Tests of the tool that measures."""
+"""Tests of the benchmarks."""

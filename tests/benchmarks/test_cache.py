@@ -1,4 +1,4 @@
-"""The look into mongod's cache, which `make bench-scale` prints, understands what mongod says."""
+"""The report about mongod's cache, which `make bench-scale` prints, understands mongod."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SESSIONS = 500
 
 
 def test_cache_report_has_documents_and_indexes(mongo_uri: str, database_name: str) -> None:
-    """Just stored, all of it is in the cache, and each is found."""
+    """Sessions that were just stored are all in the cache, and each is found."""
     with MongoClient[dict[str, Any]](mongo_uri) as client:
         sessions = client[database_name]["sessions"]
         sessions.create_index("owner")

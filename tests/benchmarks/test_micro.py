@@ -1,4 +1,4 @@
-"""The micro-benchmark keeps running when the storage changes how it talks to the driver."""
+"""The micro-benchmark still runs when the storage changes how it uses the driver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks import micro
 async def test_micro_benchmark_measures_load_and_save(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Load and save, alone and together, of known visitors and others; how fast is not asked."""
+    """It prints load and save, alone and together, of cached and other visitors."""
     monkeypatch.setattr(micro, "REPEATS", 1)
     monkeypatch.setattr(micro, "TRIES", 1)
     monkeypatch.setattr(micro, "STRANGERS", micro.SESSIONS)

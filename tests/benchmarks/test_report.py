@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that turn measurements into a page and a picture."""
+"""The parts of the benchmarks that turn measurements into a page and a chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READ = Load("read", 64)
 
 
 def measured(requests: int = 1000, *, failures: int = 0) -> Measured:
-    """Build what a run of one second saw."""
+    """Return the result of a run of one second."""
     return Measured(
         requests=requests,
         seconds=1.0,
@@ -31,7 +31,7 @@ def measured(requests: int = 1000, *, failures: int = 0) -> Measured:
 
 @pytest.fixture
 def results() -> Results:
-    """Give ours 1 500 requests per second, Redis 1 000, and measure nobody else."""
+    """Return 1 500 requests per second for ours, 1 000 for Redis, and nothing for the others."""
     return {("pymongo", READ): measured(1500), ("redis", READ): measured(1000)}
 
 
@@ -46,7 +46,7 @@ def test_ratio_of_a_rival_that_did_not_run_is_none(results: Results) -> None:
 
 
 def test_report_has_the_median_of_the_rounds_and_every_failure() -> None:
-    """One slow round does not count, one failed request does."""
+    """One slow round does not change the median; one failed request is reported."""
     together = middle([measured(100), measured(1000), measured(1100, failures=1)])
 
     assert together.rate == 1000
@@ -56,7 +56,7 @@ def test_report_has_the_median_of_the_rounds_and_every_failure() -> None:
 def test_page_lists_every_peer_and_a_dash_without_a_measurement(
     results: Results,
 ) -> None:
-    """The page names ratios, a gap for a missing rival, bytes and versions."""
+    """The page has ratios, a dash for a missing rival, bytes and versions."""
     stored = {"pymongo": Stored("MongoDB", "200", 300, 100)}
 
     page = markdown(PEERS, results, stored, {"mongod": "6.0.5"}, FULL)
@@ -68,7 +68,7 @@ def test_page_lists_every_peer_and_a_dash_without_a_measurement(
 
 
 def test_chart_is_well_formed_and_draws_a_bar_for_each_ratio(results: Results) -> None:
-    """One rival with one ratio is one bar beside the two squares of the legend."""
+    """One rival with one ratio is one bar, besides the two squares of the legend."""
     root = ET.fromstring(svg(PEERS, results))  # noqa: S314 - we wrote it ourselves
 
     bars = root.findall("{http://www.w3.org/2000/svg}rect")
@@ -80,18 +80,18 @@ def test_chart_is_well_formed_and_draws_a_bar_for_each_ratio(results: Results) -
 
 @pytest.mark.parametrize("number", [0, 199, 9999])
 def test_every_visitors_answer_has_sixty_bytes(number: int) -> None:
-    """Peers are compared on answers of one length, whoever asks."""
+    """All peers are compared with answers of the same length."""
     assert len(encode(user(number)).encode()) == ANSWER_BYTES
 
 
 def test_login_sends_no_cookie_and_other_requests_send_theirs() -> None:
-    """A login is a stranger's; everything else carries the visitor's cookie."""
+    """A login comes from a new visitor; other requests carry the visitor's cookie."""
     assert request_lines("write", ["session=a"]) == ["POST /write session=a"]
     assert request_lines("login", ["session=a"])[1] == "POST /login?number=1"
 
 
 def test_peer_without_its_program_gives_the_reason() -> None:
-    """A missing peer is named with the reason, never faked."""
+    """A missing peer is named with the reason and never replaced."""
     peer = Peer("x", "X", ("no-such-program",), programs=("no-such-program",))
 
     assert peer.missing() == "no-such-program is not installed"

@@ -71,10 +71,10 @@ async def signed_in_load(router: Router) -> AsyncIterator[Load]:
 def nothing_was_lost(load: Load, router: Router) -> None:
     """Assert that every failure was nginx at a closed port, and that nothing else failed."""
     complaints = router.complaints()
-    knocks = [line for line in complaints if "connect() failed (111: Connection refused)" in line]
-    assert complaints == knocks
+    refused = [line for line in complaints if "connect() failed (111: Connection refused)" in line]
+    assert complaints == refused
     assert load.statuses.keys() <= {200, 502}, load.statuses
-    assert load.statuses[502] == len(knocks)
+    assert load.statuses[502] == len(refused)
 
 
 async def test_rolling_restart_loses_no_request_and_no_session(

@@ -140,9 +140,9 @@ def test_second_trusted_hop_is_used_as_documented(fleet: Fleet, router: Router) 
     for port in fleet.ports:
         fleet.start(port)
     # nginx joins repeated lines and adds its own scheme, which changes those cases.
-    told = [c for c in CASES if c.hops == 1 and len(c.forwarded_for) < 2 and c.proto == ["https"]]
+    cases = [c for c in CASES if c.hops == 1 and len(c.forwarded_for) < 2 and c.proto == ["https"]]
 
-    for case in filter(_fits, told):
+    for case in filter(_fits, cases):
         status, address = _resolved(router, fleet, *_lines(case))
 
         expected = (200, case.client) if case.client else (400, "127.0.0.1")

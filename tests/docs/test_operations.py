@@ -43,8 +43,8 @@ def test_table_names_exactly_the_variables() -> None:
     ("name", "default"),
     [
         pytest.param(name, match[1], id=name)
-        for name, told in settings().items()
-        if (match := re.match(r"`([^`]+)`", told))
+        for name, text in settings().items()
+        if (match := re.match(r"`([^`]+)`", text))
     ],
 )
 def test_setting_the_default_explicitly_changes_nothing(name: str, default: str) -> None:
@@ -55,7 +55,7 @@ def test_setting_the_default_explicitly_changes_nothing(name: str, default: str)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, told in settings().items() if told.startswith("required")]
+    "name", [name for name, text in settings().items() if text.startswith("required")]
 )
 def test_missing_required_variable_is_reported(name: str) -> None:
     """Without a required variable the app does not start in production."""
@@ -97,11 +97,11 @@ def test_output_of_check_on_the_page_is_that_of_the_app() -> None:
 
 def test_table_names_exactly_the_commands() -> None:
     """Every command of the table is accepted, and the table has every command."""
-    told = [cells[0].strip("`").split()[3:] for cells in table(PAGE, "Commands")]
+    listed = [cells[0].strip("`").split()[3:] for cells in table(PAGE, "Commands")]
 
-    for words in told:
+    for words in listed:
         parser().parse_args(words)
-    named = {" ".join(word for word in words if word.islower()) for words in told}
+    named = {" ".join(word for word in words if word.islower()) for words in listed}
     assert named == {"", "--dev", *_commands(parser(), "")} - {"serve"}
 
 

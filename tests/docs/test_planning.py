@@ -98,12 +98,12 @@ def test_every_field_to_watch_is_reported_by_mongodb(mongo_uri: str) -> None:
 def test_metrics_are_those_of_the_operators_page() -> None:
     """The page names no other metrics, and only counters that the storage has."""
     pattern = r"`((?:webapp|storage)_[a-z_]+)"
-    told = set(re.findall(pattern, (ROOT / "docs" / "operations.md").read_text()))
+    documented = set(re.findall(pattern, (ROOT / "docs" / "operations.md").read_text()))
     counted = {cells[0] for cells in table(ROOT / "docs" / "api.md", "The storage")}
 
     page = PAGE.read_text()
 
-    assert set(re.findall(pattern, page)) <= told
+    assert set(re.findall(pattern, page)) <= documented
     assert {f"`{name}`" for name in re.findall(r'what="(\w+)"', page)} <= counted
 
 

@@ -150,7 +150,7 @@ async def test_get_session_without_setup(
 async def test_middlewares_in_the_wrong_order(
     storage: MongoStorage, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A middleware that was added before `setup` is told so; one that was added after it works."""
+    """A middleware that calls `get_session` must be added after `setup`."""
 
     @web.middleware
     async def greet(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -25,7 +25,7 @@ def serve(
     aiohttp_server: AiohttpServer,
     aiohttp_client: AiohttpClient,
 ) -> Serve:
-    """Start the app of an example; what comes back opens browsers without cookies."""
+    """Start the app of an example; return a function that opens browsers without cookies."""
 
     async def start(make_app: MakeApp, **options: Any) -> Open:
         app = await make_app(f"{mongo_uri}/{database_name}", generate_secret(), **options)

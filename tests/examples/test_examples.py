@@ -1,4 +1,4 @@
-"""Each example does what it says, over real HTTP and a real MongoDB."""
+"""Each example does what it says, with real HTTP and a real MongoDB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_security_checks_permissions(serve: Serve) -> None:
 
 
 async def test_security_ends_the_session_at_sign_out(serve: Serve) -> None:
-    """`forget` ends the session, so that a copied cookie opens nothing."""
+    """`forget` ends the session, so a copied cookie is not valid any more."""
     browser = await serve(with_security.make_app)
     ada, thief = await signed_in(await browser(), "ada"), await browser()
     stolen = ada.session.cookie_jar.filter_cookies(ada.make_url("/"))
@@ -46,7 +46,7 @@ async def test_security_ends_the_session_at_sign_out(serve: Serve) -> None:
 
 
 async def test_security_gives_a_new_token_to_each_user(serve: Serve) -> None:
-    """The policy's key is the owner key: a token that was planted before is worth nothing."""
+    """The policy's key is the owner key, so a token that was planted before is useless."""
     browser = await serve(with_security.make_app)
     shared = await browser()
     tokens = set()
@@ -60,7 +60,7 @@ async def test_security_gives_a_new_token_to_each_user(serve: Serve) -> None:
 
 
 async def test_sign_out_everywhere_keeps_this_device_signed_in(serve: Serve) -> None:
-    """Three devices; one signs out the two others."""
+    """Of three devices, one signs out the two others."""
     browser = await serve(sign_out_everywhere.make_app)
     here, phone, laptop = [await signed_in(await browser(), "ada") for _ in range(3)]
 
@@ -71,7 +71,7 @@ async def test_sign_out_everywhere_keeps_this_device_signed_in(serve: Serve) -> 
 
 
 async def test_only_the_owner_signs_out_a_device_by_its_handle(serve: Serve) -> None:
-    """A stranger who knows the handle ends nothing."""
+    """A stranger who knows the handle cannot end the session."""
     browser = await serve(sign_out_everywhere.make_app)
     here, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
     eve = await signed_in(await browser(), "eve")
@@ -87,7 +87,7 @@ async def test_only_the_owner_signs_out_a_device_by_its_handle(serve: Serve) -> 
 
 
 async def test_chat_closes_only_for_the_user_who_is_signed_out(serve: Serve) -> None:
-    """Ada is signed out from another device; her socket closes, Bob's does not."""
+    """When Ada is signed out from another device, her socket closes and Bob's stays open."""
     browser = await serve(chat.make_app, look_seconds=0.01)
     ada, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
     bob = await signed_in(await browser(), "bob")
@@ -106,14 +106,14 @@ async def test_chat_closes_only_for_the_user_who_is_signed_out(serve: Serve) -> 
 
 
 async def test_chat_requires_a_signed_in_user(serve: Serve) -> None:
-    """A stranger's handshake is answered with 401."""
+    """The handshake of a stranger is answered with 401."""
     browser = await serve(chat.make_app)
 
     assert (await (await browser()).get("/chat")).status == 401
 
 
 async def test_session_is_saved_before_the_event_stream_starts(serve: Serve) -> None:
-    """The cookie comes with the stream, and the next stream counts on."""
+    """The stream sets the cookie, and the next stream has the next number."""
     browser = await serve(server_sent_events.make_app)
     reader = await browser()
 
@@ -130,22 +130,22 @@ async def test_session_is_saved_before_the_event_stream_starts(serve: Serve) -> 
 
 
 async def test_events_reach_every_reader(serve: Serve) -> None:
-    """What one publishes the others read."""
+    """A message that one client publishes is sent to the others."""
     browser = await serve(server_sent_events.make_app)
     reader, writer = await browser(), await browser()
     stream = await reader.get("/events")
     for _ in range(2):
         await stream.content.readline()
 
-    told = await writer.post("/publish", data="tea is ready")
+    published = await writer.post("/publish", data="tea is ready")
 
-    assert await told.text() == "told 1 readers\n"
+    assert await published.text() == "sent to 1 readers\n"
     assert await stream.content.readline() == b"data: tea is ready\n"
     stream.close()
 
 
 async def test_sub_app_shares_the_sign_in_of_the_outer_app(serve: Serve) -> None:
-    """One sign-in for all parts; what the sub-app changes is saved."""
+    """One sign-in is enough for all parts; changes in the sub-app are saved."""
     browser = await serve(sub_apps.make_app)
     ada = await signed_in(await browser(), "ada")
 
@@ -156,7 +156,7 @@ async def test_sub_app_shares_the_sign_in_of_the_outer_app(serve: Serve) -> None
 
 
 async def test_device_list_marks_the_current_device(serve: Serve) -> None:
-    """The list marks the browser that asks."""
+    """The list marks the device that requests it."""
     browser = await serve(sign_out_everywhere.make_app)
     here = await signed_in(await browser(), "ada")
 
@@ -167,7 +167,7 @@ async def test_device_list_marks_the_current_device(serve: Serve) -> None:
 
 @pytest.mark.long
 def test_examples_can_be_copied_into_a_strictly_typed_app() -> None:
-    """A strict mypy has nothing to say, but for the smallest, which leaves the client untyped."""
+    """Strict mypy finds nothing, except in the smallest example, whose client is not typed."""
     programs = [
         path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem != "smallest"
     ]

@@ -1,4 +1,4 @@
-"""One app over three storages: the handlers never change."""
+"""One app with three storages, and the same handlers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.docs.test_readme_program import free_port
 async def storage(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[aiohttp_session.AbstractStorage]:
-    """Make each storage with the example's own line for it."""
+    """Create each storage with the example's own line for it."""
     if request.param == "cookie":
         yield moving.with_a_cookie(os.urandom(32))
     elif request.param == "redis":
@@ -63,7 +63,7 @@ async def _over_redis(folder: Path) -> AsyncIterator[aiohttp_session.AbstractSto
 async def test_app_works_with_every_storage(
     storage: aiohttp_session.AbstractStorage, aiohttp_client: AiohttpClient
 ) -> None:
-    """Fill the cart, check out, begin anew."""
+    """The test fills the cart, checks out, and starts again."""
     client = await aiohttp_client(moving.make_app(storage))
 
     first = await (await client.post("/cart/tea")).json()

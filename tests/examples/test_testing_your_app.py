@@ -1,4 +1,4 @@
-"""The example's own tests pass, and `storage.testing` does what they rely on."""
+"""The tests of the example pass, and `storage.testing` does what they need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docs.markdown import ROOT
 
 
 def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
-    """With pytest-aiohttp, in their own folder."""
+    """They run with pytest-aiohttp in their own folder."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
@@ -40,7 +40,7 @@ def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
 async def test_given_session_works_like_any_other(
     mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
 ) -> None:
-    """Also for a storage whose cookie is Secure, which plain http would not carry."""
+    """It also works for a storage with a Secure cookie, which http would not carry."""
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
         app = make_app(mongo[database_name]["sessions"], generate_secret())
         client = await aiohttp_client(app)
@@ -56,7 +56,7 @@ async def test_given_session_works_like_any_other(
 async def test_secure_cookie_is_sent_to_the_http_test_server(
     mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
 ) -> None:
-    """An app for https is tested without certificates."""
+    """An app for https can be tested without certificates."""
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
         sessions, secret = mongo[database_name]["sessions"], generate_secret()
         app = make_app(sessions, secret)
@@ -70,7 +70,7 @@ async def test_secure_cookie_is_sent_to_the_http_test_server(
 async def test_session_without_values_is_refused(
     mongo_uri: str, database_name: str, aiohttp_client: AiohttpClient
 ) -> None:
-    """It would never be stored, so the client would have no cookie."""
+    """Such a session would not be stored, so the client would have no cookie."""
     async with AsyncMongoClient[dict[str, Any]](mongo_uri) as mongo:
         app = make_app(mongo[database_name]["sessions"], generate_secret())
         client = await aiohttp_client(app)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage import generate_secret
-from tests.faults.load import Books
+from tests.faults.load import Record
 from tests.faults.summary import REMARK, ROW
 from tests.processes import LISTENING, Process, free_port, webapp
 from webapp.database.mongod import Mongod
@@ -37,7 +37,7 @@ class App:
 
 
 StartApp = Callable[..., App]
-Report = Callable[[str, Books, int], None]
+Report = Callable[[str, Record, int], None]
 Remark = Callable[[str], None]
 
 
@@ -104,11 +104,11 @@ def site(production: dict[str, str]) -> Iterator[Process]:
 def report(request: pytest.FixtureRequest) -> Report:
     """Add a row to the table: the fault, what was recorded, and the number of visitors."""
 
-    def add(fault: str, books: Books, visitors: int) -> None:
+    def add(fault: str, record: Record, visitors: int) -> None:
         row = (
-            f"{fault} | {books.requests} | {visitors} | {books.answered} | {books.refused}"
-            f" | {books.unreachable} | {books.silence_seconds:.1f} | {books.sessions}"
-            f" | {books.lost} | {books.resurrected} | {books.stale} | {books.overtaken}"
+            f"{fault} | {record.requests} | {visitors} | {record.answered} | {record.refused}"
+            f" | {record.unreachable} | {record.silence_seconds:.1f} | {record.sessions}"
+            f" | {record.lost} | {record.resurrected} | {record.stale} | {record.overtaken}"
         )
         request.node.user_properties.append((ROW, row))
 

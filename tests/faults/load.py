@@ -29,7 +29,7 @@ RENEWALS = 0.1  # share of the changes that a renewal follows
 
 
 @dataclass
-class Books:
+class Record:
     """What was recorded during one load."""
 
     answered: int = 0
@@ -81,7 +81,7 @@ class Load:
     ) -> None:
         self.bases = list(bases)
         self._renewals = renewals
-        self.books = Books()
+        self.record = Record()
         self.visits: list[Visit] = []
         self._visitors = visitors
         self._random = random.Random(seed)
@@ -127,9 +127,9 @@ class Load:
 
     async def answers(self, number: int) -> None:
         """Return when this number of further requests were answered."""
-        goal = self.books.answered + number
+        goal = self.record.answered + number
         async with asyncio.timeout(LONGEST_SECONDS):
-            while self.books.answered < goal:
+            while self.record.answered < goal:
                 for task in self._tasks:
                     if task.done():
                         task.result()
@@ -169,17 +169,17 @@ class Load:
         if status == 200:
             visit.acknowledged = number
         elif status == 401:
-            self.books.stale += 1
+            self.record.stale += 1
         else:
             visit.refused.add(number)
 
     async def _look(self, chance: random.Random, visit: Visit) -> None:
         acknowledged, logged_out = visit.acknowledged, visit.logged_out
-        status, told, _ = await self._send(chance, "GET", "/read", visit)
+        status, data, _ = await self._send(chance, "GET", "/read", visit)
         if status == 200:
-            self.books.stale += logged_out or told["left"] < acknowledged
+            self.record.stale += logged_out or data["left"] < acknowledged
         elif status == 401 and not visit.logout_tried:
-            self.books.stale += 1
+            self.record.stale += 1
 
     async def _renew(self, chance: random.Random, visit: Visit) -> bool:
         status, _, token = await self._send(chance, "POST", "/renew", visit)
@@ -209,34 +209,34 @@ class Load:
                 text = await answer.text()
                 self._count(answer.status, begun, f"{method} {path}: {answer.status} {text[:80]}")
                 cookie = answer.cookies.get("session")
-                told = json.loads(text) if answer.status == 200 else None
+                data = json.loads(text) if answer.status == 200 else None
         except (ClientError, OSError):
             # Also if the connection broke during the answer: nothing was promised.
-            self.books.unreachable += 1
+            self.record.unreachable += 1
             return 0, None, None
-        if told and told.get("left") != told.get("right"):
-            self.books.half += 1
-        return answer.status, told, cookie.value if cookie else None
+        if data and data.get("left") != data.get("right"):
+            self.record.half += 1
+        return answer.status, data, cookie.value if cookie else None
 
-    def _count(self, status: int, begun: float, told: str) -> None:
+    def _count(self, status: int, begun: float, data: str) -> None:
         if status == 503:
-            self.books.refused += 1
+            self.record.refused += 1
             return
         if status not in (200, 401):
-            self.books.wrong.append(told)
-        self.books.answered += 1
-        self.books.slowest_seconds = max(self.books.slowest_seconds, time.monotonic() - begun)
+            self.record.wrong.append(data)
+        self.record.answered += 1
+        self.record.slowest_seconds = max(self.record.slowest_seconds, time.monotonic() - begun)
         self._note_silence()
 
     def _note_silence(self) -> None:
         now = time.monotonic()
-        self.books.silence_seconds = max(self.books.silence_seconds, now - self._last_answer)
+        self.record.silence_seconds = max(self.record.silence_seconds, now - self._last_answer)
         self._last_answer = now
 
     async def _audit(self) -> None:
         """Read every session once more, from any process."""
-        before = Books(**vars(self.books))
-        self.books.sessions = len(self.visits)
+        before = Record(**vars(self.record))
+        self.record.sessions = len(self.visits)
         waiting = iter(self.visits)
 
         async def work() -> None:
@@ -247,26 +247,26 @@ class Load:
             await asyncio.gather(*(work() for _ in range(self._visitors)))
         # The requests of this check are not part of the load.
         for name in ("answered", "refused", "unreachable", "silence_seconds", "slowest_seconds"):
-            setattr(self.books, name, getattr(before, name))
+            setattr(self.record, name, getattr(before, name))
 
     async def _look_up(self, visit: Visit) -> None:
-        status, told = await self._looked_up(visit)
+        status, data = await self._looked_up(visit)
         if status == 200:
-            self.books.resurrected += visit.logged_out
-            if told["left"] < visit.acknowledged:
+            self.record.resurrected += visit.logged_out
+            if data["left"] < visit.acknowledged:
                 # From an earlier acknowledged change, or none: a later acknowledged one is lost.
-                was_refused = told["left"] in visit.refused
-                self.books.overtaken += was_refused
-                self.books.lost += not was_refused
-            assert told["left"] <= visit.tried
+                was_refused = data["left"] in visit.refused
+                self.record.overtaken += was_refused
+                self.record.lost += not was_refused
+            assert data["left"] <= visit.tried
         elif not (visit.logout_tried or visit.renewal_refused):
-            self.books.lost += 1
+            self.record.lost += 1
         for token in visit.former_tokens:
             status, _ = await self._looked_up(Visit(token))
-            self.books.resurrected += status == 200
+            self.record.resurrected += status == 200
 
     async def _looked_up(self, visit: Visit) -> tuple[int, Any]:
         while True:
-            status, told, _ = await self._send(self._random, "GET", "/read", visit)
+            status, data, _ = await self._send(self._random, "GET", "/read", visit)
             if status in (200, 401):
-                return status, told
+                return status, data

@@ -37,8 +37,8 @@ class Person:
 
     async def is_served(self) -> bool:
         """Return whether the app shows this person's profile."""
-        status, told = await self.send("GET", "/api/profile")
-        return status == 200 and f'"email": "{self.email}"' in told
+        status, text = await self.send("GET", "/api/profile")
+        return status == 200 and f'"email": "{self.email}"' in text
 
     async def send(
         self, method: str, path: str, fields: dict[str, str] | None = None

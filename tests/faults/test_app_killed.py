@@ -36,9 +36,9 @@ async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int)
 
 def kept_every_promise(load: Load) -> None:
     """Check that all acknowledged changes are there, and no ended session."""
-    books = load.books
-    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
-    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+    record = load.record
+    assert (record.lost, record.resurrected, record.half) == (0, 0, 0)
+    assert (record.stale, record.overtaken, record.wrong) == (0, 0, [])
 
 
 async def test_nothing_acknowledged_is_lost_when_a_process_is_killed_during_a_save(
@@ -47,7 +47,7 @@ async def test_nothing_acknowledged_is_lost_when_a_process_is_killed_during_a_sa
     """After two SIGKILLs, each interrupted request was applied completely or not at all."""
     load = await end_in_turn(apps, signal.SIGKILL, 2)
 
-    report("app process killed with SIGKILL, 2 times", load.books, VISITORS)
+    report("app process killed with SIGKILL, 2 times", load.record, VISITORS)
     kept_every_promise(load)
 
 
@@ -59,6 +59,6 @@ async def test_twenty_restarts_in_a_row_lose_nothing(
     """Two processes restart twenty times in turn: nobody is signed out, no session comes back."""
     load = await end_in_turn(apps, number, 20)
 
-    report(f"app process restarted with {number.name}, 20 times", load.books, VISITORS)
+    report(f"app process restarted with {number.name}, 20 times", load.record, VISITORS)
     kept_every_promise(load)
-    assert load.books.refused == 0
+    assert load.record.refused == 0

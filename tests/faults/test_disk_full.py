@@ -60,16 +60,16 @@ async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
             # The journal has space left, but the next checkpoint has none.
             await asyncio.to_thread(checkpoint, server)
             await asyncio.to_thread(until, lambda: has_ended(server))
-            await asyncio.to_thread(until, lambda: load.books.refused >= VISITORS)
+            await asyncio.to_thread(until, lambda: load.record.refused >= VISITORS)
             ballast.unlink()
             server.stop()
             await asyncio.to_thread(server.start)
             await load.answers(300)
 
-    report("disk full until mongod stopped, then space again", load.books, VISITORS)
-    books = load.books
-    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
-    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+    report("disk full until mongod stopped, then space again", load.record, VISITORS)
+    record = load.record
+    assert (record.lost, record.resurrected, record.half) == (0, 0, 0)
+    assert (record.stale, record.overtaken, record.wrong) == (0, 0, [])
 
 
 def checkpoint(server: Mongod) -> None:

@@ -70,8 +70,8 @@ async def status_of(
     """Send one request of a session."""
     async with client.request(method, app.base + path, headers=cookie_of(token)) as answer:
         if answer.status == 200:
-            told = await answer.json()
-            assert told["left"] == told["right"]
+            data = await answer.json()
+            assert data["left"] == data["right"]
         return answer.status
 
 

@@ -43,9 +43,11 @@ async def test_hostile_requests_cause_no_crash_leak_or_takeover(
             answer = await ask(port, request)
             statuses[answer.status] += 1
             assert answer.status != 500, request
-            told = answer.head + answer.body
+            received = answer.head + answer.body
             # The answer may contain what the attacker sent.
-            assert not [text for text in private if text in told and text not in request], request
+            assert not [text for text in private if text in received and text not in request], (
+                request
+            )
             if sum(statuses.values()) % LOOK_EVERY == 0:
                 assert [await person.is_served() for person in people] == [True, True]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from tests.faults.conftest import App, Remark, Report, StartApp
-from tests.faults.load import VISITORS, Books, Load
+from tests.faults.load import VISITORS, Load, Record
 from tests.faults.replica_set import ReplicaSet, replica_set
 
 # Number of requests that are answered before and after a fault.
@@ -23,7 +23,7 @@ FIRST_VOTE_SECONDS = 1.5
 class BreakIt(Protocol):
     """Breaks the primary under load, and records what happens."""
 
-    async def __call__(self, name: str, fault: Callable[[], None], times: int = 1) -> Books:
+    async def __call__(self, name: str, fault: Callable[[], None], times: int = 1) -> Record:
         """Break it; `fault` returns when there is a primary again."""
 
 
@@ -40,17 +40,17 @@ def apps(members: ReplicaSet, start_app: StartApp) -> tuple[App, App]:
     return start_app(members.uri, driver="motor"), start_app(members.uri, driver="pymongo")
 
 
-def kept_every_promise(books: Books) -> None:
+def kept_every_promise(record: Record) -> None:
     """Check the promises that hold for every fault."""
-    assert books.wrong == []
-    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
+    assert record.wrong == []
+    assert (record.lost, record.resurrected, record.half) == (0, 0, 0)
 
 
 @pytest.fixture
 def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark: Remark) -> BreakIt:
     """Do something to the primary several times under load; return the record."""
 
-    async def do(name: str, fault: Callable[[], None], times: int = 1) -> Books:
+    async def do(name: str, fault: Callable[[], None], times: int = 1) -> Record:
         elections = []
         async with Load([app.base for app in apps]) as load:
             for _ in range(times):
@@ -60,9 +60,9 @@ def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark:
                 elections.append(f"{time.monotonic() - begun:.1f}")
                 await load.answers(REQUESTS_AROUND)
                 await asyncio.to_thread(members.wait_until_whole)
-        report(f"{name}, {times} ×", load.books, VISITORS)
+        report(f"{name}, {times} ×", load.record, VISITORS)
         remark(f"{name}: the fault and its election took {', '.join(elections)} s")
-        return load.books
+        return load.record
 
     return do
 
@@ -79,10 +79,10 @@ async def test_nothing_is_lost_when_the_primary_is_killed(
         members.primary(other_than=victim)
         victim.mongod.start()
 
-    books = await break_it("primary killed with SIGKILL", kill, 2)
+    record = await break_it("primary killed with SIGKILL", kill, 2)
 
-    kept_every_promise(books)
-    assert (books.stale, books.overtaken) == (0, 0)
+    kept_every_promise(record)
+    assert (record.stale, record.overtaken) == (0, 0)
 
 
 @pytest.mark.long
@@ -102,11 +102,11 @@ async def test_no_request_fails_when_the_primary_steps_down(
         members.primary()
         second_votes += time.monotonic() - begun > FIRST_VOTE_SECONDS
 
-    books = await break_it("primary stepped down", step_down, 5)
+    record = await break_it("primary stepped down", step_down, 5)
 
-    kept_every_promise(books)
-    assert (books.stale, books.overtaken) == (0, 0)
-    assert books.refused <= VISITORS * second_votes
+    kept_every_promise(record)
+    assert (record.stale, record.overtaken) == (0, 0)
+    assert record.refused <= VISITORS * second_votes
 
 
 @pytest.mark.long
@@ -123,9 +123,9 @@ async def test_nothing_is_lost_when_the_primary_freezes(
         finally:
             victim.thaw()
 
-    books = await break_it("primary frozen with SIGSTOP", freeze, 1)
+    record = await break_it("primary frozen with SIGSTOP", freeze, 1)
 
-    kept_every_promise(books)
+    kept_every_promise(record)
 
 
 @pytest.mark.long
@@ -142,9 +142,9 @@ async def test_nothing_is_lost_when_the_primary_is_cut_off(
         finally:
             members.heal()
 
-    books = await break_it("primary disconnected from everybody", cut_off, 1)
+    record = await break_it("primary disconnected from everybody", cut_off, 1)
 
-    kept_every_promise(books)
+    kept_every_promise(record)
 
 
 @pytest.mark.long
@@ -161,6 +161,6 @@ async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
         finally:
             members.heal()
 
-    books = await break_it("primary and one app disconnected from the rest", split, 1)
+    record = await break_it("primary and one app disconnected from the rest", split, 1)
 
-    kept_every_promise(books)
+    kept_every_promise(record)

@@ -117,10 +117,10 @@ async def test_no_write_is_in_the_oplog_twice_after_lost_answers_and_elections(
             await asyncio.to_thread(members.primary().step_down)
             await asyncio.to_thread(members.wait_until_whole)
 
-    report("answers to writes lost, 1 in 50, and 3 elections", load.books, VISITORS)
+    report("answers to writes lost, 1 in 50, and 3 elections", load.record, VISITORS)
     counts = applied_writes(members)
     assert retried_statements(members) > before
     assert len(counts) > 1000
     assert set(counts.values()) == {1}
-    assert (load.books.lost, load.books.resurrected, load.books.half) == (0, 0, 0)
-    assert (load.books.stale, load.books.overtaken, load.books.wrong) == (0, 0, [])
+    assert (load.record.lost, load.record.resurrected, load.record.half) == (0, 0, 0)
+    assert (load.record.stale, load.record.overtaken, load.record.wrong) == (0, 0, [])

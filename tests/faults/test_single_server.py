@@ -58,9 +58,9 @@ async def kill_under_load(server: Mongod, start_app: StartApp, times: int) -> Lo
 
 def kept_every_promise(load: Load) -> None:
     """Check that all acknowledged changes are there, and no ended session."""
-    books = load.books
-    assert (books.lost, books.resurrected, books.half) == (0, 0, 0)
-    assert (books.stale, books.overtaken, books.wrong) == (0, 0, [])
+    record = load.record
+    assert (record.lost, record.resurrected, record.half) == (0, 0, 0)
+    assert (record.stale, record.overtaken, record.wrong) == (0, 0, [])
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
@@ -69,7 +69,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
     """SIGKILL once; `journal=true` makes an acknowledgement mean "on the disk"."""
     load = await kill_under_load(server, start_app, 1)
 
-    report("single mongod killed with SIGKILL, once", load.books, VISITORS)
+    report("single mongod killed with SIGKILL, once", load.record, VISITORS)
     kept_every_promise(load)
 
 
@@ -80,7 +80,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_
     """SIGKILL eight times, restarts in between."""
     load = await kill_under_load(server, start_app, 8)
 
-    report("single mongod killed with SIGKILL, 8 times", load.books, VISITORS)
+    report("single mongod killed with SIGKILL, 8 times", load.record, VISITORS)
     kept_every_promise(load)
 
 
@@ -93,18 +93,18 @@ async def test_slow_answers_are_awaited_and_too_slow_ones_refused_in_time(
     async with Load([app.base for app in apps]) as load:
         proxy.delay(0.2)
         await load.answers(300)
-        assert load.books.refused == 0
-        report("every answer 0.2 s late", load.books, VISITORS)
+        assert load.record.refused == 0
+        report("every answer 0.2 s late", load.record, VISITORS)
 
         proxy.delay(OPERATION_TIMEOUT_SECONDS + 2)
         begun = time.monotonic()
-        await asyncio.to_thread(until, lambda: load.books.refused >= VISITORS)
+        await asyncio.to_thread(until, lambda: load.record.refused >= VISITORS)
         assert time.monotonic() - begun < OPERATION_TIMEOUT_SECONDS + 3
 
         proxy.heal()
         await load.answers(300)
 
-    report("every answer 7 s late, then normal again", load.books, VISITORS)
+    report("every answer 7 s late, then normal again", load.record, VISITORS)
     kept_every_promise(load)
 
 
@@ -126,7 +126,7 @@ async def test_connections_broken_in_mid_answer_lose_nothing(
         await load.answers(2000)
         proxy.break_answers(lambda _sent: False)
 
-    report("connections broken in the middle of an answer, 1 in 30", load.books, VISITORS)
+    report("connections broken in the middle of an answer, 1 in 30", load.record, VISITORS)
     kept_every_promise(load)
 
 
@@ -146,7 +146,7 @@ async def test_server_out_of_connections_serves_again_when_some_are_free(
             await load.answers(100)
             await asyncio.to_thread(_take_every_connection, small, strangers)
             await load.answers(300)
-            assert load.books.refused == 0
+            assert load.record.refused == 0
             # It serves only after its first attempt to create the indexes has timed out.
             late = await asyncio.to_thread(start_app, small.uri)
             async with ClientSession() as client:
@@ -160,7 +160,7 @@ async def test_server_out_of_connections_serves_again_when_some_are_free(
             load.bases.append(late.base)
             await load.answers(300)
 
-    report("all connections of the server in use", load.books, VISITORS)
+    report("all connections of the server in use", load.record, VISITORS)
 
 
 def _take_every_connection(server: Mongod, strangers: ExitStack) -> None:

@@ -1,1 +1,1 @@
-"""What is shipped: the wheel, the sdist, the types."""
+"""The released files: the wheel, the sdist, the types."""

@@ -1,4 +1,4 @@
-"""The wheel and the sdist, built once from what git tracks, and environments to put them in."""
+"""The wheel and the sdist, built once from the tracked files, and environments to install in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 600  # a package index can be slow
 
 
 def run(*command: str | Path, cwd: Path, **environ: str) -> str:
-    """Run a program with a bare environment and return what it printed; it must succeed."""
+    """Run a program with a minimal environment and return its output; it must succeed."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """What `python -m build` made."""
+    """The files that `python -m build` creates."""
 
     wheel: Path
     sdist: Path
@@ -49,7 +49,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of its own, which sees nothing of this checkout."""
+    """A separate virtual environment, which sees nothing of this checkout."""
 
     folder: Path
 
@@ -79,7 +79,7 @@ MakeEnvironment = Callable[..., Environment]
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Build both from a copy of what git tracks, as a release does."""
+    """Build both from a copy of the tracked files, as for a release."""
     source = tmp_path_factory.mktemp("source")
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def make_environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironment:
-    """Make virtual environments, with another Python if one is named."""
+    """Create virtual environments, with another Python if one is named."""
 
     def make(python: str | None = None) -> Environment:
         folder = tmp_path_factory.mktemp("environment") / "venv"
@@ -105,30 +105,30 @@ def make_environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironmen
 
 
 def tracked(*folders: str) -> Sequence[str]:
-    """Name the files that git tracks and that are there."""
+    """Return the names of the tracked files that exist."""
     listed = run("git", "ls-files", "--", *folders, cwd=ROOT).splitlines()
     return [name for name in listed if (ROOT / name).is_file()]
 
 
 def lowest() -> dict[str, str]:
-    """Return the lowest versions that pyproject.toml says are tested, by the packages' names."""
+    """Return the lowest versions that pyproject.toml promises to support, by package name."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     return dict(requirement.split("==") for requirement in groups["lowest"])
 
 
 def pinned_in(name: str) -> dict[str, str]:
-    """Return the versions that a file of requirements/ pins, by the packages' names."""
+    """Return the versions that a file of requirements/ pins, by package name."""
     locked = (ROOT / "requirements" / name).read_text()
     return dict(re.findall(r"^([\w.-]+)==([^ \n]+)", locked, re.MULTILINE))
 
 
 def naming(python: str) -> dict[str, str]:
-    """Let pyenv's shim, where there is one, run the version that the name says."""
+    """Return the variables with which pyenv, if it is there, runs this Python version."""
     return {"PYENV_VERSION": python.removeprefix("python")} | (
         {"PYENV_ROOT": os.environ["PYENV_ROOT"]} if "PYENV_ROOT" in os.environ else {}
     )
 
 
 def _pip_settings() -> dict[str, str]:
-    # How this machine reaches the package index is the machine's affair.
+    # How to reach the package index is a setting of this machine.
     return {name: value for name, value in os.environ.items() if name.startswith("PIP_")}

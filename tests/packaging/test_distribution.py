@@ -1,4 +1,4 @@
-"""The wheel and the sdist as somebody else installs them."""
+"""The wheel and the sdist as another user installs them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def use(request: web.Request) -> None:
 
 @pytest.fixture(scope="module")
 def reader(built: Built, make_environment: MakeEnvironment) -> Environment:
-    """Install the wheel, and nothing else, in an empty virtual environment."""
+    """Install the wheel alone in an empty virtual environment."""
     environment = make_environment()
     environment.pip_install(built.wheel)
     return environment
 
 
 def test_wheel_contains_only_the_two_packages(built: Built) -> None:
-    """Every tracked file of them, templates and typing marks included; no test, no example."""
+    """It has every tracked file of them, also templates and py.typed, but no tests or examples."""
     with zipfile.ZipFile(built.wheel) as wheel:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
@@ -62,7 +62,7 @@ def test_wheel_contains_only_the_two_packages(built: Built) -> None:
 
 
 def test_sdist_contains_the_sources_of_the_wheel(built: Built) -> None:
-    """Sources, settings, licence and README."""
+    """It has sources, settings, license and README."""
     with tarfile.open(built.sdist) as sdist:
         inside = {name.partition("/")[2] for name in sdist.getnames()}
 
@@ -70,7 +70,7 @@ def test_sdist_contains_the_sources_of_the_wheel(built: Built) -> None:
 
 
 def test_metadata_lists_the_dependencies(built: Built) -> None:
-    """The dependencies of storage alone; the web app's are an extra."""
+    """The dependencies are those of storage; the ones of the web app are an extra."""
     with zipfile.ZipFile(built.wheel) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         metadata = message_from_string(wheel.read(name).decode())
@@ -87,7 +87,7 @@ def test_metadata_lists_the_dependencies(built: Built) -> None:
 def test_storage_imports_without_motor_and_the_packages_of_the_web_app(
     reader: Environment,
 ) -> None:
-    """`from storage import *` works in an environment that has the wheel alone."""
+    """`from storage import *` works in an environment with the wheel alone."""
     missing = "motor", "jinja2", "aiohttp_jinja2", "prometheus_client"
     program = (
         "import importlib.util as u; from storage import *; from storage import MongoStorage;"
@@ -100,7 +100,7 @@ def test_storage_imports_without_motor_and_the_packages_of_the_web_app(
 def test_program_of_readme_runs_with_the_wheel_alone(
     reader: Environment, mongo_uri: str, tmp_path: Path
 ) -> None:
-    """The reuse in five minutes: an empty folder, the wheel, the program, curl."""
+    """The program of README runs in an empty folder with the wheel and curl."""
     port = str(free_port())
     (program,) = blocks(ROOT / "README.md", "python")
     (tmp_path / "shop.py").write_text(program.text.replace("8080", port))
@@ -117,7 +117,7 @@ def test_program_of_readme_runs_with_the_wheel_alone(
 
 
 def test_types_of_the_wheel_pass_strict_mypy(reader: Environment) -> None:
-    """Mypy --strict over a program that uses the whole public face, with the wheel's own types."""
+    """Strict mypy accepts a program that uses the whole public API with the types of the wheel."""
     program = reader.folder / "consumer.py"
     program.write_text(CONSUMER)
 
@@ -128,10 +128,10 @@ def test_types_of_the_wheel_pass_strict_mypy(reader: Environment) -> None:
 
 
 def test_every_type_of_the_package_is_known(reader: Environment) -> None:
-    """Pyright's own count over the installed wheel: nothing unknown, nothing left to inference."""
+    """Pyright reports no unknown and no inferred type in the installed wheel."""
     reader.pip_install("basedpyright==1.40.2")
 
-    # It looks for packages beside the first `python` of PATH.
+    # It looks for packages next to the first `python` in PATH.
     path = os.pathsep.join([str(reader.python.parent), os.environ["PATH"]])
     said = reader.run(
         *("-m", "basedpyright", "--verifytypes", "storage", "--ignoreexternal"), PATH=path
@@ -141,7 +141,7 @@ def test_every_type_of_the_package_is_known(reader: Environment) -> None:
 
 
 def test_web_app_runs_with_its_extra(built: Built, make_environment: MakeEnvironment) -> None:
-    """`pip install 'aiohttp-session-mongostorage[webapp]'` brings what `python -m webapp` needs."""
+    """`pip install 'aiohttp-session-mongostorage[webapp]'` installs what the web app needs."""
     environment = make_environment()
     environment.pip_install(f"{built.wheel}[webapp]")
 

@@ -1,4 +1,4 @@
-"""What pyproject.toml promises at least is what `make test-lowest` installs."""
+"""`make test-lowest` installs the lowest versions that pyproject.toml promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.packaging.conftest import ROOT, lowest
 
 
 def test_lowest_versions_are_those_of_the_project() -> None:
-    """Each `>=` of the package and its extra stands in the group `lowest` as `==`."""
+    """Each `>=` of the package and its extra is in the group `lowest` as `==`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     promised = dict(
         requirement.split(">=")

@@ -1,4 +1,4 @@
-"""The wheel under other Pythons, and with the lowest versions of what it needs."""
+"""The wheel with other Pythons, and with the lowest versions of its dependencies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webapp.database.mongod import find_mongod
 
 pytestmark = pytest.mark.long
 
-# What the chosen tests need beside the wheel; mongomock-motor does not say that it needs the last.
+# What the chosen tests need. mongomock-motor needs the last one without declaring it.
 TOOLS = "pytest", "pytest-aiohttp", "hypothesis", "motor", "mongomock-motor", "typing-extensions"
 CHOSEN = [f"tests/storage/test_{name}.py" for name in ("values", "sealing", "renewal", "owners")]
 
@@ -31,7 +31,7 @@ CHOSEN = [f"tests/storage/test_{name}.py" for name in ("values", "sealing", "ren
 def test_storage_passes_its_tests_on_another_python(
     python: str, built: Built, make_environment: MakeEnvironment
 ) -> None:
-    """A part that meets every module, over every driver, where that Python is installed."""
+    """Tests that use every module pass with every driver, if that Python is installed."""
     _skip_without(python)
     environment = make_environment(python)
     environment.pip_install_pinned(built.wheel, *TOOLS, pins=pinned_in("dev.txt"))
@@ -42,7 +42,7 @@ def test_storage_passes_its_tests_on_another_python(
 def test_storage_passes_its_tests_with_the_lowest_versions(
     built: Built, make_environment: MakeEnvironment
 ) -> None:
-    """What pyproject.toml says is enough, is; `make test-lowest` runs the whole suite with it."""
+    """The lowest versions are enough; `make test-lowest` runs the whole suite with them."""
     environment = make_environment()
     lowest_pins, tools = lowest(), pinned_in("dev.txt")
     pins = {name: tools[name] for name in (*TOOLS, "mongomock")} | lowest_pins
