@@ -70,9 +70,7 @@ def later(seconds: float = 5) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def sent_first(
-    batcher: Batcher[str, str], sender: Sender, item: str
-) -> asyncio.Future[str]:
+async def sent_first(batcher: Batcher[str, str], sender: Sender, item: str) -> asyncio.Future[str]:
     """Hold the sender with the first item; later items wait behind it."""
     sender.go.clear()
     first = batcher.submit(item, later())
