@@ -13,6 +13,7 @@ from aiohttp import web
 from pymongo.errors import PyMongoError
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, setup
+from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.throttle import THROTTLE, Throttle
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
@@ -41,14 +42,15 @@ from webapp.http.proxy import ForwardedPolicy
 LARGEST_BODY = 64 * 1024
 
 
-async def create_app(config: Config) -> web.Application:
+async def create_app(config: Config, *, cost: Cost | None = None) -> web.Application:
     """Run the start-up hooks and return the app, ready to be served; its clean-up closes the parts.
 
+    `cost` is what the hash of a password costs, by default `Cost()`; it is for tests.
     Raises `ConfigError` with one sentence per problem: nothing is mounted then, and the
     connection to MongoDB is closed again.
     """
     async with AsyncExitStack() as stack:
-        app = await stack.enter_async_context(parts(config))
+        app = await stack.enter_async_context(parts(config, cost=cost))
         _add_middlewares(app, config)
         _add_routes(app)
         opened = stack.pop_all()
@@ -61,7 +63,7 @@ async def create_app(config: Config) -> web.Application:
 
 
 @asynccontextmanager
-async def parts(config: Config) -> AsyncIterator[web.Application]:
+async def parts(config: Config, *, cost: Cost | None = None) -> AsyncIterator[web.Application]:
     """Build what every command works with, start-up hooks passed, and close it whatever happens.
 
     An app without routes, which is no server yet. Raises `ConfigError`.
@@ -76,7 +78,11 @@ async def parts(config: Config) -> AsyncIterator[web.Application]:
         app[IN_FLIGHT] = InFlight()
         app[DATABASE] = client[config.mongo_database]
         app[THROTTLE] = Throttle(app[DATABASE], config.session_secrets[0])
-        app[ACCOUNTS] = Accounts(app[DATABASE], password_min_length=config.password_min_length)
+        app[ACCOUNTS] = Accounts(
+            app[DATABASE],
+            password_min_length=config.password_min_length,
+            passwords=Passwords(cost),
+        )
         stack.callback(app[ACCOUNTS].close)
         app[STORAGE] = _storage(config, app[DATABASE])
         stack.push_async_callback(app[STORAGE].aclose)

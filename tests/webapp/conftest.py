@@ -10,12 +10,16 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 from storage import generate_secret
+from webapp.accounts.passwords import Cost
 from webapp.app import create_app
 from webapp.config.settings import Config
 
 Client = TestClient[web.Request, web.Application]
 MakeApp = Callable[..., Awaitable[Client]]
 
+# The least that Argon2id accepts: what a hash costs matters to test_passwords and
+# test_loop_stays_free alone.
+CHEAP = Cost(memory_kib=8, passes=1)
 # What a browser adds to a form that the site's own page sent.
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html,application/xhtml+xml"}
 
@@ -48,7 +52,7 @@ def make_app(environ: dict[str, str], aiohttp_client: AiohttpClient) -> MakeApp:
     async def make(**overrides: str | None) -> Client:
         merged = {**environ, **overrides}
         config = Config.from_environ({k: v for k, v in merged.items() if v is not None})
-        app = await create_app(config)
+        app = await create_app(config, cost=CHEAP)
         return await aiohttp_client(app, headers=BROWSER)
 
     return make
