@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import requests
 import schemathesis
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from pymongo import MongoClient
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from storage import generate_secret
-from tests.processes import LISTENING, free_port, webapp
-from tests.webapp.conftest import Client, MakeApp
+from tests.processes import free_port
+from tests.webapp.conftest import CHEAP, Client, MakeApp
 from tests.webapp.people import ADA
+from webapp.app import create_app
+from webapp.config import Config
 from webapp.handlers import openapi
 
 EXAMPLES = 25
 
 
 class Served:
-    """The app as a process of its own, since schemathesis asks from outside any event loop."""
+    """The app in a thread of its own, since schemathesis asks from outside any event loop."""
 
     def __init__(self, address: str, environ: dict[str, str]) -> None:
         self.address = address
@@ -56,11 +62,33 @@ def served(mongo_uri: str) -> Iterator[Served]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    with webapp(environ=environ) as process:
-        process.wait_for(LISTENING)
+    with _in_a_thread(Config.from_environ(environ)):
         yield Served(f"http://127.0.0.1:{port}", environ)
     with MongoClient[dict[str, Any]](mongo_uri) as client:
         client.drop_database(database)
+
+
+@contextmanager
+def _in_a_thread(config: Config) -> Iterator[None]:
+    """Serve the app until the block ends."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> web.AppRunner:
+        runner = web.AppRunner(await create_app(config, cost=CHEAP))
+        await runner.setup()
+        await web.TCPSite(runner, config.host, config.port).start()
+        return runner
+
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 SCHEMA = schemathesis.openapi.from_dict(
