@@ -1,6 +1,6 @@
 -- Many visitors for wrk: each request is the next line of a file, "METHOD PATH [COOKIE]".
 --   wrk ... -s visitors.lua URL -- FILE again|once
--- "once" stops after the last line (a session can be ended only once), "again" starts over.
+-- "once" stops after the last line (a session can end only once), "again" starts from the first.
 
 local ffi = require("ffi")
 ffi.cdef[[
@@ -13,7 +13,7 @@ local position = 0
 local once = false
 local thread
 
--- Read by done() from the one thread, where globals are all that can be seen.
+-- done() reads these from the thread, and can see only globals.
 began_us, ended_us = 0, 0
 
 local function now_us()
@@ -40,7 +40,7 @@ function request()
   position = position + 1
   if position == 1 and began_us == 0 then began_us = now_us() end
   if position > #requests then
-    -- wrk itself sleeps until its time is over and reports that time.
+    -- wrk itself sleeps until its time has passed, and reports that time.
     if once and ended_us == 0 then ended_us = now_us(); wrk.thread:stop() end
     position = 1
   end

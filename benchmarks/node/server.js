@@ -1,4 +1,4 @@
-// Express with connect-mongo, answering what the Python peers answer.
+// Express with connect-mongo, with the same answers as the Python peers.
 //   node server.js --port 8001 --mongo URI --variant plain|crypto|tuned
 
 import { parseArgs } from "node:util";
@@ -16,8 +16,8 @@ const { values: given } = parseArgs({
 const variants = {
   plain: {},
   crypto: { crypto: { secret: SECRET } },
-  // The best that connect-mongo 6 can be set to: the new adapter derives one key for all, and a
-  // read writes the new expiry only when this project would, too.
+  // The best configuration of connect-mongo 6: the new adapter derives one key for all sessions, and
+  // a read writes the new expiry only as often as this project does.
   tuned: { cryptoAdapter: createWebCryptoAdapter({ secret: SECRET }), touchAfter: 3600 },
 };
 
