@@ -18,7 +18,7 @@ from storage.testing import give_session
 
 @pytest.fixture
 async def sessions() -> AsyncIterator[Any]:
-    """Lend an empty collection on the MongoDB at MONGO_URI."""
+    """Yield an empty collection of the MongoDB at MONGO_URI."""
     async with AsyncMongoClient(os.environ["MONGO_URI"]) as client:
         name = f"test_{secrets.token_hex(8)}"
         yield client[name]["sessions"]
@@ -27,18 +27,18 @@ async def sessions() -> AsyncIterator[Any]:
 
 @pytest.fixture
 def app(sessions: Any) -> web.Application:
-    """Make the app."""
+    """Create the app."""
     return make_app(sessions, generate_secret())
 
 
 @pytest.fixture
 async def stranger(app: web.Application, aiohttp_client: AiohttpClient) -> TestClient[Any, Any]:
-    """Lend a client without a session."""
+    """Return a client without a session."""
     return await aiohttp_client(app)
 
 
 @pytest.fixture
 async def ada(stranger: TestClient[Any, Any], app: web.Application) -> TestClient[Any, Any]:
-    """Lend a client that is signed in as Ada."""
+    """Return a client that is signed in as Ada."""
     await give_session(stranger, app[STORAGE], user_id="ada")
     return stranger
