@@ -284,7 +284,7 @@ every_driver = pytest.mark.parametrize("driver", ["mongomock", "motor", "pymongo
 real_drivers = pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30) -> None:
     """Wait until a condition holds; fails when it does not within ``seconds``."""
 
     async def wait() -> None:

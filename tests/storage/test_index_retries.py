@@ -18,6 +18,9 @@ from storage import IndexConflict, MongoStorage, StorageUnavailable
 from tests.storage.conftest import MakeStorage, OpenSite, until
 from webapp.database.mongod import Mongod, find_mongod
 
+# For the busiest machine; by itself the driver looks for a server for 30 s.
+IN_TIME = 15.0
+
 
 @pytest.fixture
 def late_mongod(mongod: Mongod, tmp_path: Path) -> Iterator[Mongod]:
@@ -82,14 +85,13 @@ async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
 
 
 async def test_app_does_not_wait_for_more_than_the_first_try(
-    open_site: OpenSite, storage_without_mongodb: MongoStorage
+    open_site: OpenSite, storage_without_mongodb: MongoStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A try that failed is a try: a platform ends an app that starts too slowly."""
-    started = asyncio.get_running_loop().time()
+    monkeypatch.setattr(import_module("storage.indexes"), "START_WAITS_SECONDS", 3600)
 
-    await open_site(storage_without_mongodb)
-
-    assert asyncio.get_running_loop().time() - started < 5
+    async with asyncio.timeout(IN_TIME):
+        await open_site(storage_without_mongodb)
 
 
 async def test_app_that_stops_before_mongodb_comes_stops_trying(
@@ -111,12 +113,10 @@ async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
     storage_without_mongodb: MongoStorage,
 ) -> None:
     """`create_indexes()` says so within the operation timeout, and may be called again."""
-    started = asyncio.get_running_loop().time()
+    async with asyncio.timeout(IN_TIME):
+        with pytest.raises(StorageUnavailable):
+            await storage_without_mongodb.create_indexes()
 
-    with pytest.raises(StorageUnavailable):
-        await storage_without_mongodb.create_indexes()
-
-    assert asyncio.get_running_loop().time() - started < 5
     assert storage_without_mongodb.counters["unavailable"] == 1
 
 
@@ -180,4 +180,4 @@ async def test_index_work_that_the_server_breaks_off_is_unavailable_or_a_conflic
     )
 
     with pytest.raises(error):
-        await make_storage().create_indexes()
+        await make_storage(operation_timeout=2).create_indexes()
