@@ -151,7 +151,7 @@ def test_samesite_none_without_secure_is_refused(collection: Any) -> None:
         pytest.param(object(), "Motor collection", id="an object"),
     ],
 )
-def test_what_is_no_collection_is_refused(collection: Any, hint: str) -> None:
+def test_object_that_is_no_collection_is_refused(collection: Any, hint: str) -> None:
     """The message says which collections are accepted."""
     with pytest.raises(TypeError, match=hint) as refusal:
         MongoStorage(collection, SECRET)
@@ -206,7 +206,7 @@ def test_every_secret_type_is_accepted(collection: Any) -> None:
         MongoStorage(collection, secrets)
 
 
-def test_accepted_values_at_their_bounds(collection: Any) -> None:
+def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
     """What lies just inside each range is taken."""
     for arguments in (
         {"max_age": 0.001},
@@ -228,7 +228,7 @@ def test_accepted_values_at_their_bounds(collection: Any) -> None:
         MongoStorage(collection, SECRET, **arguments)
 
 
-def test_sequence_that_is_no_list_or_tuple_is_named(collection: Any) -> None:
+def test_secrets_in_another_container_are_refused(collection: Any) -> None:
     """A wrong container is told from a wrong secret."""
     with pytest.raises(TypeError, match=r"^secrets: deque is not accepted"):
         MongoStorage(collection, deque([SECRET]))

@@ -158,7 +158,7 @@ async def test_full_queue_refuses_the_next_item_at_once(
     assert await batcher.submit("e", later()) == "E"
 
 
-async def test_failure_of_one_item_harms_no_other(sender: Sender) -> None:
+async def test_failure_of_one_item_does_not_affect_the_others(sender: Sender) -> None:
     """The failed item raises; its neighbours get their results."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
@@ -286,7 +286,7 @@ async def test_refused_item_is_not_sent_even_with_keep_cancelled(sender: Sender)
     assert sender.batches == [["a"]]
 
 
-async def test_deadline_holds_in_the_queue(sender: Sender) -> None:
+async def test_deadline_is_kept_in_the_queue(sender: Sender) -> None:
     """The time in the queue counts; the batch under way and later deadlines are not affected."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
@@ -301,7 +301,7 @@ async def test_deadline_holds_in_the_queue(sender: Sender) -> None:
     assert sender.batches == [["a"], ["c"]]
 
 
-async def test_deadline_holds_under_way_and_does_not_stop_the_sender(
+async def test_deadline_is_kept_while_sending_and_does_not_stop_the_sender(
     sender: Sender,
 ) -> None:
     """The waiter gets its error in time; the driver's operation runs to its end."""
@@ -317,7 +317,7 @@ async def test_deadline_holds_under_way_and_does_not_stop_the_sender(
     assert sender.finished == 1
 
 
-async def test_deadline_under_way_holds_when_another_batch_has_ended() -> None:
+async def test_deadline_of_a_batch_is_kept_when_another_batch_has_ended() -> None:
     """With two commands under way, the end of one does not forget the waiters of the other."""
     arrived = {"slow": asyncio.Event(), "quick": asyncio.Event()}
 

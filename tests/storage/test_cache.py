@@ -31,7 +31,7 @@ async def test_unchanged_session_is_opened_once(make_storage: MakeStorage) -> No
     assert storage.counters["commands"] == commands + 1
 
 
-async def test_of_a_changed_session_only_the_changed_value_is_opened_again(
+async def test_only_the_changed_value_of_a_session_is_opened_again(
     make_storage: MakeStorage,
 ) -> None:
     """Whoever changed it: here another process."""
@@ -48,7 +48,7 @@ async def test_of_a_changed_session_only_the_changed_value_is_opened_again(
     assert await values(storage, cookie) == {"user_id": 0, "n": [1]}
 
 
-async def test_requests_that_share_what_is_remembered_change_copies_of_their_own(
+async def test_parallel_requests_of_one_session_share_no_objects(
     make_storage: MakeStorage,
 ) -> None:
     """A change in place that is never saved is seen by nobody else."""
@@ -75,9 +75,7 @@ async def test_values_of_an_apps_own_decoder_are_decoded_for_each_request(
     assert two.session["a"] == {"made of": "'x'"}
 
 
-async def test_remembered_session_is_over_when_its_time_has_come(
-    make_storage: MakeStorage, clock: Clock
-) -> None:
+async def test_cached_session_expires(make_storage: MakeStorage, clock: Clock) -> None:
     """What is remembered is no longer valid than what is stored."""
     storage = make_storage(max_age=60)
     [cookie] = await stored(storage, 1)
@@ -110,7 +108,7 @@ async def test_saved_value_is_not_opened_again_by_the_next_request(
     "theirs", [{"count": 3}, {"other": 3}, {"other": 300}, {"new": True}], ids=str
 )
 @pytest.mark.parametrize("where", ["same process", "another process"])
-async def test_what_others_save_after_a_save_is_seen(
+async def test_later_save_of_another_request_is_seen(
     make_storage: MakeStorage, where: str, theirs: dict[str, Any]
 ) -> None:
     """What a save leaves behind is only a guess: MongoDB has the last word."""
@@ -158,7 +156,7 @@ async def test_next_request_sees_what_is_stored_and_not_what_was_assigned(
 
 
 @pytest.mark.parametrize("field", ["created_at", "last_seen_at", "owner", "values"])
-async def test_remembered_session_is_refused_like_any_other_when_its_document_was_changed(
+async def test_cached_session_is_refused_when_its_document_was_changed(
     make_storage: MakeStorage, collection: Any, field: str
 ) -> None:
     """Nothing is taken from memory but what lies in MongoDB at this moment, byte for byte."""
@@ -198,7 +196,7 @@ async def test_renewed_session_is_forgotten_under_its_old_token(make_storage: Ma
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-async def test_no_more_sessions_are_remembered_than_the_bound(
+async def test_cache_is_bounded_and_drops_the_least_recently_used_session(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that was used longest ago goes first."""
@@ -213,7 +211,7 @@ async def test_no_more_sessions_are_remembered_than_the_bound(
     assert kept == [True, False, True]
 
 
-async def test_large_session_is_not_remembered(make_storage: MakeStorage) -> None:
+async def test_large_session_is_not_cached(make_storage: MakeStorage) -> None:
     """What a process remembers stays a few megabytes."""
     storage = make_storage()
     cookie = str(await visit(storage, None, lambda session: session.update(big="x" * 5000)))
@@ -224,7 +222,7 @@ async def test_large_session_is_not_remembered(make_storage: MakeStorage) -> Non
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-async def test_expired_session_is_not_opened_at_all(
+async def test_expired_session_is_not_opened(
     make_storage: MakeStorage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a secret was dropped, the sessions that were over before leave no warning each."""
@@ -238,7 +236,9 @@ async def test_expired_session_is_not_opened_at_all(
     assert caplog.text == ""
 
 
-async def test_session_is_forgotten_when_a_save_makes_it_large(make_storage: MakeStorage) -> None:
+async def test_session_that_a_save_made_large_is_removed_from_the_cache(
+    make_storage: MakeStorage,
+) -> None:
     """At once, and not with the next load, which may never come."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
@@ -250,7 +250,9 @@ async def test_session_is_forgotten_when_a_save_makes_it_large(make_storage: Mak
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeStorage) -> None:
+async def test_session_that_another_process_made_large_is_removed_from_the_cache(
+    make_storage: MakeStorage,
+) -> None:
     """What was remembered of its smaller days does not stay."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
@@ -263,9 +265,7 @@ async def test_session_that_outgrew_the_bound_is_forgotten(make_storage: MakeSto
 
 
 @pytest.mark.parametrize("end", ["revoke", "clear", "elsewhere", "aclose"])
-async def test_session_that_ended_from_outside_is_forgotten(
-    make_storage: MakeStorage, end: str
-) -> None:
+async def test_ended_session_is_removed_from_the_cache(make_storage: MakeStorage, end: str) -> None:
     """At once where this process ended it, else with the next request."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
@@ -284,7 +284,7 @@ async def test_session_that_ended_from_outside_is_forgotten(
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
+async def test_load_during_a_logout_leaves_nothing_in_the_cache(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that overtakes the logout leaves no value and no key behind."""
@@ -305,7 +305,7 @@ async def test_session_that_is_loaded_while_it_is_ended_is_forgotten(
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-async def test_owners_sessions_are_forgotten_when_all_of_them_are_ended(
+async def test_revoke_owner_removes_the_ended_sessions_from_the_cache(
     make_storage: MakeStorage,
 ) -> None:
     """But for the one that is kept, and everybody else's."""
@@ -325,7 +325,9 @@ async def test_owners_sessions_are_forgotten_when_all_of_them_are_ended(
     assert other.session["user_id"] == 0
 
 
-async def test_session_that_a_save_finds_ended_is_forgotten(make_storage: MakeStorage) -> None:
+async def test_session_that_a_save_finds_ended_is_removed_from_the_cache(
+    make_storage: MakeStorage,
+) -> None:
     """Ended by another process, which could not tell this one."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)

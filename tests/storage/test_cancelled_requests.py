@@ -23,7 +23,7 @@ def crowded() -> Iterator[list[asyncio.Task[Any]]]:
     assert all(task.done() for task in tasks)
 
 
-async def test_cancelled_requests_change_nothing_for_those_beside_them(
+async def test_cancelled_requests_do_not_affect_the_others(
     storage: MongoStorage, crowded: list[asyncio.Task[Any]]
 ) -> None:
     """Every second request is cancelled while it waits; every other one is answered."""

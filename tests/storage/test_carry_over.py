@@ -67,7 +67,7 @@ async def test_remember_me_that_the_next_owner_chose_is_kept(remembered: Visitor
     assert await (await remembered.do(lambda session: session.max_age)).json() == 60
 
 
-async def test_describe_sees_the_variables_of_its_request(
+async def test_describe_runs_in_the_context_of_its_request(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """An app may keep the visitor's language in a context variable; describe can read it."""

@@ -55,7 +55,7 @@ def mongo_uri(replica_set: str) -> str:
     return replica_set
 
 
-async def test_reads_ask_the_primary_whatever_the_client_prefers(
+async def test_reads_go_to_the_primary_whatever_the_client_prefers(
     make_storage: MakeStorage, collection: Any, log: CommandLog
 ) -> None:
     """A secondary may not have heard of a login yet, or of a logout."""
@@ -98,7 +98,7 @@ async def test_writes_keep_the_write_concern_of_the_collection(
         ),
     ],
 )
-async def test_codec_options_of_the_app_do_not_matter(
+async def test_sessions_work_with_any_codec_options_of_the_collection(
     make_storage: MakeStorage, collection: Any, options: Any
 ) -> None:
     """The storage reads its documents in its own way, and leaves the app's collection alone."""
@@ -112,7 +112,7 @@ async def test_codec_options_of_the_app_do_not_matter(
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-async def test_sessions_do_not_hang_on_the_clients_options(
+async def test_sessions_work_with_any_client_options(
     *,
     mongo_uri: str,
     database_name: str,
@@ -142,7 +142,7 @@ async def test_sessions_do_not_hang_on_the_clients_options(
         await closing
 
 
-async def test_building_an_index_may_take_longer_than_the_clients_own_limit(
+async def test_index_build_may_take_longer_than_the_timeout_of_the_client(
     mongo_uri: str, database_name: str, driver: str, log: CommandLog
 ) -> None:
     """On a large collection it takes minutes; the client's limit is meant for requests."""

@@ -36,7 +36,7 @@ def unsalted(encoded: str) -> Any:
     return json.loads(encoded)[1]
 
 
-async def test_second_save_of_a_request_writes_nothing_again_under_an_encoder_that_salts(
+async def test_second_save_with_a_salting_encoder_writes_nothing_again(
     make_storage: MakeStorage,
 ) -> None:
     """What a parallel request wrote between the two saves, of app and sub-app say, stays."""
@@ -63,7 +63,7 @@ async def test_decoder_is_called_in_the_context_of_its_request(make_storage: Mak
     assert storage.counters["inserts"] == 2
 
 
-async def test_value_that_todays_encoder_does_not_know_is_replaced(
+async def test_value_that_the_new_encoder_does_not_know_is_replaced(
     make_storage: MakeStorage,
 ) -> None:
     """An app leaves pickle: its decoder still reads the old values, its encoder writes JSON."""
@@ -132,7 +132,7 @@ async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
             assert caught.value.__suppress_context__
 
 
-async def test_object_of_a_decoder_is_the_same_kind_in_every_request(
+async def test_decoder_makes_new_objects_for_every_request(
     make_storage: MakeStorage,
 ) -> None:
     """What a decoder makes is asked of the decoder, also where a copy could be had for less."""
@@ -144,7 +144,7 @@ async def test_object_of_a_decoder_is_the_same_kind_in_every_request(
     assert type((await values(storage, cookie))["a"]) is bytearray
 
 
-async def test_respelled_value_does_not_undo_what_a_neighbour_wrote(
+async def test_another_encoding_of_the_same_value_does_not_undo_a_parallel_change(
     make_storage: MakeStorage,
 ) -> None:
     """Only what a request changed itself is written, whatever the encoder."""
@@ -176,7 +176,7 @@ def refusing(_encoded: object) -> Any:
         ),
     ],
 )
-async def test_value_that_would_not_come_back_is_refused_by_its_key(
+async def test_value_that_the_decoder_cannot_read_is_refused_by_name(
     make_storage: MakeStorage, codec: dict[str, Any], message: str, value: object
 ) -> None:
     """An encoder that returns no text, and a decoder that cannot follow, are found at the save."""
@@ -188,7 +188,7 @@ async def test_value_that_would_not_come_back_is_refused_by_its_key(
     assert "the value itself" not in str(caught.value)
 
 
-async def test_value_that_the_decoder_refuses_is_no_session_and_no_error_page(
+async def test_stored_value_that_the_decoder_refuses_is_no_session_and_no_error(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """An app that exchanged its decoder signs people out; it does not break."""
@@ -202,7 +202,7 @@ async def test_value_that_the_decoder_refuses_is_no_session_and_no_error_page(
     assert exchanged.counters["unreadable"] == 1
 
 
-async def test_exchanged_encoder_rewrites_nothing(
+async def test_new_encoder_rewrites_no_unchanged_value(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """Another spelling of the same value is not a change."""

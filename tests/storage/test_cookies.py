@@ -125,7 +125,7 @@ async def test_cookie_is_set_touched_and_deleted_with_the_same_attributes(
     assert deleted == f'{name}=""; {gone}; {attributes}'
 
 
-async def test_cookie_without_max_age_says_nothing_of_its_end(
+async def test_cookie_without_max_age_ends_with_the_browser(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """It ends with the browser."""
@@ -136,7 +136,7 @@ async def test_cookie_without_max_age_says_nothing_of_its_end(
     assert line.split("; ")[1:] == ["Path=/", "HttpOnly", "SameSite=Lax"]
 
 
-async def test_fraction_of_a_second_is_no_deletion(
+async def test_max_age_below_a_second_is_rounded_up_in_the_cookie(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """Max-Age has whole seconds (RFC 6265): it is rounded up, since 0 would delete the cookie."""
@@ -145,7 +145,7 @@ async def test_fraction_of_a_second_is_no_deletion(
     assert cookie_of(await visitor.do(fill))["max-age"] == "1"
 
 
-async def test_session_cookie_stands_beside_the_cookies_of_the_app(site: Site) -> None:
+async def test_session_cookie_does_not_replace_the_cookies_of_the_app(site: Site) -> None:
     """Cookies set by `set_cookie` and by hand stay, and the session's comes once."""
 
     async def handler(request: web.Request) -> web.StreamResponse:

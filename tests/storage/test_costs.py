@@ -95,7 +95,7 @@ KNOWN_VISITOR = [
 
 
 @pytest.mark.parametrize(("handler", "expected"), KNOWN_VISITOR)
-async def test_request_of_a_known_visitor_costs(
+async def test_request_of_a_known_visitor_sends_the_expected_commands(
     handler: Handler, expected: list[str], visitor: Visitor, log: CommandLog
 ) -> None:
     """Within the touch interval; every command carries the session's ``_id``."""
@@ -250,7 +250,7 @@ async def test_parallel_requests_of_many_visitors_share_their_commands(
         assert _is_hot(log)
 
 
-async def test_sealing_anew_after_a_rotation_costs_one_more_update_by_id(
+async def test_sealing_again_after_a_rotation_costs_one_more_update_by_id(
     visitor: Visitor, make_storage: MakeStorage, open_site: OpenSite, log: CommandLog
 ) -> None:
     """A session that hangs on an older secret: one update for that, one for the change."""
@@ -266,7 +266,7 @@ async def test_sealing_anew_after_a_rotation_costs_one_more_update_by_id(
     assert _is_hot(log)
 
 
-async def test_asking_which_sessions_of_a_shared_save_have_ended_goes_by_id(
+async def test_finding_the_ended_sessions_of_a_bulk_write_costs_one_find_by_id(
     storage: MongoStorage, log: CommandLog
 ) -> None:
     """A bulk write counts its matches only: one find of the same ids tells who is missing."""
@@ -297,7 +297,7 @@ async def test_document_that_cannot_be_decoded_costs_its_batch_nothing(
     assert _is_hot(log)
 
 
-async def test_renewal_that_meets_a_neighbours_change_goes_by_id(
+async def test_renewal_with_a_parallel_change_costs_one_more_update_by_id(
     visitor: Visitor, log: CommandLog
 ) -> None:
     """What was changed meanwhile moves to the new session with one more update."""

@@ -126,7 +126,7 @@ SAVES = [
 
 
 @pytest.mark.parametrize(("handler", "is_complete"), SAVES)
-async def test_save_that_was_handed_over_is_completed_though_the_visitor_has_gone(
+async def test_started_save_is_completed_after_the_visitor_disconnects(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     is_complete: Callable[[Document, list[Document]], bool],
     departures: Departures,
@@ -149,7 +149,7 @@ async def test_save_that_was_handed_over_is_completed_though_the_visitor_has_gon
     await until(completed)
 
 
-async def test_save_that_waits_for_its_trip_is_completed_though_the_visitor_has_gone(
+async def test_queued_save_is_completed_after_the_visitor_disconnects(
     departures: Departures, site: Site, storage: MongoStorage, log: CommandLog
 ) -> None:
     """Being handed over is enough: the write need not have left for the server yet."""
@@ -171,7 +171,7 @@ async def test_save_that_waits_for_its_trip_is_completed_though_the_visitor_has_
     await until(stored)
 
 
-async def test_sealing_anew_and_the_change_are_completed_though_the_visitor_has_gone(
+async def test_both_steps_of_a_rotation_are_completed_after_the_visitor_disconnects(
     departures: Departures, make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """A save after a rotation has two steps; both are done."""
@@ -191,7 +191,7 @@ async def test_sealing_anew_and_the_change_are_completed_though_the_visitor_has_
     await until(stored)
 
 
-async def test_visitor_who_goes_before_the_save_changes_nothing(
+async def test_visitor_who_disconnects_before_the_save_changes_nothing(
     departures: Departures, visitor: Visitor, site: Site
 ) -> None:
     """What was never handed over is not written, and the session serves on."""

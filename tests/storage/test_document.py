@@ -45,7 +45,7 @@ def read(document: dict[str, Any]) -> Stored:
     return parse_without_values(document)
 
 
-def test_document_is_what_was_stored_and_reads_back_the_same() -> None:
+def test_document_reads_back_as_it_was_built() -> None:
     """Ten fields, with aware dates."""
     document = build(STORED, VALUES)
 
@@ -118,7 +118,7 @@ def test_missing_field_is_refused_by_name(field: str) -> None:
         read(document)
 
 
-def test_document_without_its_values_is_read_for_the_list_only() -> None:
+def test_document_without_values_is_read_for_the_list() -> None:
     """The list of an owner's sessions does not fetch them."""
     document = build(STORED, VALUES)
     del document["values"]
@@ -175,7 +175,7 @@ def test_document_without_its_values_is_read_for_the_list_only() -> None:
         ),
     ],
 )
-def test_change_is_spelled_with_operators_on_single_fields(
+def test_update_uses_operators_on_single_fields(
     change: DocumentUpdate, operators: dict[str, Any]
 ) -> None:
     """Never a whole document, never an upsert: a neighbour's fields stay."""

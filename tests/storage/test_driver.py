@@ -52,7 +52,7 @@ class Operation:
         return "done"
 
 
-async def test_deadline_is_kept_where_the_driver_does_not_keep_it(way: Driver) -> None:
+async def test_deadline_is_kept_when_the_driver_exceeds_it(way: Driver) -> None:
     """It is an instant: each step of a save has what the one before has left of the time."""
     way.timeout_seconds = 60
     operation = Operation()
@@ -65,9 +65,7 @@ async def test_deadline_is_kept_where_the_driver_does_not_keep_it(way: Driver) -
     assert operation.ended
 
 
-async def test_deadline_that_has_passed_is_no_error_but_no_answer(
-    way: Driver, collection: Any
-) -> None:
+async def test_passed_deadline_raises_storage_unavailable(way: Driver, collection: Any) -> None:
     """PyMongo refuses a limit below zero, and takes zero for none at all."""
     for late in (soon(-1), soon(0)):
         with pytest.raises(StorageUnavailable):
@@ -85,7 +83,7 @@ async def test_operation_does_not_run_in_the_context_of_its_request(way: Driver)
     assert await way.call(where, soon(5)) == "outside"
 
 
-async def test_closing_waits_for_what_a_task_has_started_meanwhile(way: Driver) -> None:
+async def test_drained_waits_for_a_task_that_another_task_has_started(way: Driver) -> None:
     """As a failed save starts the end of a session that no cookie will ever name."""
     first, second = Operation(), Operation()
 
@@ -106,7 +104,7 @@ async def test_closing_waits_for_what_a_task_has_started_meanwhile(way: Driver) 
     assert second.ended
 
 
-async def test_closing_does_not_wait_for_what_may_take_its_time(way: Driver) -> None:
+async def test_drained_does_not_wait_for_a_call_without_a_deadline(way: Driver) -> None:
     """To count a large collection takes minutes; the app need not wait for that to end."""
     operation = Operation()
     counting = asyncio.create_task(way.call(operation))
@@ -119,7 +117,7 @@ async def test_closing_does_not_wait_for_what_may_take_its_time(way: Driver) -> 
     assert await counting == "done"
 
 
-async def test_failure_that_nobody_waits_for_any_more_is_not_reported_as_forgotten(
+async def test_failure_after_the_deadline_is_not_reported_by_asyncio(
     way: Driver,
 ) -> None:
     """Its visitor was told already; asyncio would print a traceback as well."""
@@ -137,7 +135,7 @@ async def test_failure_that_nobody_waits_for_any_more_is_not_reported_as_forgott
     assert reported == []
 
 
-async def test_failure_names_its_kind_in_the_log_and_keeps_its_cause(
+async def test_log_names_only_the_class_of_an_error_and_its_cause_is_kept(
     way: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A driver's own words may hold an address, and an address a password."""

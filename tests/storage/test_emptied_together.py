@@ -14,7 +14,7 @@ from tests.storage.direct import load, values, visit
     "own",
     [pytest.param({}, id="a renewal"), pytest.param({"user_id": 7}, id="a login")],
 )
-async def test_values_that_others_removed_do_not_come_back_with_a_renewal(
+async def test_renewal_does_not_restore_values_removed_in_parallel(
     storage: MongoStorage, collection: Any, own: dict[str, Any]
 ) -> None:
     """Two requests have emptied the session together before the third one moves it."""
@@ -46,7 +46,7 @@ async def test_renewal_of_a_session_that_others_have_half_emptied_moves_the_othe
     assert await values(storage, await renewing.save()) == {"b": 2}
 
 
-async def test_emptied_session_is_no_session_for_whoever_comes_next(
+async def test_session_that_parallel_requests_emptied_together_has_ended(
     storage: MongoStorage,
 ) -> None:
     """The next request with its cookie starts anew, under a new token."""

@@ -164,7 +164,7 @@ async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_n
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_due_touch_never_revives_a_session_that_ended_elsewhere(
+async def test_due_touch_does_not_restore_a_session_that_ended_elsewhere(
     ending: Callable[[Elsewhere], Awaitable[None]],
     elsewhere: Elsewhere,
     visitor: Visitor,
@@ -235,7 +235,7 @@ async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended
 
 
 @every_driver
-async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
+async def test_saves_of_expired_sessions_write_nothing(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """They share a command, which says only how many documents it found."""
@@ -258,7 +258,7 @@ async def test_parallel_saves_of_sessions_that_are_over_write_nothing(
 
 
 @real_drivers
-async def test_of_two_saves_in_one_trip_the_one_that_came_after_the_end_is_told(
+async def test_batch_stores_the_save_before_the_expiry_and_not_the_one_after_it(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """A session that was alive for the earlier one of them may be over for the later one."""
@@ -279,7 +279,7 @@ async def test_of_two_saves_in_one_trip_the_one_that_came_after_the_end_is_told(
     assert [begun.session.abandoned for begun in (in_time, late)] == [False, True]
 
 
-async def test_session_that_was_begun_anew_gets_nothing_that_neighbours_write(
+async def test_session_written_after_invalidate_gets_no_values_saved_in_parallel(
     make_storage: MakeStorage,
 ) -> None:
     """What is written after a logout starts from nothing."""

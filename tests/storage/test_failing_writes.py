@@ -70,7 +70,7 @@ def unconfirmed(server: Mongod, command: str) -> Iterator[None]:
             client.admin.command("configureFailPoint", "failCommand", mode="off")
 
 
-async def test_saves_that_too_few_servers_confirm_are_no_saves(
+async def test_write_concern_error_is_a_503_without_a_cookie(
     site: Site, faulty_mongod: Mongod
 ) -> None:
     """Alone or in a shared trip: 503 for each visitor, and no cookie."""
@@ -85,7 +85,7 @@ async def test_saves_that_too_few_servers_confirm_are_no_saves(
     assert all(set_cookie_of(answer) == [] for answer in answers)
 
 
-async def test_renewal_that_is_carried_out_but_not_confirmed_ends_the_session(
+async def test_write_concern_error_of_a_renewal_ends_the_session(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
     """A limit: the old session is gone, and of the new one no browser has heard."""
@@ -104,7 +104,7 @@ async def test_renewal_that_is_carried_out_but_not_confirmed_ends_the_session(
     assert await visitor.session() == {}
 
 
-async def test_touch_that_fails_serves_the_read_without_a_cookie(
+async def test_failed_touch_does_not_fail_the_read_and_sends_no_cookie(
     open_site: OpenSite,
     make_storage: MakeStorage,
     faulty_mongod: Mongod,
@@ -128,7 +128,7 @@ async def test_touch_that_fails_serves_the_read_without_a_cookie(
     assert cookie_of(following)["max-age"] == "1200"
 
 
-async def test_touch_that_fails_is_not_tried_again_by_the_same_request(
+async def test_failed_touch_is_not_repeated_by_the_same_request(
     site: Site, storage: MongoStorage, faulty_mongod: Mongod, clock: Clock
 ) -> None:
     """A file is saved before it is sent and asked again as it starts: its visitor waits once."""
@@ -149,7 +149,7 @@ async def test_touch_that_fails_is_not_tried_again_by_the_same_request(
     assert storage.counters["commands"] - sent == 2
 
 
-async def test_save_that_fails_is_unavailable_even_when_a_touch_was_due(
+async def test_failed_save_with_a_due_touch_is_a_503(
     open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod, clock: Clock
 ) -> None:
     """A change that was not stored is no success: 503, no cookie, and the next request touches."""
@@ -167,7 +167,7 @@ async def test_save_that_fails_is_unavailable_even_when_a_touch_was_due(
     assert cookie_of(following)["max-age"] == "1200"
 
 
-async def test_changed_max_age_that_was_not_stored_is_unavailable(
+async def test_failed_save_of_a_max_age_is_a_503(
     open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod
 ) -> None:
     """Nobody is told "remember me" when nobody remembers."""
@@ -216,7 +216,7 @@ def _changing(change: Callable[[Any], Any]) -> Handler:
         pytest.param(_supersede, "delete", id="new session, second step"),
     ],
 )
-async def test_save_that_fails_at_any_step_leaves_the_session_as_it_was(
+async def test_failed_step_of_a_save_leaves_the_session_as_it_was(
     handler: Handler, step: str, site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
     """503 and no cookie; the session goes on, and what was begun for it is taken back."""
@@ -237,7 +237,7 @@ async def test_save_that_fails_at_any_step_leaves_the_session_as_it_was(
     await until(taken_back)
 
 
-async def test_first_save_that_fails_sends_no_cookie(
+async def test_failed_first_save_sends_no_cookie(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
     """Never a cookie for a session that was not stored."""
@@ -251,7 +251,7 @@ async def test_first_save_that_fails_sends_no_cookie(
     assert await collection.count_documents({}) == 0
 
 
-async def test_renewal_that_cannot_take_neighbours_values_along_signs_nobody_out(
+async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
     site: Site, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The old session is gone by then: better one value less, and a line in the log."""
@@ -272,7 +272,7 @@ async def test_renewal_that_cannot_take_neighbours_values_along_signs_nobody_out
 
 
 @pytest.mark.parametrize("started", [True, False], ids=["in the handler", "by the server"])
-async def test_stream_whose_session_cannot_be_stored_is_a_whole_503(
+async def test_stream_with_a_failed_save_is_a_complete_503(
     started: bool,  # noqa: FBT001 - a case
     site: Site,
     faulty_mongod: Mongod,

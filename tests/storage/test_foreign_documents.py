@@ -14,7 +14,9 @@ from tests.storage.direct import id_of, values, visit
 pytestmark = real_drivers
 
 
-async def test_foreign_documents_disturb_nobody(storage: MongoStorage, collection: Any) -> None:
+async def test_documents_of_other_programs_do_not_affect_sessions(
+    storage: MongoStorage, collection: Any
+) -> None:
     """Of any shape and with ids of any type, even with somebody's owner hash copied into them."""
     cookie = await visit(storage, None, lambda session: session.update(user_id=7, name="Ada"))
     owner = (await collection.find_one({"_id": id_of(str(cookie))}))["owner"]

@@ -162,7 +162,7 @@ async def test_two_thousand_damaged_documents_break_no_request_and_mix_no_sessio
 
 
 @real_drivers
-async def test_damaged_documents_break_neither_saves_nor_lists_nor_housekeeping(
+async def test_damaged_documents_break_no_save_no_list_and_no_housekeeping(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Writing, touching, listing, counting and sweeping work over damaged documents too."""
@@ -184,7 +184,7 @@ async def test_damaged_documents_break_neither_saves_nor_lists_nor_housekeeping(
 
 
 @pytest.mark.parametrize("field", FIELDS)
-async def test_no_value_in_any_field_breaks_a_request(
+async def test_any_bson_value_in_any_field_breaks_no_request(
     make_storage: MakeStorage, field: str
 ) -> None:
     """Every BSON type in every field: the session is read as it was, or it is no session."""

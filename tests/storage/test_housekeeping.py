@@ -37,7 +37,7 @@ def sign_in(session: Any) -> None:
 
 
 @every_driver
-async def test_count_is_of_live_sessions(make_storage: MakeStorage, clock: Clock) -> None:
+async def test_count_includes_active_sessions_only(make_storage: MakeStorage, clock: Clock) -> None:
     """Not of those that have ended by any of the clocks, swept or not."""
     storage = make_storage(max_age=1200, absolute_timeout=3600)
     await visit(storage, None, sign_in)
@@ -68,7 +68,7 @@ async def test_clear_ends_every_session_and_keeps_the_indexes(
 
 
 @every_driver
-async def test_purge_deletes_what_has_ended_and_nothing_else(
+async def test_purge_deletes_expired_sessions_only(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
     """For servers without TTL indexes: what the index would have swept."""
@@ -86,7 +86,7 @@ async def test_purge_deletes_what_has_ended_and_nothing_else(
     assert await values(storage, alive) == {"user_id": 7}
 
 
-async def test_counters_tell_what_happened(
+async def test_counters_count_what_happened(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
     """Each of the eleven, in the life of a few sessions."""
@@ -117,7 +117,7 @@ async def test_counters_tell_what_happened(
 
 
 @every_driver
-async def test_mistake_of_the_app_is_not_counted_as_mongodb_away(storage: MongoStorage) -> None:
+async def test_wrong_call_is_not_counted_as_unavailable(storage: MongoStorage) -> None:
     """`unavailable` is what an operator is woken for."""
     with pytest.raises(ValueError, match="None is nobody"):
         await storage.revoke_owner(None)
@@ -150,7 +150,9 @@ async def test_counters_are_read_only(storage: MongoStorage) -> None:
         storage.counters["loads"] = 0  # type: ignore[index]
 
 
-async def test_clock_is_the_systems_unless_it_is_replaced(collection: Any, clock: Clock) -> None:
+async def test_clock_is_the_system_clock_unless_it_is_replaced(
+    collection: Any, clock: Clock
+) -> None:
     """Seconds since the epoch; a test may move it at any time."""
     storage = MongoStorage(collection, generate_secret())
     assert storage.clock is time.time
@@ -185,7 +187,7 @@ async def settled(tasks: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]
     return tasks
 
 
-async def test_closing_twice_or_at_once_is_harmless(make_storage: MakeStorage) -> None:
+async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeStorage) -> None:
     """An app and its sub-apps each do it."""
     storage = make_storage()
     await visit(storage, None, sign_in)
@@ -239,7 +241,7 @@ async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
         await begun.save()
 
 
-async def test_app_over_a_closed_storage_does_not_start(
+async def test_app_with_a_closed_storage_does_not_start(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """A mistake in the app is told while it starts, and not by each request."""
@@ -272,7 +274,7 @@ async def test_stopping_the_app_closes_the_storage_before_the_client(
     assert seen == ["closed"]
 
 
-async def test_plain_set_up_leaves_closing_to_the_app(
+async def test_aiohttp_session_setup_leaves_closing_to_the_app(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """`aiohttp_session.setup` knows nothing of it: the storage goes on until `aclose()`."""

@@ -56,7 +56,7 @@ def storage_without_mongodb(
     return make_storage(operation_timeout=0.2)
 
 
-async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
+async def test_app_starts_without_mongodb_and_creates_the_indexes_later(
     open_site: OpenSite,
     storage_without_mongodb: MongoStorage,
     late_mongod: Mongod,
@@ -84,7 +84,7 @@ async def test_app_starts_and_makes_the_indexes_when_mongodb_comes(
     assert await visitor.session() == {"a": 1}
 
 
-async def test_app_does_not_wait_for_more_than_the_first_try(
+async def test_start_waits_for_the_first_attempt_only(
     open_site: OpenSite, storage_without_mongodb: MongoStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A try that failed is a try: a platform ends an app that starts too slowly."""
@@ -94,7 +94,7 @@ async def test_app_does_not_wait_for_more_than_the_first_try(
         await open_site(storage_without_mongodb)
 
 
-async def test_app_that_stops_before_mongodb_comes_stops_trying(
+async def test_stopping_the_app_cancels_the_index_work(
     open_site: OpenSite, storage_without_mongodb: MongoStorage
 ) -> None:
     """Stopping waits neither for MongoDB nor for the next try."""
@@ -109,7 +109,7 @@ async def test_app_that_stops_before_mongodb_comes_stops_trying(
     assert work.cancelled()
 
 
-async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
+async def test_create_indexes_without_mongodb_raises_storage_unavailable(
     storage_without_mongodb: MongoStorage,
 ) -> None:
     """`create_indexes()` says so within the operation timeout, and may be called again."""
@@ -120,7 +120,7 @@ async def test_index_work_on_demand_is_unavailable_while_mongodb_is_away(
     assert storage_without_mongodb.counters["unavailable"] == 1
 
 
-async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_long(
+async def test_slow_index_build_delays_neither_start_nor_stop(
     open_site: OpenSite,
     make_storage: MakeStorage,
     late_mongod: Mongod,
@@ -161,7 +161,7 @@ async def test_index_that_takes_long_to_build_delays_neither_start_nor_stop_for_
         pytest.param("createIndexes", 67, IndexConflict, id="refusing the index"),
     ],
 )
-async def test_index_work_that_the_server_breaks_off_is_unavailable_or_a_conflict(
+async def test_error_of_the_server_is_unavailable_or_an_index_conflict(
     *,
     make_storage: MakeStorage,
     late_mongod: Mongod,

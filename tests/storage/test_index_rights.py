@@ -114,7 +114,7 @@ async def test_user_is_served_without_a_warning_when_the_indexes_exist(
 
 
 @pytest.mark.parametrize("user", ["creates", "repairs", "creates blindly"])
-async def test_user_who_may_creates_the_indexes(
+async def test_user_with_create_index_creates_the_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
 ) -> None:
     """No more than `createIndex` is needed for it."""
@@ -124,7 +124,7 @@ async def test_user_who_may_creates_the_indexes(
 
 
 @pytest.mark.parametrize("user", ["writes", "looks", "reads", "stranger"])
-async def test_user_who_may_not_gets_the_exact_commands_for_the_administrator(
+async def test_user_without_create_index_gets_the_commands_for_the_administrator(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
 ) -> None:
     """All at once; run as they are, they leave nothing to be done."""
@@ -143,7 +143,7 @@ async def test_user_who_may_not_gets_the_exact_commands_for_the_administrator(
         assert "listIndexes" in str(conflict.value)
 
 
-async def test_user_without_rights_is_served_while_the_indexes_are_missing(
+async def test_sessions_work_for_a_user_without_rights_while_the_indexes_are_missing(
     admin: Admin,
     collection_of: Login,
     make_storage: MakeStorage,
@@ -161,7 +161,7 @@ async def test_user_without_rights_is_served_while_the_indexes_are_missing(
 
 
 @pytest.mark.parametrize("options", [{"expireAfterSeconds": 60}, {}], ids=["other TTL", "no TTL"])
-async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command(
+async def test_repair_without_coll_mod_is_a_conflict_with_the_command(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, options: dict[str, Any]
 ) -> None:
     """`readWrite`, as most apps have it, may create indexes but not change them."""
@@ -179,7 +179,7 @@ async def test_repair_that_is_not_permitted_is_a_conflict_with_the_exact_command
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-async def test_index_that_a_user_may_not_even_see_is_a_conflict_all_the_same(
+async def test_other_index_is_a_conflict_for_a_user_who_cannot_list_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:
     """Who may create but not list does not take another TTL index for ours."""
@@ -193,7 +193,7 @@ async def test_index_that_a_user_may_not_even_see_is_a_conflict_all_the_same(
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-async def test_user_who_may_repair_does(
+async def test_user_with_coll_mod_repairs_the_index(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:
     """With `collMod` nobody has to be asked."""

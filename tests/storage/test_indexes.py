@@ -63,7 +63,7 @@ async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) 
 
 
 @real_drivers
-async def test_second_call_only_looks(storage: MongoStorage, log: CommandLog) -> None:
+async def test_second_call_only_lists_the_indexes(storage: MongoStorage, log: CommandLog) -> None:
     """At every start of every process: two commands that change nothing."""
     await storage.create_indexes()
     log.commands.clear()
@@ -90,7 +90,7 @@ async def test_starting_an_app_creates_the_indexes_once(
     assert storage.counters["commands"] <= 4  # two looks, two creations
 
 
-async def test_no_index_work_is_done_inside_a_request(
+async def test_requests_do_no_index_work(
     open_site: OpenSite, make_storage: MakeStorage, log: CommandLog
 ) -> None:
     """Requests send what they need and nothing about indexes."""
@@ -138,7 +138,7 @@ async def test_existing_index_is_repaired(
         pytest.param([("owner", 1)], {"name": "x"}, id="owner without sparse"),
     ],
 )
-async def test_index_that_serves_is_left_as_it_is(
+async def test_suitable_index_is_left_as_it_is(
     make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
 ) -> None:
     """No second one is made beside it."""
@@ -161,7 +161,7 @@ async def test_index_that_serves_is_left_as_it_is(
         pytest.param([("owner", "hashed")], {}, id="hashed owner"),
     ],
 )
-async def test_foreign_index_does_not_disturb(
+async def test_index_for_another_purpose_is_left_as_it_is(
     make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
 ) -> None:
     """What the operator added for other purposes stays, and ours are made beside it."""
@@ -193,7 +193,7 @@ IN_THE_WAY = [
 
 @real_drivers
 @pytest.mark.parametrize(("field", "indexes"), IN_THE_WAY)
-async def test_index_that_refuses_or_misses_sessions_is_named_with_the_command_that_drops_it(
+async def test_unsuitable_index_is_a_conflict_with_the_command_that_drops_it(
     make_storage: MakeStorage, collection: Any, field: str, indexes: list[dict[str, Any]]
 ) -> None:
     """Nothing is dropped on our own; after an administrator has done so, all is well."""
@@ -214,7 +214,7 @@ async def test_index_that_refuses_or_misses_sessions_is_named_with_the_command_t
     assert {"expires_at_1", "owner_1"} == set(await indexes_of(collection))
 
 
-async def test_app_starts_in_spite_of_a_conflict_and_says_so_in_one_line(
+async def test_app_starts_despite_a_conflict_and_logs_one_line(
     open_site: OpenSite,
     make_storage: MakeStorage,
     collection: Any,
@@ -308,7 +308,7 @@ async def swept_collection(sweeping_mongod: Mongod) -> AsyncIterator[Any]:
 
 
 @pytest.mark.parametrize("driver", ["mongomock"], indirect=True)
-async def test_expired_sessions_are_swept_by_the_server_and_live_ones_are_not(
+async def test_ttl_index_deletes_expired_sessions_only(
     make_storage: MakeStorage, swept_collection: Any
 ) -> None:
     """The TTL index works on the dates as they are stored."""

@@ -33,7 +33,7 @@ def runner() -> Iterator[asyncio.Runner]:
         pytest.param(1500, id="very many", marks=[pytest.mark.long, only_in_full]),
     ],
 )
-def test_nothing_acknowledged_is_lost_and_nothing_ended_comes_back(
+def test_no_acknowledged_change_is_lost_and_no_ended_session_comes_back(
     mongo_uri: str,
     database_name: str,
     runner: asyncio.Runner,

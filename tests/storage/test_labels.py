@@ -39,7 +39,7 @@ class Says:
 
 
 @every_driver
-async def test_label_is_what_describe_said_of_the_request(
+async def test_label_is_what_describe_returns_for_the_request(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """It is given the request, so that it can look at User-Agent."""
@@ -52,7 +52,7 @@ async def test_label_is_what_describe_said_of_the_request(
     assert await labels(storage) == ["Browser of Ada"]
 
 
-async def test_label_is_asked_for_with_a_new_token_and_with_a_touch_only(
+async def test_describe_is_called_for_a_new_token_and_for_a_touch_only(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Not with every read or save; each answer takes the place of the last."""
@@ -99,7 +99,7 @@ async def test_label_of_another_session_is_not_shown(
     assert await labels(storage) == ["", ""]
 
 
-async def test_damaged_label_is_empty_and_its_session_lives_on(
+async def test_damaged_label_is_empty_and_its_session_works(
     make_storage: MakeStorage, collection: Any
 ) -> None:
     """It cannot be read, but it signs nobody out."""
@@ -134,7 +134,7 @@ async def test_session_without_a_label_shows_an_empty_one(make_storage: MakeStor
         pytest.param(b"Firefox", "", id="bytes"),
     ],
 )
-async def test_whatever_describe_answers_the_login_goes_on(
+async def test_login_succeeds_whatever_describe_returns(
     open_site: OpenSite, make_storage: MakeStorage, answer: Any, shown: str
 ) -> None:
     """Too much is cut, surrogates are replaced, what is no text is an empty label."""
@@ -148,7 +148,7 @@ async def test_whatever_describe_answers_the_login_goes_on(
     assert await labels(storage) == [shown]
 
 
-async def test_describe_that_fails_at_a_touch_leaves_the_label_as_it_is(
+async def test_touch_without_a_new_label_keeps_the_stored_one(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
     """What was good once is still shown."""
@@ -168,7 +168,7 @@ async def test_describe_that_fails_at_a_touch_leaves_the_label_as_it_is(
 @pytest.mark.parametrize(
     "error", [RuntimeError("a bug"), KeyError("User-Agent"), web.HTTPForbidden(), RecursionError()]
 )
-async def test_describe_that_raises_does_not_stop_the_login(
+async def test_login_succeeds_when_describe_raises(
     open_site: OpenSite,
     make_storage: MakeStorage,
     caplog: pytest.LogCaptureFixture,

@@ -30,7 +30,7 @@ def tasks_of_the_storage() -> list[asyncio.Task[Any]]:
 
 
 @real_drivers
-async def test_requests_of_many_visitors_leave_nothing_behind(
+async def test_memory_stays_constant_over_many_visitors(
     make_storage: MakeStorage, clock: Clock, log: CommandLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First visits, touches, writes, logouts and misses: memory is as it was before."""
@@ -56,7 +56,7 @@ async def test_requests_of_many_visitors_leave_nothing_behind(
 
 
 @real_drivers
-async def test_cancelled_requests_leave_nothing_behind(
+async def test_memory_stays_constant_over_many_cancelled_requests(
     make_storage: MakeStorage, log: CommandLog
 ) -> None:
     """Visitors who leave before their answer is there: memory is as it was before."""
@@ -94,7 +94,7 @@ async def test_no_task_is_left_after_closing(site: Any, storage: MongoStorage) -
 
 
 @pytest.mark.parametrize("client_class", [AsyncIOMotorClient, AsyncMongoClient])
-async def test_no_task_is_left_after_closing_while_mongodb_is_away(
+async def test_no_task_is_left_after_closing_without_mongodb(
     client_class: Any, unused_tcp_port: int
 ) -> None:
     """The retries of the index work end with the storage too."""

@@ -59,7 +59,7 @@ def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
     assert lifetime().has_expired(dates, 1000)
 
 
-def test_sessions_own_max_age_takes_the_place_of_the_storages() -> None:
+def test_max_age_of_a_session_replaces_that_of_the_storage() -> None:
     """Longer or shorter, fractions included."""
     longer = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=3600)
     shorter = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=0.5)
@@ -123,7 +123,7 @@ def test_parallel_touch_is_not_repeated() -> None:
     assert clocks.touch_is_due(dates, MINUTE_MS, 2 * MINUTE_MS)
 
 
-def test_touch_is_due_once_when_the_clock_was_put_back() -> None:
+def test_touch_is_due_once_after_the_clock_was_set_back() -> None:
     """The cookie would otherwise end before the last use comes round again."""
     clocks = lifetime()
     dates = touched_at(DAY_MS, clocks)
@@ -162,7 +162,7 @@ def test_cookie_never_outlives_the_absolute_timeout() -> None:
     assert clocks.cookie_seconds(0, HOUR_MS + 1, None) == 0
 
 
-def test_clock_that_jumped_back_ends_no_session() -> None:
+def test_clock_that_was_set_back_ends_no_session() -> None:
     """A session from the future is alive, and asks for no longer a cookie than any other."""
     clocks = lifetime(max_age=1200, absolute_timeout=3600)
     dates = Dates(HOUR_MS, HOUR_MS, HOUR_MS + 1200_000, None)

@@ -92,7 +92,7 @@ async def test_browser_session_can_be_chosen_before_the_first_save(
     assert cookie_of(touched)["max-age"] == ""
 
 
-async def test_max_age_alone_is_no_reason_to_store_a_session(
+async def test_max_age_alone_does_not_store_a_session(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
     """An anonymous visitor who stored nothing gets no cookie."""
@@ -188,7 +188,7 @@ async def test_stale_parallel_save_does_not_undo_remember_me(
     assert await values(one, cookie) == {"a": 2}
 
 
-async def test_cookie_that_a_stale_touch_sent_is_put_right_by_the_next_request(
+async def test_next_request_corrects_the_cookie_of_a_stale_touch(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
     """A stale answer may have told the browser the shorter Max-Age: it does not stay so."""
@@ -283,7 +283,9 @@ async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
     assert await collection.find_one({}) == before
 
 
-async def test_session_begun_anew_has_the_max_age_of_the_storage(make_storage: MakeStorage) -> None:
+async def test_session_written_after_invalidate_has_the_max_age_of_the_storage(
+    make_storage: MakeStorage,
+) -> None:
     """A "remember me" ends with the session that it was chosen for."""
     storage = make_storage(max_age=1200)
     cookie = await visit(storage, None, _remembered)
@@ -297,7 +299,9 @@ async def test_session_begun_anew_has_the_max_age_of_the_storage(make_storage: M
     assert (await load(storage, cookie)).session.max_age == 1200
 
 
-async def test_max_age_that_is_chosen_with_another_owner_is_kept(make_storage: MakeStorage) -> None:
+async def test_max_age_chosen_at_the_login_of_another_owner_is_kept(
+    make_storage: MakeStorage,
+) -> None:
     """A "remember me" at a login counts, whoever was signed in before."""
     storage = make_storage(max_age=1200)
     cookie = await visit(storage, None, lambda session: session.update(user_id="ada"))

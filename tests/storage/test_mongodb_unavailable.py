@@ -121,7 +121,7 @@ def assert_refused(response: ClientResponse) -> None:
 
 
 @pytest.mark.parametrize("trouble", [frozen, killed])
-async def test_session_that_cannot_be_read_is_a_503_in_time_and_not_an_empty_session(
+async def test_unavailable_mongodb_is_a_503_in_time_and_not_an_empty_session(
     guest: Visitor,
     make_storage: MakeStorage,
     open_site: OpenSite,
@@ -143,7 +143,7 @@ async def test_session_that_cannot_be_read_is_a_503_in_time_and_not_an_empty_ses
     assert storage.counters["unavailable"] == 1
 
 
-async def test_mongodb_back_means_that_the_next_request_is_served(
+async def test_next_request_after_a_restart_of_mongodb_is_served(
     make_storage: MakeStorage, open_site: OpenSite, collection: Any, server: Mongod
 ) -> None:
     """A killed server that is started again needs no restart of the app, and nobody is out."""
@@ -227,7 +227,7 @@ async def test_save_that_fails_is_a_503_without_a_cookie(
     assert (await guest.do(dict)).status == 200
 
 
-async def test_handler_that_asks_for_no_session_is_served_whatever_mongodb_does(
+async def test_handler_without_session_is_served_without_mongodb(
     guest: Visitor, server: Mongod, storage: MongoStorage
 ) -> None:
     """A health check with a session cookie costs nothing and waits for nothing."""
@@ -276,7 +276,7 @@ async def test_renewal_that_fails_leaves_no_second_session(
     await until(lone)
 
 
-async def test_calls_from_outside_say_that_mongodb_is_away(
+async def test_calls_outside_of_requests_raise_storage_unavailable(
     storage: MongoStorage, guest: Visitor, server: Mongod
 ) -> None:
     """Lists and ends of sessions raise the same error as requests do."""
@@ -293,7 +293,7 @@ async def test_calls_from_outside_say_that_mongodb_is_away(
                 await call()
 
 
-async def test_closing_does_not_wait_longer_than_an_operation_may_take(
+async def test_closing_waits_no_longer_than_the_operation_timeout(
     make_storage: MakeStorage, guest: Visitor, server: Mongod
 ) -> None:
     """A server that does not answer does not keep an app from ending."""

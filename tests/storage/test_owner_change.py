@@ -30,7 +30,7 @@ def sign_in(session: Any) -> None:
 
 
 @every_driver
-async def test_login_gives_a_new_token_and_kills_the_old_one(
+async def test_login_gives_a_new_token_and_ends_the_old_one(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
     """Who planted the token before the login gets nothing (session fixation)."""
@@ -45,7 +45,7 @@ async def test_login_gives_a_new_token_and_kills_the_old_one(
     assert await collection.count_documents({}) == 1
 
 
-async def test_login_takes_along_what_neighbours_put_into_the_anonymous_session(
+async def test_login_keeps_values_saved_in_parallel(
     twins: Twins,
 ) -> None:
     """A cart that was filled in another tab meanwhile is not lost."""
@@ -73,7 +73,7 @@ async def test_double_clicked_login_signs_in_twice(
 
 
 @pytest.mark.parametrize("end", ["logout", "expiry"])
-async def test_login_succeeds_though_the_anonymous_session_ended_meanwhile(
+async def test_login_succeeds_when_the_anonymous_session_ended_meanwhile(
     end: str, twins: Twins, clock: Clock
 ) -> None:
     """A password that was right is not refused because a cart has run out."""
@@ -89,7 +89,7 @@ async def test_login_succeeds_though_the_anonymous_session_ended_meanwhile(
     assert (await twins[0].session())["user_id"] == 7
 
 
-async def test_another_owner_gets_nothing_of_what_was_loaded(
+async def test_another_owner_gets_none_of_the_loaded_values(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
     """Only what the request of the change itself assigned is in the new owner's session."""
@@ -108,7 +108,7 @@ async def test_another_owner_gets_nothing_of_what_was_loaded(
     assert await collection.count_documents({}) == 1
 
 
-async def test_another_owner_gets_nothing_of_what_neighbours_wrote(
+async def test_another_owner_gets_no_values_saved_in_parallel(
     twins: Twins, collection: Any
 ) -> None:
     """A value that a parallel request of the first owner saved does not move along either."""
@@ -125,7 +125,7 @@ async def test_another_owner_gets_nothing_of_what_neighbours_wrote(
 
 
 @pytest.mark.parametrize("removed", [True, False], ids=["deleted", "set to None"])
-async def test_owner_that_is_removed_gives_a_new_token_too(
+async def test_removing_the_owner_gives_a_new_token(
     removed: bool,  # noqa: FBT001 - a case
     visitor: Visitor,
     site: Site,
@@ -166,7 +166,7 @@ async def test_change_of_owner_starts_a_new_absolute_lifetime(
     assert (stored["created_at"] - created_at).total_seconds() == 600
 
 
-async def test_owner_ids_are_compared_as_text(visitor: Visitor) -> None:
+async def test_owner_as_number_and_as_text_is_the_same_owner(visitor: Visitor) -> None:
     """7 and "7" are one owner: no new token, and the value is stored as it was given."""
     await visitor.do(sign_in)
     token = visitor.cookie
@@ -187,7 +187,7 @@ async def test_signing_in_again_as_the_same_owner_keeps_the_token(visitor: Visit
     assert set_cookie_of(response) == []
 
 
-async def test_owner_key_names_the_value_that_matters(
+async def test_token_changes_with_the_value_that_owner_key_names(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """With another owner_key, user_id is a value like any other."""
@@ -203,7 +203,7 @@ async def test_owner_key_names_the_value_that_matters(
     assert len([info async for info in storage.sessions("ada")]) == 1
 
 
-async def test_without_an_owner_key_no_session_is_anybodys(
+async def test_without_an_owner_key_no_token_changes_and_no_owner_is_stored(
     make_storage: MakeStorage, open_site: OpenSite, collection: Any
 ) -> None:
     """Nothing renews by itself, and no owner is stored."""
@@ -217,7 +217,7 @@ async def test_without_an_owner_key_no_session_is_anybodys(
     assert "owner" not in await collection.find_one({})
 
 
-async def test_owner_that_comes_after_a_save_gets_nothing_that_was_saved_before(
+async def test_owner_set_after_a_save_gets_no_values_saved_before(
     make_storage: MakeStorage,
 ) -> None:
     """What one save of a request has written belongs to the owner of that save."""
@@ -240,7 +240,7 @@ class Role(str, Enum):  # noqa: UP042 - a StrEnum would be the same text
 
 @pytest.mark.parametrize("owner", [("shop", 7), Role.ADMIN, {1: 2}], ids=["tuple", "enum", "dict"])
 @pytest.mark.parametrize("known", [False, True], ids=["sign-in", "signed in"])
-async def test_owner_whom_the_next_request_would_not_know_is_refused_by_name(
+async def test_owner_that_changes_when_stored_is_refused_by_name(
     make_storage: MakeStorage, owner: object, *, known: bool
 ) -> None:
     """JSON gives back a list for a tuple: nobody could list or end such an owner's sessions."""

@@ -42,7 +42,7 @@ async def listed(storage: MongoStorage, owner: object) -> list[SessionInfo]:
 
 
 @every_driver
-async def test_sessions_are_listed_with_what_their_owner_may_see(
+async def test_sessions_are_listed_with_handle_dates_and_label(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Handle, dates as aware UTC, and the label; no token, no value."""
@@ -82,7 +82,7 @@ async def test_sessions_come_newest_activity_first(make_storage: MakeStorage, cl
 
 
 @every_driver
-async def test_sessions_are_those_of_one_owner_and_alive(
+async def test_list_has_the_active_sessions_of_one_owner_only(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Not another's, not nobody's, not an expired one."""
@@ -125,7 +125,7 @@ async def test_owners_are_compared_as_text(
     assert await storage.revoke_owner(asked) == 1
 
 
-async def test_nobody_has_no_sessions(make_storage: MakeStorage) -> None:
+async def test_none_is_refused_as_an_owner(make_storage: MakeStorage) -> None:
     """None for an owner is a mistake, not "everybody's": it is refused by name."""
     storage = make_storage()
     await visit(storage, None, lambda session: session.update(cart=[1]))
@@ -155,7 +155,7 @@ async def test_handle_is_known_for_a_stored_session_only(make_storage: MakeStora
     assert storage.handle(ending.session) is None
 
 
-async def test_handle_is_useless_as_a_cookie(make_storage: MakeStorage) -> None:
+async def test_handle_is_no_valid_cookie(make_storage: MakeStorage) -> None:
     """Neither as it is nor cut to the length of a token."""
     storage = make_storage()
     cookie = await visit(storage, None, sign_in(7))
@@ -296,7 +296,7 @@ async def test_all_sessions_of_an_owner_end_without_one_to_keep(make_storage: Ma
     assert [await values(storage, cookie) for cookie in cookies] == [{}] * 5
 
 
-async def test_owner_key_of_ones_own_and_none(make_storage: MakeStorage) -> None:
+async def test_owner_key_may_be_another_name_empty_or_none(make_storage: MakeStorage) -> None:
     """Another session key may hold the owner, the empty one too; with None there are no owners."""
     for owner_key in ("account", ""):
         storage = make_storage(owner_key=owner_key)

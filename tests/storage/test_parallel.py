@@ -23,7 +23,7 @@ def _set(name: str, value: Any) -> Change:
 
 
 @real_drivers
-async def test_hundreds_of_parallel_changes_of_one_session_all_survive(
+async def test_hundreds_of_parallel_changes_of_one_session_are_all_kept(
     twins: tuple[Visitor, Visitor],
 ) -> None:
     """All have loaded the session before the first saves it; every value is there afterwards."""
@@ -56,7 +56,7 @@ async def test_parallel_requests_that_remove_and_add_lose_nothing(
 
 
 @every_driver
-async def test_parallel_nested_changes_of_different_values_both_survive(
+async def test_parallel_nested_changes_of_different_values_are_both_kept(
     twins: tuple[Visitor, Visitor],
 ) -> None:
     """Nobody calls changed(); both appends are kept."""
@@ -106,7 +106,7 @@ async def test_changes_of_one_request_are_saved_as_one(twins: tuple[Visitor, Vis
         pytest.param(lambda session: (session.changed(), session.update(other=1)), id="changed()"),
     ],
 )
-async def test_value_that_did_not_change_is_not_written_over_a_neighbours_newer_one(
+async def test_unchanged_value_does_not_overwrite_a_newer_one(
     repeat: Change, twins: tuple[Visitor, Visitor]
 ) -> None:
     """A request that repeats what it loaded writes nothing of it."""

@@ -104,7 +104,7 @@ async def test_storage_can_be_made_in_a_thread(collection: Any) -> None:
     assert storage.max_age == 14 * 24 * 3600
 
 
-def test_importing_storage_brings_neither_motor_nor_the_web_app() -> None:
+def test_importing_storage_imports_neither_motor_nor_the_web_app() -> None:
     """Another app uses the package alone, with either driver."""
     program = (
         "import sys, importlib, pkgutil\n"

@@ -216,7 +216,7 @@ async def test_changes_of_a_handler_that_crashes_are_not_saved_with_an_outer_err
     assert await visitor.session() == {"balance": 10}
 
 
-async def test_save_that_is_refused_after_the_handler_may_be_answered_with_a_file(
+async def test_refused_save_may_be_answered_with_a_file(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """The page that is sent instead does not try to save the same session again."""

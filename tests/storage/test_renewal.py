@@ -102,7 +102,7 @@ async def test_parallel_renewals_leave_exactly_one_session(
 
 
 @every_driver
-async def test_values_that_neighbours_wrote_since_the_load_move_along(twins: Twins) -> None:
+async def test_renewal_keeps_values_saved_in_parallel(twins: Twins) -> None:
     """Changed, nested, new and removed values of a parallel request are in the renewed session."""
 
     async def meanwhile() -> None:
@@ -119,7 +119,7 @@ async def test_values_that_neighbours_wrote_since_the_load_move_along(twins: Twi
     assert await twins[0].session() == {"name": "Bob", "cart": [0, 1], "colour": "red"}
 
 
-async def test_own_changes_go_before_those_of_neighbours_in_a_renewal(twins: Twins) -> None:
+async def test_own_changes_win_over_parallel_ones_in_a_renewal(twins: Twins) -> None:
     """Of the same value the later save wins, here too."""
 
     async def meanwhile() -> None:
@@ -136,9 +136,7 @@ async def test_own_changes_go_before_those_of_neighbours_in_a_renewal(twins: Twi
     assert await twins[0].session() == {"name": "Cleo", "cart": [0, 1]}
 
 
-async def test_max_age_that_a_neighbour_chose_since_the_load_moves_along(
-    twins: Twins, collection: Any
-) -> None:
+async def test_renewal_keeps_a_max_age_saved_in_parallel(twins: Twins, collection: Any) -> None:
     """A "remember me" is not undone by a renewal beside it, and the cookie says so."""
 
     async def meanwhile() -> None:
@@ -153,7 +151,7 @@ async def test_max_age_that_a_neighbour_chose_since_the_load_moves_along(
 
 
 @every_driver
-async def test_renewal_while_neighbours_write_loses_no_acknowledged_value(
+async def test_renewal_during_parallel_writes_loses_no_acknowledged_value(
     twins: Twins, storage: MongoStorage, site: Site
 ) -> None:
     """Each write either moved along or said in the log that it came too late."""
@@ -192,7 +190,7 @@ async def test_every_renewal_in_a_row_gives_another_token(visitor: Visitor) -> N
     assert await visitor.session() == {"name": "Ada"}
 
 
-async def test_value_that_a_neighbour_removed_stays_removed_after_a_renewal(
+async def test_second_save_after_a_renewal_does_not_restore_a_removed_value(
     make_storage: MakeStorage,
 ) -> None:
     """A second save of the request does not bring it back either."""
@@ -209,7 +207,9 @@ async def test_value_that_a_neighbour_removed_stays_removed_after_a_renewal(
     assert await values(storage, cookie) == {"a": 1}
 
 
-async def test_session_begun_anew_is_renewed_once(make_storage: MakeStorage) -> None:
+async def test_session_written_after_invalidate_gets_one_new_token(
+    make_storage: MakeStorage,
+) -> None:
     """A second save of the request finds it done."""
     storage = make_storage()
     begun = await load(storage, await visit(storage, None, lambda s: s.update(a=1)))
@@ -222,7 +222,7 @@ async def test_session_begun_anew_is_renewed_once(make_storage: MakeStorage) -> 
     assert storage.counters["inserts"] == 2
 
 
-async def test_renewing_a_session_of_another_storage_says_whose_it_must_be(
+async def test_renewing_a_session_of_another_storage_is_refused(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """`renew_session` names the storage that it belongs to."""
@@ -240,7 +240,7 @@ async def test_renewing_a_session_of_another_storage_says_whose_it_must_be(
     assert await (await visitor.visit(refused)).text() == "refused"
 
 
-async def test_renewal_goes_on_when_the_old_document_was_damaged_meanwhile(
+async def test_renewal_succeeds_when_the_old_document_was_damaged_meanwhile(
     visitor: Visitor, collection: Any
 ) -> None:
     """Nothing can be adopted from it; what this request has loaded moves along."""
@@ -276,7 +276,7 @@ class EndsEverythingAfterRemoval(monitoring.CommandListener):
         """Ignore it."""
 
 
-async def test_renewal_ends_with_a_session_that_was_ended_in_the_midst_of_it(
+async def test_renewal_of_a_session_that_ends_meanwhile_sends_no_cookie(
     mongo_uri: str, database_name: str, make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
     """Values to adopt, but no session left to adopt them: no cookie names it."""

@@ -159,7 +159,7 @@ async def test_every_kind_of_response_is_saved_once(
 
 
 @pytest.mark.parametrize(("answer", "_status"), ORDINARY)
-async def test_plain_set_up_saves_ordinary_responses(
+async def test_aiohttp_session_setup_saves_ordinary_responses(
     answer: Handler, _status: str, open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """aiohttp-session's own set-up is enough for an app that neither streams nor sends files."""
@@ -173,7 +173,7 @@ async def test_plain_set_up_saves_ordinary_responses(
 
 
 @pytest.mark.parametrize(("answer", "status"), STREAMED)
-async def test_plain_set_up_does_not_save_before_streamed_responses(
+async def test_aiohttp_session_setup_does_not_save_before_streamed_responses(
     answer: Handler, status: str, open_site: OpenSite, storage: MongoStorage, collection: Any
 ) -> None:
     """What aiohttp-session leaves out is why ``setup`` exists."""
@@ -251,7 +251,7 @@ async def test_http_exception_after_a_stream_has_started_ends_no_session(
     assert await visitor.session() == {"name": "Ada"}
 
 
-async def test_websocket_of_a_loaded_session_reads_it(site: Site, visitor: Visitor) -> None:
+async def test_websocket_handler_reads_the_session(site: Site, visitor: Visitor) -> None:
     """A conversation over a WebSocket knows whose it is."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
@@ -291,7 +291,7 @@ async def _nothing(_request: web.Request) -> web.StreamResponse:
         pytest.param(_nothing, "returned NoneType, not a response", id="no response"),
     ],
 )
-async def test_handler_that_leaves_nothing_to_save_with_is_told_so(
+async def test_response_that_comes_too_late_to_save_is_reported_in_the_log(
     site: Site, answer: Handler, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says what is wrong, and what to do instead."""

@@ -51,7 +51,7 @@ async def test_visitor_keeps_cookie_and_values_through_the_three_steps(
     assert await key_ids(collection) == {NEW_ID}
 
 
-async def test_save_seals_everything_anew_under_the_first_secret(
+async def test_save_seals_everything_again_under_the_first_secret(
     make_storage: MakeStorage, collection: Any
 ) -> None:
     """Also the values that did not change, the owner's hash and the label."""
@@ -85,7 +85,7 @@ async def test_damaged_label_does_not_stop_a_rotation(
 
 
 @every_driver
-async def test_touch_seals_everything_anew(
+async def test_touch_seals_everything_again(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
     """Visitors who only read are carried over as well, at their next touch."""
@@ -133,7 +133,7 @@ async def test_renewal_seals_everything_under_the_first_secret(
 
 
 @every_driver
-async def test_resealing_never_overwrites_a_neighbours_newer_value(
+async def test_resealing_does_not_undo_parallel_changes(
     make_storage: MakeStorage,
 ) -> None:
     """A request that loaded the old value re-seals nothing once a neighbour has written."""
@@ -209,7 +209,7 @@ async def test_saves_of_processes_that_disagree_about_the_first_secret_all_count
     assert await values(make_storage(secrets=NEW), cookie) == kept
 
 
-async def test_label_that_a_neighbour_seals_meanwhile_counts_too(
+async def test_label_sealed_in_parallel_under_the_old_secret_counts_as_retired(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """A touch writes no value, yet a label under the secret of its process."""
@@ -229,7 +229,7 @@ async def test_label_that_a_neighbour_seals_meanwhile_counts_too(
     assert await rotating.count(retired=True) == 0
 
 
-async def test_resealing_does_not_bring_back_a_session_that_was_logged_out(
+async def test_resealing_does_not_restore_a_logged_out_session(
     make_storage: MakeStorage, collection: Any
 ) -> None:
     """Neither a save nor a touch under the new secret revives what is gone."""
@@ -282,7 +282,7 @@ async def test_count_of_retired_sessions_falls_to_zero_as_visitors_return(
     assert await before.count(retired=True) == 4  # to whom the new secret is no first one
 
 
-async def test_expired_sessions_do_not_hold_a_rotation_up(
+async def test_expired_sessions_do_not_count_as_retired(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Only live sessions count as retired."""
@@ -311,7 +311,7 @@ async def test_owner_is_found_under_every_secret(make_storage: MakeStorage) -> N
     assert [await values(rotating, cookie) for cookie in cookies] == [{}, {}, {}]
 
 
-async def test_dropped_secret_makes_its_sessions_no_session(
+async def test_sessions_of_a_removed_secret_have_ended(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """No error page, no cookie, and its owner's list does not show it."""

@@ -62,7 +62,7 @@ async def test_stored_document_has_the_documented_fields(visitor: Visitor, colle
     assert all(sealed[:5] == b"\x01" + document["key_id"] for sealed in document["values"].values())
 
 
-async def test_session_of_nobody_has_no_owner_and_no_label(
+async def test_anonymous_session_has_no_owner_and_no_label(
     visitor: Visitor, collection: Any
 ) -> None:
     """Absent, not null: the sparse index holds sessions of owners only."""
@@ -163,7 +163,7 @@ async def test_moved_creation_date_ends_the_session(visitor: Visitor, collection
     assert await visitor.session() == {"cart": [1]}
 
 
-async def test_put_off_end_gains_nothing_past_the_timeouts(
+async def test_later_expires_at_does_not_extend_the_session(
     visitor: Visitor, collection: Any, clock: Any
 ) -> None:
     """`expires_at` is not trusted: last use and creation are checked as well."""
@@ -189,9 +189,7 @@ async def test_session_given_to_another_owner_ends(site: Site, collection: Any) 
     assert await ada.session() == {}
 
 
-async def test_session_taken_out_of_its_owners_reach_ends(
-    visitor: Visitor, collection: Any
-) -> None:
+async def test_session_whose_owner_was_removed_ends(visitor: Visitor, collection: Any) -> None:
     """Without its owner hash a session would survive "sign out everywhere"."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     document = await only_document(collection)
@@ -202,7 +200,7 @@ async def test_session_taken_out_of_its_owners_reach_ends(
     assert await visitor.session() == {}
 
 
-async def test_session_of_nobody_that_was_given_an_owner_ends(
+async def test_anonymous_session_that_was_given_an_owner_ends(
     visitor: Visitor, collection: Any
 ) -> None:
     """The hash of an owner must go with the values, in both directions."""

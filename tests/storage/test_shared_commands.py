@@ -92,7 +92,7 @@ async def test_same_session_asked_for_twice_in_one_find_is_two_sessions(
     assert [begun.session["n"] for begun in others] == [["mine"], [], [], [], []]
 
 
-async def test_load_sees_the_save_that_came_before_it_however_busy_the_storage_is(
+async def test_load_sees_every_earlier_save_of_a_busy_storage(
     storage: MongoStorage,
 ) -> None:
     """A load never joins a trip that has left: its answer would be older than the save."""
@@ -107,7 +107,7 @@ async def test_load_sees_the_save_that_came_before_it_however_busy_the_storage_i
 
 
 @pytest.mark.parametrize("gone", [[0], [9], [3, 5, 8], list(range(10))], ids=str)
-async def test_bulk_write_tells_which_sessions_have_ended(
+async def test_bulk_write_reports_which_sessions_have_ended(
     storage: MongoStorage, collection: Any, gone: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who was revoked meanwhile gets nothing written and no cookie; the others are saved."""
@@ -147,7 +147,7 @@ async def test_ended_sessions_are_looked_for_only_when_an_update_missed(
 
 
 @pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
-async def test_write_that_the_server_refuses_harms_no_other(
+async def test_refused_write_does_not_affect_the_others_of_its_batch(
     storage: MongoStorage, collection: Any, bad: int, count: int
 ) -> None:
     """One request is told; its neighbours in the bulk write are saved."""
@@ -187,7 +187,7 @@ async def test_refused_write_and_ended_session_in_one_bulk_write(
 
 
 @pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
-async def test_document_that_the_driver_cannot_decode_harms_no_other(
+async def test_undecodable_document_does_not_affect_the_others_of_its_find(
     storage: MongoStorage, collection: Any, bad: int, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is no session, with one warning; its neighbours in the find are read."""

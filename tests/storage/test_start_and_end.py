@@ -27,7 +27,7 @@ UNKNOWN = generate_secret()  # 43 characters of base64url, as a token is written
 
 @every_driver
 @pytest.mark.parametrize("loaded_first", [True, False], ids=["loaded first", "not loaded"])
-async def test_new_session_supersedes_the_stored_one(
+async def test_new_session_replaces_the_stored_one(
     loaded_first: bool,  # noqa: FBT001 - a case
     visitor: Visitor,
     site: Site,
@@ -71,7 +71,7 @@ async def test_new_session_without_a_value_changes_nothing(
     assert await visitor.session() == {"name": "Ada"}
 
 
-async def test_invalidated_session_that_is_written_again_gets_a_new_token(
+async def test_session_written_after_invalidate_gets_a_new_token(
     visitor: Visitor, site: Site, collection: Any, clock: Clock
 ) -> None:
     """Nothing of before is left, the old token is dead, and the lifetime starts anew."""
@@ -124,7 +124,7 @@ def _renew_and_invalidate(session: Any) -> None:
         pytest.param(_renew_and_invalidate, id="renewed, then invalidated"),
     ],
 )
-async def test_session_that_was_emptied_in_any_way_is_logged_out(
+async def test_emptied_session_is_logged_out(
     empty: Change, visitor: Visitor, site: Site, collection: Any
 ) -> None:
     """The document is gone, the token is dead, and the browser is told to drop the cookie."""
@@ -149,7 +149,7 @@ async def test_session_that_was_emptied_in_any_way_is_logged_out(
         pytest.param(lambda session: session.renew(), id="renewed"),
     ],
 )
-async def test_empty_new_session_writes_nothing(
+async def test_new_session_without_values_is_not_stored(
     touch_it: Change, visitor: Visitor, collection: Any
 ) -> None:
     """Without values there is no session, whatever was done to it, and no cookie to delete."""
@@ -186,7 +186,7 @@ async def test_token_that_opens_no_session_is_never_adopted(
     assert await (await site.visitor(token)).session() == {}
 
 
-async def test_identity_that_an_app_sets_never_becomes_the_token(visitor: Visitor) -> None:
+async def test_set_new_identity_is_refused(visitor: Visitor) -> None:
     """set_new_identity() exists in aiohttp-session; here it says what to call instead."""
 
     def choose(session: Any) -> None:
@@ -226,7 +226,7 @@ async def test_new_session_without_a_value_changes_nothing_whatever_else_was_ask
     "end", [lambda session: session.invalidate(), _write_and_empty], ids=["invalidated", "emptied"]
 )
 @pytest.mark.parametrize("loads_first", [False, True], ids=["not loaded", "loaded"])
-async def test_new_session_that_is_ended_at_once_logs_out(
+async def test_new_session_that_is_emptied_logs_out(
     visitor: Visitor, collection: Any, end: Callable[[Any], Any], *, loads_first: bool
 ) -> None:
     """As with every storage of aiohttp-session: the stored one is over, and its cookie."""
@@ -244,7 +244,7 @@ async def test_new_session_that_is_ended_at_once_logs_out(
     assert await collection.count_documents({}) == 0
 
 
-async def test_two_get_sessions_at_once_return_one_object(visitor: Visitor) -> None:
+async def test_parallel_get_session_calls_return_one_object(visitor: Visitor) -> None:
     """What either of two tasks of a request changes is saved."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
@@ -279,7 +279,7 @@ async def test_new_session_during_a_load_is_the_session_of_the_request(
     assert await collection.count_documents({}) == 1
 
 
-async def test_double_clicked_new_session_gives_two_that_both_work(
+async def test_double_clicked_new_session_gives_two_valid_sessions(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
     """A login through new_session() succeeds whoever was first to end the old session."""

@@ -120,7 +120,7 @@ async def test_app_and_sub_app_touch_once(nested: Visitor, log: CommandLog, cloc
 
 
 @pytest.mark.parametrize("nested", NESTINGS, indirect=True)
-async def test_app_and_sub_app_say_once_that_a_session_ended_elsewhere(
+async def test_app_and_sub_app_log_once_that_a_session_ended_elsewhere(
     nested: Visitor, storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line in the log, no cookie, nothing written."""
@@ -168,7 +168,7 @@ async def _visit_below(
     return visitor, set_cookie_of(response)
 
 
-async def test_change_above_the_sub_app_is_saved_as_well(
+async def test_change_of_the_outer_app_after_the_sub_app_is_saved(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """What a middleware of the outer app adds on the way back is not lost."""
@@ -185,7 +185,7 @@ async def test_change_above_the_sub_app_is_saved_as_well(
         pytest.param(lambda session: session.renew(), id="renewal"),
     ],
 )
-async def test_last_word_on_the_cookie_is_the_only_one(
+async def test_last_change_of_the_cookie_is_the_only_one(
     change: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """A logout or a renewal above the sub-app is all that the browser hears of."""
@@ -316,7 +316,7 @@ async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
     assert await collection.count_documents({}) == 0
 
 
-async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_app_above(
+async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_outer_app(
     storage: MongoStorage, open_site: OpenSite
 ) -> None:
     """Only where no app above has sessions does such a middleware stand outside."""
@@ -406,7 +406,7 @@ async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
     assert await visitor.session() == {"cart": [1]}
 
 
-async def test_sub_app_that_crashes_saves_nothing_whoever_answers_above(
+async def test_sub_app_that_crashes_saves_nothing_with_an_outer_error_page(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """An error page of the outer app goes out without what the handler has changed."""
@@ -431,7 +431,7 @@ async def test_sub_app_that_crashes_saves_nothing_whoever_answers_above(
 
 
 @pytest.mark.parametrize("begin", [get_session, aiohttp_session.new_session])
-async def test_two_tasks_below_another_storage_get_one_session(
+async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
     begin: Callable[[web.Request], Any],
     open_site: OpenSite,
     make_storage: MakeStorage,
@@ -472,7 +472,7 @@ async def test_two_tasks_below_another_storage_get_one_session(
     assert {"left": 1, "right": 2}.items() <= (await seen.json()).items()
 
 
-async def test_session_above_is_saved_when_a_stream_below_was_refused_and_never_started(
+async def test_outer_session_is_saved_when_a_stream_of_the_sub_app_was_refused(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
     """The page that the outer app sends instead still carries what it has changed itself."""

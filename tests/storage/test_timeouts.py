@@ -39,7 +39,7 @@ CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as driver
         ),
     ],
 )
-async def test_unused_session_is_over_when_its_idle_timeout_has_passed(
+async def test_unused_session_has_expired_after_its_idle_timeout(
     make_storage: MakeStorage, clock: Clock, options: dict[str, Any], seconds: float
 ) -> None:
     """A millisecond before it is there; at the instant it is not."""

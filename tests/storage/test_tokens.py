@@ -30,7 +30,7 @@ def test_token_is_written_as_43_characters_and_read_back() -> None:
     assert from_cookie(COOKIE) == TOKEN
 
 
-def test_every_drawn_token_survives_its_spelling() -> None:
+def test_every_new_token_is_unique_and_read_back_from_its_cookie() -> None:
     """A thousand tokens: 32 bytes, never the same, each read back from its cookie."""
     tokens = {new_token() for _ in range(1000)}
 
@@ -70,7 +70,7 @@ def test_other_text_is_no_token(text: str | None) -> None:
     assert from_cookie(text) is None
 
 
-def test_no_more_tokens_are_remembered_than_the_bound_and_no_long_text() -> None:
+def test_token_cache_is_bounded_and_keeps_no_long_text() -> None:
     """Whoever sends other cookies without end, or long ones, fills no memory."""
     _read.cache_clear()
     assert from_cookie("A" * 8000) is None

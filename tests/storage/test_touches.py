@@ -98,7 +98,7 @@ async def test_save_within_the_touch_interval_moves_no_date_and_sends_no_cookie(
     assert document["expires_at"] == AT_NOON + 20 * MINUTE
 
 
-async def test_save_after_the_touch_interval_carries_the_touch(
+async def test_save_after_the_touch_interval_includes_the_touch(
     visitor: Visitor, collection: Any, clock: Clock, log: CommandLog
 ) -> None:
     """One update for both, and the cookie with it."""
@@ -184,7 +184,7 @@ async def test_dates_move_forward_only(
     assert await values(ahead, cookie) == {"a": 2}
 
 
-async def test_clock_that_jumps_back_loses_no_session_and_moves_no_date(
+async def test_clock_that_is_set_back_ends_no_session_and_moves_no_date(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
     """Read, saved, renewed and listed while the clock is wrong, and afterwards."""
@@ -201,7 +201,7 @@ async def test_clock_that_jumps_back_loses_no_session_and_moves_no_date(
     assert await values(storage, cookie) == {"user_id": 7, "a": 1}
 
 
-async def test_visitor_keeps_the_cookie_after_a_clock_that_ran_ahead_was_put_back(
+async def test_visitor_keeps_the_cookie_after_the_clock_was_set_back(
     visitor: Visitor, clock: Clock
 ) -> None:
     """The last use lies in the future: the browser is told to keep the cookie all the same."""
@@ -232,9 +232,7 @@ async def test_save_that_was_refused_leaves_the_touch_to_the_next_request(
     assert (await collection.find_one({}))["last_seen_at"] == AT_NOON + MINUTE
 
 
-async def test_touches_of_many_sessions_are_forgotten_in_the_end(
-    make_storage: MakeStorage, clock: Clock
-) -> None:
+async def test_record_of_recent_touches_is_bounded(make_storage: MakeStorage, clock: Clock) -> None:
     """What one process remembers of touches is bounded."""
     storage = make_storage(max_age=1200)
     cookies = [await visit(storage, None, lambda session: session.update(a=1)) for _ in range(3)]

@@ -32,7 +32,7 @@ async def _greet(request: web.Request) -> web.StreamResponse:
         pytest.param(b"\\377" * 11, id="octal escapes"),
     ],
 )
-async def test_cookie_of_odd_bytes_is_no_session_and_no_error(
+async def test_cookie_with_unusual_bytes_is_no_session_and_no_error(
     cookie: bytes, site: Site, log: CommandLog
 ) -> None:
     """It arrives as a lone surrogate or worse; the answer is that of a visitor without a cookie."""
@@ -46,7 +46,7 @@ async def test_cookie_of_odd_bytes_is_no_session_and_no_error(
     assert log.names == []
 
 
-async def test_odd_bytes_in_another_cookie_do_not_hide_the_session(
+async def test_unusual_bytes_in_another_cookie_do_not_hide_the_session(
     site: Site, visitor: Visitor
 ) -> None:
     """What other software sets for the same host is not ours to judge."""
@@ -97,7 +97,7 @@ async def test_whatever_the_encoder_accepts_is_stored(
     assert await response.json() == 1815
 
 
-async def test_plain_set_up_sees_due_touches(
+async def test_aiohttp_session_setup_saves_due_touches(
     open_site: OpenSite, storage: MongoStorage, clock: Clock
 ) -> None:
     """aiohttp-session saves only what says that it changed; a loaded session does."""
@@ -113,7 +113,7 @@ async def test_plain_set_up_sees_due_touches(
     assert storage.counters["touches"] == 1
 
 
-async def test_session_tells_what_sessions_of_aiohttp_session_tell(
+async def test_session_has_the_attributes_of_aiohttp_session(
     visitor: Visitor, clock: Clock
 ) -> None:
     """New or not, since when, and under which identity."""
@@ -128,7 +128,7 @@ async def test_session_tells_what_sessions_of_aiohttp_session_tell(
     assert await later.json() == [False, visitor.cookie, begun]
 
 
-async def test_session_shows_neither_token_nor_values_in_its_repr(visitor: Visitor) -> None:
+async def test_repr_of_a_session_shows_no_token_and_no_value(visitor: Visitor) -> None:
     """Sessions end up in logs."""
     await visitor.do(lambda session: session.update(name="Ada"))
 

@@ -77,7 +77,7 @@ async def test_every_json_value_comes_back_as_it_was(storage: MongoStorage) -> N
     }
 
 
-async def test_not_a_number_comes_back_and_is_no_change(storage: MongoStorage) -> None:
+async def test_nan_comes_back_and_is_no_change(storage: MongoStorage) -> None:
     """NaN equals nothing, itself included; unchanged, it is not written again."""
     cookie = await visit(
         storage, None, lambda session: session.update(x=float("nan"), y=[math.nan])
@@ -153,7 +153,7 @@ async def deeper(frames: int, storage: MongoStorage, cookie: str | None) -> dict
 
 
 @pytest.mark.parametrize("depth", [100, 399, 400])
-async def test_nesting_that_was_accepted_is_read_however_deep_inside_a_program(
+async def test_accepted_nesting_is_read_at_any_stack_depth(
     storage: MongoStorage, depth: int
 ) -> None:
     """What was stored must not end the session of whoever loads it from further down."""
@@ -165,7 +165,7 @@ async def test_nesting_that_was_accepted_is_read_however_deep_inside_a_program(
 
 @pytest.mark.parametrize("depth", [401, 900, 985, 100_000])
 @pytest.mark.parametrize("kind", [list, tuple, dict])
-async def test_nesting_beyond_what_every_program_can_read_is_refused_by_name(
+async def test_nesting_above_400_levels_is_refused_by_name(
     storage: MongoStorage, depth: int, kind: type
 ) -> None:
     """Python's own limit would depend on where the session is used."""
@@ -177,7 +177,7 @@ async def test_nesting_beyond_what_every_program_can_read_is_refused_by_name(
         await visit(storage, None, lambda session: session.update(deep=deep))
 
 
-async def test_largest_accepted_session_of_smallest_values_can_be_stored_and_sealed_anew(
+async def test_largest_session_of_smallest_values_can_be_stored_and_sealed_again(
     make_storage: MakeStorage,
 ) -> None:
     """Many small values take far more room than their bytes, and sealing them anew twice that."""
@@ -193,7 +193,7 @@ async def test_largest_accepted_session_of_smallest_values_can_be_stored_and_sea
 
 
 @real_drivers
-async def test_largest_value_can_be_stored_and_sealed_anew(make_storage: MakeStorage) -> None:
+async def test_largest_value_can_be_stored_and_sealed_again(make_storage: MakeStorage) -> None:
     """A session as large as `max_bytes` may be takes part in a rotation of secrets."""
     most, new = 4 * 1024 * 1024, generate_secret()
     storage = make_storage(max_bytes=most, operation_timeout=60)
@@ -238,7 +238,7 @@ async def test_session_above_the_size_limit_may_shrink_and_be_renewed_but_not_gr
     assert await values(storage, cookie) == {"a": "x" * 400, "b": ""}
 
 
-async def test_encoder_and_decoder_of_ones_own_carry_what_json_cannot(
+async def test_value_without_a_json_form_comes_back_with_an_own_encoder_and_decoder(
     make_storage: MakeStorage,
 ) -> None:
     """Whatever the encoder accepts is stored, in the order in which it was put in."""
@@ -260,7 +260,7 @@ async def test_encoder_and_decoder_of_ones_own_carry_what_json_cannot(
 @pytest.mark.parametrize(
     ("before", "after"), [(1, True), (False, 0), (1, 1.0), (0.0, -0.0), ([1], [True])], ids=repr
 )
-async def test_value_that_equals_the_stored_one_but_is_another_is_saved(
+async def test_value_of_another_type_that_compares_equal_is_saved(
     storage: MongoStorage, before: Any, after: Any
 ) -> None:
     """To Python 1 equals True, and 0.0 equals -0.0; to JSON they differ."""
