@@ -201,19 +201,6 @@ async def test_due_touch_costs_one_update_of_the_dates(
     assert len(set_cookie_of(response)) == 1
 
 
-async def test_change_carries_a_due_touch_along(
-    visitor: Visitor, log: CommandLog, clock: Clock
-) -> None:
-    """One update for both."""
-    await visitor.do(lambda session: session.update(name="Ada"))
-    clock.advance(TOUCH_SECONDS)
-    log.commands.clear()
-
-    await visitor.do(lambda session: session.update(name="Bob"))
-
-    assert log.names == ["find", "update"]
-
-
 async def test_parallel_requests_share_one_touch(
     visitor: Visitor, log: CommandLog, clock: Clock
 ) -> None:

@@ -28,7 +28,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.mark.parametrize(
     "histories",
     [
-        pytest.param(25, id="some"),
+        pytest.param(10, id="some"),
         pytest.param(300, id="many", marks=pytest.mark.long),
         pytest.param(1500, id="very many", marks=[pytest.mark.long, only_in_full]),
     ],

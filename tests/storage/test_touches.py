@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +17,6 @@ from tests.storage.conftest import (
     Visitor,
     cookie_of,
     every_driver,
-    real_drivers,
     set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
@@ -65,23 +63,6 @@ async def test_read_after_the_touch_interval_moves_the_dates_and_nothing_else(
         "last_seen_at": AT_NOON + MINUTE,
         "expires_at": AT_NOON + 21 * MINUTE,
     }
-
-
-@real_drivers
-async def test_touch_is_one_update_of_the_dates_only(
-    visitor: Visitor, clock: Clock, log: CommandLog
-) -> None:
-    """One find and one update, which names the two dates."""
-    clock.advance(60)
-    log.commands.clear()
-
-    await visitor.do(dict)
-
-    assert log.names == ["find", "update"]
-    ((update,),) = [command["updates"] for name, command in log.commands if name == "update"]
-    assert set(update["u"]) == {"$max"}
-    assert set(update["u"]["$max"]) == {"last_seen_at", "expires_at"}
-    assert not update.get("upsert")
 
 
 async def test_save_within_the_touch_interval_moves_no_date_and_sends_no_cookie(
@@ -147,19 +128,6 @@ async def test_touch_interval_is_at_most_a_twentieth_of_the_sessions_own_max_age
 
     assert set_cookie_of(early) == []
     assert cookie_of(due)["max-age"] == "60"
-
-
-async def test_parallel_requests_share_one_touch(make_storage: MakeStorage, clock: Clock) -> None:
-    """Twenty requests of a page that loads: one of them touches and gets the cookie."""
-    storage = make_storage(max_age=1200)
-    cookie = await visit(storage, None, lambda session: session.update(a=1))
-    clock.advance(60)
-    loaded = [await load(storage, cookie) for _ in range(20)]
-    before = storage.counters["touches"]
-
-    await asyncio.gather(*(one.save() for one in loaded))
-
-    assert storage.counters["touches"] == before + 1
 
 
 @every_driver
