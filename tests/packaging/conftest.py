@@ -12,6 +12,7 @@ import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,10 +111,16 @@ def tracked(*folders: str) -> Sequence[str]:
     return [name for name in listed if (ROOT / name).is_file()]
 
 
+def pyproject() -> dict[str, Any]:
+    """Return what pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
 def lowest() -> dict[str, str]:
     """Return the lowest versions that pyproject.toml promises to support, by package name."""
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    return dict(requirement.split("==") for requirement in groups["lowest"])
+    return dict(
+        requirement.split("==") for requirement in pyproject()["dependency-groups"]["lowest"]
+    )
 
 
 def pinned_in(name: str) -> dict[str, str]:
