@@ -1,6 +1,6 @@
-"""A visit without a socket: load a session with a cookie, change it, save it, read the new cookie.
+"""Visits without a socket: load a session by its cookie, change it, save it, read the new cookie.
 
-For tests that make thousands of visits, or that decide themselves when a save follows a load.
+For tests that make thousands of visits, or that decide when a save follows a load.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from storage import MongoStorage
 from storage.session import MongoSession
 from storage.tokens import document_id, from_cookie
 
-# Cloned for each visit: mocking one takes longer than everything that the storage does with it.
-# A mocked protocol would note every look at it for ever.
+# Cloned for each visit: making a mocked request takes longer than everything that the storage does
+# with it. The protocol is no mock either: a mock records every access and never frees the record.
 _REQUEST = make_mocked_request(
     "GET", "/", protocol=SimpleNamespace(ssl_context=None, peername=None, sockname=None)
 )
@@ -97,3 +97,12 @@ async def loaded(storage: MongoStorage, cookies: list[str]) -> list[Visit]:
 async def saved(visits: list[Visit]) -> list[str | BaseException | None]:
     """Save all requests at once; return the cookies, or why there are none."""
     return list(await asyncio.gather(*(v.save() for v in visits), return_exceptions=True))
+
+
+async def changed(storage: MongoStorage, count: int) -> tuple[list[str], list[Visit]]:
+    """Store sessions, load them all, and append 1 to the list ``n`` of each, unsaved."""
+    cookies = await stored(storage, count)
+    visits = await loaded(storage, cookies)
+    for begun in visits:
+        begun.session["n"].append(1)
+    return cookies, visits

@@ -19,7 +19,7 @@ Change = Callable[[MongoSession], Any]
 async def during(
     visitor: Visitor, meanwhile: Callable[[], Awaitable[Any]], change: Change
 ) -> ClientResponse:
-    """Let ``meanwhile`` happen after a request has loaded its session and before it saves."""
+    """Run ``meanwhile`` after a request has loaded its session and before it saves."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         session: Any = await get_session(request)
@@ -31,13 +31,13 @@ async def during(
 
 
 async def _nothing() -> None:
-    """Pass."""
+    """Do nothing."""
 
 
 async def at_once(
     *visits: tuple[Visitor, Handler | Change], meanwhile: Callable[[], Awaitable[Any]] = _nothing
 ) -> list[ClientResponse]:
-    """Let every request load its session, then ``meanwhile`` happen, then all of them save."""
+    """Let every request load its session, run ``meanwhile``, then let all of them save."""
     all_loaded = asyncio.Barrier(len(visits))
 
     def late(step: Handler | Change) -> Handler:

@@ -298,3 +298,26 @@ async def test_renewal_of_a_session_that_ends_meanwhile_sends_no_cookie(
         assert set_cookie_of(answer) == []
         assert await storage.count() == 0
         await storage.aclose()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [pytest.param({}, id="a renewal"), pytest.param({"user_id": 7}, id="a login")],
+)
+async def test_renewal_does_not_restore_values_removed_in_parallel(
+    storage: MongoStorage, collection: Any, own: dict[str, Any]
+) -> None:
+    """Two requests have removed one value each while the third one renews or logs in."""
+    cookie = await visit(storage, None, lambda session: session.update(a=1, b=2))
+    renewing, one, other = [await load(storage, cookie) for _ in range(3)]
+    renewing.session.renew()
+    renewing.session.update(own)
+    del one.session["a"], other.session["b"]
+    await one.save()
+    await other.save()
+
+    renewed = await renewing.save()
+
+    assert await values(storage, renewed) == own
+    assert await collection.count_documents({}) == len(own)
+    assert (renewed != cookie) is bool(own)

@@ -1,4 +1,4 @@
-"""Shared trips through the real drivers: what travels together does not suffer together."""
+"""Requests that share a command: each gets its own result, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bson.raw_bson import RawBSONDocument
 from storage import MongoStorage, StorageUnavailable
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import real_drivers
-from tests.storage.direct import id_of, loaded, saved, stored, values, visit
+from tests.storage.direct import changed, id_of, loaded, saved, stored, values, visit
 
 pytestmark = real_drivers
 
 
 def undecodable(identifier: bytes, owner: bytes | None = None) -> RawBSONDocument:
-    """Build a document that MongoDB stores and PyMongo refuses: its binary is cut short."""
+    """Build a document that MongoDB stores and PyMongo cannot decode: its binary is cut short."""
 
     def binary(name: bytes, data: bytes, subtype: bytes = b"\0") -> bytes:
         return b"\x05" + name + b"\0" + struct.pack("<i", len(data)) + subtype + data
@@ -33,7 +33,7 @@ def undecodable(identifier: bytes, owner: bytes | None = None) -> RawBSONDocumen
 async def test_requests_that_run_at_once_share_one_find(
     storage: MongoStorage, log: CommandLog
 ) -> None:
-    """Fifty loads that are asked for in one turn of the loop are one command."""
+    """Fifty loads in one iteration of the event loop are one command."""
     cookies = await stored(storage, 50)
     log.commands.clear()
 
@@ -65,7 +65,7 @@ async def test_saves_that_run_at_once_share_one_bulk_write(
 async def test_hundreds_of_requests_at_once_lose_nothing(
     storage: MongoStorage, log: CommandLog
 ) -> None:
-    """First visits, reads and writes of 300 visitors take trips of 64, and all arrive."""
+    """First saves, loads and changes of 300 visitors are sent in batches of 64; all are stored."""
     cookies = await stored(storage, 300)
     visits = await loaded(storage, cookies)
     for begun in visits:
@@ -80,22 +80,10 @@ async def test_hundreds_of_requests_at_once_lose_nothing(
     assert storage.queued == 0
 
 
-async def test_same_session_asked_for_twice_in_one_find_is_two_sessions(
-    storage: MongoStorage,
-) -> None:
-    """Requests of one visitor share the answer, but never the objects in it."""
-    first, second = await stored(storage, 2)
-
-    _alone, *others = await loaded(storage, [second, *[first] * 5])
-    others[0].session["n"].append("mine")
-
-    assert [begun.session["n"] for begun in others] == [["mine"], [], [], [], []]
-
-
 async def test_load_sees_every_earlier_save_of_a_busy_storage(
     storage: MongoStorage,
 ) -> None:
-    """A load never joins a trip that has left: its answer would be older than the save."""
+    """A load never joins a batch that was sent: its result would be older than the save."""
     cookies = await stored(storage, 20)
 
     async def write_and_read(cookie: str) -> None:
@@ -110,11 +98,8 @@ async def test_load_sees_every_earlier_save_of_a_busy_storage(
 async def test_bulk_write_reports_which_sessions_have_ended(
     storage: MongoStorage, collection: Any, gone: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who was revoked meanwhile gets nothing written and no cookie; the others are saved."""
-    cookies = await stored(storage, 10)
-    visits = await loaded(storage, cookies)
-    for begun in visits:
-        begun.session["n"].append(1)
+    """For a session that was revoked meanwhile nothing is written; the others are saved."""
+    cookies, visits = await changed(storage, 10)
     for number in gone:
         assert await storage.revoke(str(storage.handle(visits[number].session)))
     caplog.set_level("INFO", "storage")
@@ -129,32 +114,12 @@ async def test_bulk_write_reports_which_sessions_have_ended(
     assert caplog.text.count("ended during a request") == len(gone)
 
 
-async def test_ended_sessions_are_looked_for_only_when_an_update_missed(
-    storage: MongoStorage, log: CommandLog
-) -> None:
-    """A miss costs one find of ids; without one nothing is asked for."""
-    cookies = await stored(storage, 5)
-    visits = await loaded(storage, cookies)
-    for begun in visits:
-        begun.session["n"].append(1)
-    await storage.revoke(str(storage.handle(visits[3].session)))
-    log.commands.clear()
-
-    await saved(visits)
-
-    assert log.names == ["update", "find"]
-    assert log.commands[1][1]["projection"] == {"_id": True}
-
-
 @pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
 async def test_refused_write_does_not_affect_the_others_of_its_batch(
     storage: MongoStorage, collection: Any, bad: int, count: int
 ) -> None:
-    """One request is told; its neighbours in the bulk write are saved."""
-    cookies = await stored(storage, count)
-    visits = await loaded(storage, cookies)
-    for begun in visits:
-        begun.session["n"].append(1)
+    """Its request gets the error; the others of the bulk write are saved."""
+    cookies, visits = await changed(storage, count)
     await collection.update_one({"_id": id_of(cookies[bad])}, {"$set": {"values": "no document"}})
 
     results = await saved(visits)
@@ -170,11 +135,8 @@ async def test_refused_write_does_not_affect_the_others_of_its_batch(
 async def test_refused_write_and_ended_session_in_one_bulk_write(
     storage: MongoStorage, collection: Any
 ) -> None:
-    """A refusal does not hide that another session has ended, nor the other way round."""
-    cookies = await stored(storage, 6)
-    visits = await loaded(storage, cookies)
-    for begun in visits:
-        begun.session["n"].append(1)
+    """Both are reported: which write was refused, and which session has ended."""
+    cookies, visits = await changed(storage, 6)
     await collection.update_one({"_id": id_of(cookies[2])}, {"$set": {"values": 0}})
     await storage.revoke(str(storage.handle(visits[4].session)))
 
@@ -188,15 +150,23 @@ async def test_refused_write_and_ended_session_in_one_bulk_write(
 
 @pytest.mark.parametrize(("bad", "count"), [(0, 1), (4, 10)], ids=["alone", "among others"])
 async def test_undecodable_document_does_not_affect_the_others_of_its_find(
-    storage: MongoStorage, collection: Any, bad: int, count: int, caplog: pytest.LogCaptureFixture
+    *,
+    storage: MongoStorage,
+    collection: Any,
+    log: CommandLog,
+    caplog: pytest.LogCaptureFixture,
+    bad: int,
+    count: int,
 ) -> None:
-    """It is no session, with one warning; its neighbours in the find are read."""
+    """It is no session, and one warning is logged; the others of the find are read."""
     cookies = await stored(storage, count)
     await collection.delete_one({"_id": id_of(cookies[bad])})
     await collection.insert_one(undecodable(id_of(cookies[bad])))
+    log.commands.clear()
 
     visits = await loaded(storage, cookies)
 
+    assert log.names == ["find"]
     assert [begun.session.get("user_id") for begun in visits] == [
         None if number == bad else number for number in range(count)
     ]
@@ -208,7 +178,7 @@ async def test_undecodable_document_does_not_affect_the_others_of_its_find(
 async def test_undecodable_document_does_not_hide_its_owners_other_sessions(
     storage: MongoStorage, collection: Any
 ) -> None:
-    """The list leaves it out, as it lets nobody in; ending all of an owner's ends it too."""
+    """The list leaves it out, since nobody can use it; `revoke_owner` deletes it too."""
     await visit(storage, None, lambda session: session.update(user_id=7))
     owner = (await collection.find_one({}))["owner"]
     await collection.insert_one(undecodable(bytes(32), owner))

@@ -1,4 +1,4 @@
-"""A touch: the one write of a request that changed nothing, at most once per touch interval."""
+"""A touch: the write of a request that changed nothing, at most one per touch interval."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def visitor(open_site: OpenSite, make_storage: MakeStorage) -> Visitor:
 async def test_read_within_the_touch_interval_writes_nothing_and_sends_no_cookie(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """The common request: not a byte changes."""
+    """The most common request: the document stays as it is."""
     before = await collection.find_one({})
     clock.advance(59.999)
 
@@ -50,7 +50,7 @@ async def test_read_within_the_touch_interval_writes_nothing_and_sends_no_cookie
 async def test_read_after_the_touch_interval_moves_the_dates_and_nothing_else(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """Cookie and server slide together, under the same token."""
+    """The cookie is sent again with the same token and the full Max-Age."""
     before, cookie = await collection.find_one({}), visitor.cookie
     clock.advance(60)
 
@@ -68,7 +68,7 @@ async def test_read_after_the_touch_interval_moves_the_dates_and_nothing_else(
 async def test_save_within_the_touch_interval_moves_no_date_and_sends_no_cookie(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """A plain save that repeated the old token could arrive late and overwrite a renewed one."""
+    """A cookie with the old token could arrive late and replace that of a renewed session."""
     clock.advance(59.999)
 
     response = await visitor.do(lambda session: session.update(a=2))
@@ -99,9 +99,9 @@ async def test_save_after_the_touch_interval_includes_the_touch(
 async def test_visitor_more_active_than_the_touch_interval_keeps_cookie_and_session(
     visitor: Visitor, clock: Clock, change: Any
 ) -> None:
-    """A request every 20 seconds for longer than max_age: neither the browser nor the server ends.
+    """A request every 20 seconds for longer than max_age: cookie and session do not expire.
 
-    The browser is played by the clock here: it drops a cookie when its Max-Age has passed.
+    The test stands for the browser: it checks that Max-Age has not passed at any request.
     """
     cookie_ends_at = clock.now + 1200
     for _ in range(80):
@@ -134,7 +134,7 @@ async def test_touch_interval_is_at_most_a_twentieth_of_the_sessions_own_max_age
 async def test_dates_move_forward_only(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """A slow request, or a process whose clock is behind, does not shorten what another gave."""
+    """A slow request, or a process whose clock is behind, does not shorten a session."""
     ahead, behind = make_storage(max_age=1200), make_storage(max_age=1200)
     cookie = await visit(ahead, None, lambda session: session.update(a=1))
     clock.advance(60)
@@ -155,7 +155,7 @@ async def test_dates_move_forward_only(
 async def test_clock_that_is_set_back_ends_no_session_and_moves_no_date(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """Read, saved, renewed and listed while the clock is wrong, and afterwards."""
+    """It can be read, saved, listed and counted while the clock is wrong, and afterwards."""
     storage = make_storage(max_age=1200)
     cookie = await visit(storage, None, lambda session: session.update(user_id=7))
 
@@ -172,7 +172,7 @@ async def test_clock_that_is_set_back_ends_no_session_and_moves_no_date(
 async def test_visitor_keeps_the_cookie_after_the_clock_was_set_back(
     visitor: Visitor, clock: Clock
 ) -> None:
-    """The last use lies in the future: the browser is told to keep the cookie all the same."""
+    """The last use is in the future; the cookie is sent again all the same."""
     clock.advance(-600)
     before = await visitor.do(dict)
     clock.advance(59)
@@ -188,7 +188,7 @@ async def test_visitor_keeps_the_cookie_after_the_clock_was_set_back(
 async def test_save_that_was_refused_leaves_the_touch_to_the_next_request(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """A value that is too large must not cost the session its touch."""
+    """A refused value must not cost the session its touch."""
     storage = make_storage(max_age=1200, max_bytes=1000)
     cookie = await visit(storage, None, lambda session: session.update(a=1))
     clock.advance(60)
@@ -201,7 +201,7 @@ async def test_save_that_was_refused_leaves_the_touch_to_the_next_request(
 
 
 async def test_record_of_recent_touches_is_bounded(make_storage: MakeStorage, clock: Clock) -> None:
-    """What one process remembers of touches is bounded."""
+    """A process keeps the times of its latest 4096 touches only."""
     storage = make_storage(max_age=1200)
     cookies = [await visit(storage, None, lambda session: session.update(a=1)) for _ in range(3)]
     clock.advance(60)
