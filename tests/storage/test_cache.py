@@ -1,27 +1,28 @@
-"""What a process remembers of the sessions that it opened lately spares work, and hides nothing."""
+"""The session cache saves work and changes no result: MongoDB is asked every time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from storage import cache, generate_secret
+from storage import MongoStorage, cache, generate_secret
 from storage.snapshot import Snapshot
 from tests.storage.conftest import Clock, MakeStorage
 from tests.storage.direct import id_of, load, stored, values, visit
 
 
 async def snapshot_of(storage: Any, cookie: str) -> Snapshot:
-    """Load a session; return what the storage knows of it."""
+    """Load a session; return its snapshot."""
     snapshot = (await load(storage, cookie)).session.snapshot
     assert snapshot is not None
     return snapshot
 
 
 async def test_unchanged_session_is_opened_once(make_storage: MakeStorage) -> None:
-    """The next request of a visitor finds everything open, and is asked of MongoDB all the same."""
+    """The second load sends a find too, but opens nothing."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
     first = await snapshot_of(storage, cookie)
@@ -34,7 +35,7 @@ async def test_unchanged_session_is_opened_once(make_storage: MakeStorage) -> No
 async def test_only_the_changed_value_of_a_session_is_opened_again(
     make_storage: MakeStorage,
 ) -> None:
-    """Whoever changed it: here another process."""
+    """Whoever changed it; here another process."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
     before = await snapshot_of(storage, cookie)
@@ -51,7 +52,7 @@ async def test_only_the_changed_value_of_a_session_is_opened_again(
 async def test_parallel_requests_of_one_session_share_no_objects(
     make_storage: MakeStorage,
 ) -> None:
-    """A change in place that is never saved is seen by nobody else."""
+    """A nested change that is not saved is seen by no other request."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
     one, two = await asyncio.gather(load(storage, cookie), load(storage, cookie))
@@ -62,21 +63,8 @@ async def test_parallel_requests_of_one_session_share_no_objects(
     assert await values(storage, cookie) == {"user_id": 0, "n": []}
 
 
-async def test_values_of_an_apps_own_decoder_are_decoded_for_each_request(
-    make_storage: MakeStorage,
-) -> None:
-    """Such a decoder may make objects that nobody can copy."""
-    storage = make_storage(encoder=repr, decoder=lambda text: {"made of": text})
-    cookie = str(await visit(storage, None, lambda session: session.update(a="x")))
-    one, two = await load(storage, cookie), await load(storage, cookie)
-
-    one.session["a"]["unsaved"] = True
-
-    assert two.session["a"] == {"made of": "'x'"}
-
-
 async def test_cached_session_expires(make_storage: MakeStorage, clock: Clock) -> None:
-    """What is remembered is no longer valid than what is stored."""
+    """The cache does not extend a session."""
     storage = make_storage(max_age=60)
     [cookie] = await stored(storage, 1)
     assert await values(storage, cookie)
@@ -89,7 +77,7 @@ async def test_cached_session_expires(make_storage: MakeStorage, clock: Clock) -
 async def test_saved_value_is_not_opened_again_by_the_next_request(
     make_storage: MakeStorage,
 ) -> None:
-    """The document that a save leaves behind is known as soon as MongoDB has it."""
+    """A save puts the values that it wrote into the cache."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
     await visit(storage, cookie, lambda session: session.update(count=1))
@@ -111,7 +99,7 @@ async def test_saved_value_is_not_opened_again_by_the_next_request(
 async def test_later_save_of_another_request_is_seen(
     make_storage: MakeStorage, where: str, theirs: dict[str, Any]
 ) -> None:
-    """What a save leaves behind is only a guess: MongoDB has the last word."""
+    """What a save puts into the cache is compared with what MongoDB has then."""
     storage = make_storage()
     elsewhere = storage if where == "same process" else make_storage()
     [cookie] = await stored(storage, 1)
@@ -130,7 +118,7 @@ async def test_later_save_of_another_request_is_seen(
 async def test_dates_that_a_save_did_not_move_are_the_stored_ones(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """A clock that was set back moves no date back, in MongoDB and in what is remembered."""
+    """A clock that was set back moves no date back, neither in MongoDB nor in the cache."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
     await visit(storage, cookie, lambda session: session.update(count=1))
@@ -145,7 +133,7 @@ async def test_dates_that_a_save_did_not_move_are_the_stored_ones(
 async def test_next_request_sees_what_is_stored_and_not_what_was_assigned(
     make_storage: MakeStorage,
 ) -> None:
-    """An app's encoder may round: every process then goes by what it wrote."""
+    """The encoder of an app may round: every request gets the rounded value."""
     storage = make_storage(owner_key=None, encoder=lambda value: f"{value:.1f}", decoder=float)
     cookie = str(await visit(storage, None, lambda session: session.update(n=1.0)))
     assert await values(storage, cookie) == {"n": 1.0}
@@ -159,7 +147,7 @@ async def test_next_request_sees_what_is_stored_and_not_what_was_assigned(
 async def test_cached_session_is_refused_when_its_document_was_changed(
     make_storage: MakeStorage, collection: Any, field: str
 ) -> None:
-    """Nothing is taken from memory but what lies in MongoDB at this moment, byte for byte."""
+    """The cache is used only where MongoDB has the same bytes at this moment."""
     storage = make_storage()
     first, second = await stored(storage, 2)
     assert await values(storage, first)
@@ -174,32 +162,10 @@ async def test_cached_session_is_refused_when_its_document_was_changed(
     assert storage.counters["unreadable"] == 1
 
 
-async def test_ended_session_is_forgotten(make_storage: MakeStorage) -> None:
-    """After a logout the process that served it keeps nothing of it."""
-    storage = make_storage()
-    [cookie] = await stored(storage, 1)
-    await snapshot_of(storage, cookie)
-
-    await visit(storage, cookie, lambda session: session.invalidate())
-
-    assert storage._store._cache.get(id_of(cookie)) is None
-
-
-async def test_renewed_session_is_forgotten_under_its_old_token(make_storage: MakeStorage) -> None:
-    """A renewal ends the old token, and what was remembered under it."""
-    storage = make_storage()
-    [cookie] = await stored(storage, 1)
-    await snapshot_of(storage, cookie)
-
-    await visit(storage, cookie, lambda session: session.renew())
-
-    assert storage._store._cache.get(id_of(cookie)) is None
-
-
 async def test_cache_is_bounded_and_drops_the_least_recently_used_session(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that was used longest ago goes first."""
+    """With room for two sessions, the third one replaces the one that was used longest ago."""
     monkeypatch.setattr(cache, "SESSIONS_KEPT", 2)
     storage = make_storage()
     first, second, third = await stored(storage, 3)
@@ -212,7 +178,7 @@ async def test_cache_is_bounded_and_drops_the_least_recently_used_session(
 
 
 async def test_large_session_is_not_cached(make_storage: MakeStorage) -> None:
-    """What a process remembers stays a few megabytes."""
+    """The cache of a process stays at a few megabytes."""
     storage = make_storage()
     cookie = str(await visit(storage, None, lambda session: session.update(big="x" * 5000)))
 
@@ -225,14 +191,14 @@ async def test_large_session_is_not_cached(make_storage: MakeStorage) -> None:
 async def test_expired_session_is_not_opened(
     make_storage: MakeStorage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a secret was dropped, the sessions that were over before leave no warning each."""
+    """After a secret was removed, sessions that had expired before cause no warnings."""
     [cookie] = await stored(make_storage(secrets=generate_secret(), max_age=60), 1)
-    finished = make_storage(max_age=60)
+    storage = make_storage(max_age=60)
     clock.advance(60)
 
-    assert await values(finished, cookie) == {}
+    assert await values(storage, cookie) == {}
 
-    assert (finished.counters["expired"], finished.counters["unreadable"]) == (1, 0)
+    assert (storage.counters["expired"], storage.counters["unreadable"]) == (1, 0)
     assert caplog.text == ""
 
 
@@ -253,33 +219,61 @@ async def test_session_that_a_save_made_large_is_removed_from_the_cache(
 async def test_session_that_another_process_made_large_is_removed_from_the_cache(
     make_storage: MakeStorage,
 ) -> None:
-    """What was remembered of its smaller days does not stay."""
-    storage = make_storage()
+    """The next load removes the smaller one that was cached."""
+    storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
     await snapshot_of(storage, cookie)
+    await visit(elsewhere, cookie, lambda session: session.update(big="x" * 5000))
 
-    await visit(storage, cookie, lambda session: session.update(big="x" * 5000))
     await snapshot_of(storage, cookie)
 
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
-@pytest.mark.parametrize("end", ["revoke", "clear", "elsewhere", "aclose"])
-async def test_ended_session_is_removed_from_the_cache(make_storage: MakeStorage, end: str) -> None:
-    """At once where this process ended it, else with the next request."""
+async def _log_out(storage: MongoStorage, cookie: str) -> None:
+    await visit(storage, cookie, lambda session: session.invalidate())
+
+
+async def _renew(storage: MongoStorage, cookie: str) -> None:
+    await visit(storage, cookie, lambda session: session.renew())
+
+
+async def _revoke(storage: MongoStorage, cookie: str) -> None:
+    assert await storage.revoke(id_of(cookie).hex())
+
+
+async def _clear(storage: MongoStorage, _cookie: str) -> None:
+    assert await storage.clear() == 1
+
+
+async def _close(storage: MongoStorage, _cookie: str) -> None:
+    await storage.aclose()
+
+
+@pytest.mark.parametrize("end", [_log_out, _renew, _revoke, _clear, _close])
+async def test_ended_session_is_removed_from_the_cache(
+    make_storage: MakeStorage, end: Callable[[MongoStorage, str], Awaitable[None]]
+) -> None:
+    """A process that has ended a session keeps no value and no key of it."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await snapshot_of(storage, cookie)
+
+    await end(storage, cookie)
+
+    assert storage._store._cache.get(id_of(cookie)) is None
+
+
+async def test_session_that_another_process_ended_is_removed_from_the_cache(
+    make_storage: MakeStorage,
+) -> None:
+    """The next load removes it."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
-    handle = str(storage.handle((await load(storage, cookie)).session))
+    await snapshot_of(storage, cookie)
+    await _revoke(elsewhere, cookie)
 
-    if end == "revoke":
-        assert await storage.revoke(handle)
-    elif end == "clear":
-        assert await storage.clear() == 1
-    elif end == "elsewhere":
-        assert await elsewhere.revoke(handle)
-        assert await values(storage, cookie) == {}
-    else:
-        await storage.aclose()
+    assert await values(storage, cookie) == {}
 
     assert storage._store._cache.get(id_of(cookie)) is None
 
@@ -287,17 +281,17 @@ async def test_ended_session_is_removed_from_the_cache(make_storage: MakeStorage
 async def test_load_during_a_logout_leaves_nothing_in_the_cache(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load that overtakes the logout leaves no value and no key behind."""
+    """A load just before the delete puts the session into the cache; the logout removes it."""
     storage = make_storage()
     [cookie] = await stored(storage, 1)
     ending = await load(storage, cookie)
     submit = storage._store._writes.submit
 
-    async def overtaken(write: Any, deadline: float) -> bool:
+    async def load_and_submit(write: Any, deadline: float) -> bool:
         await load(storage, cookie)
         return await submit(write, deadline)
 
-    monkeypatch.setattr(storage._store._writes, "submit", overtaken)
+    monkeypatch.setattr(storage._store._writes, "submit", load_and_submit)
 
     ending.session.invalidate()
     await ending.save()
@@ -308,7 +302,7 @@ async def test_load_during_a_logout_leaves_nothing_in_the_cache(
 async def test_revoke_owner_removes_the_ended_sessions_from_the_cache(
     make_storage: MakeStorage,
 ) -> None:
-    """But for the one that is kept, and everybody else's."""
+    """All but the session to keep; sessions of other owners stay."""
     storage = make_storage()
     cookies = [
         str(await visit(storage, None, lambda session: session.update(user_id="ada", n=1)))
@@ -319,8 +313,7 @@ async def test_revoke_owner_removes_the_ended_sessions_from_the_cache(
 
     await storage.revoke_owner("ada", keep=kept.session)
 
-    remembered = storage._store._cache._sessions
-    assert set(remembered) == {id_of(cookies[1]), id_of(cookies[2])}
+    assert set(storage._store._cache._sessions) == {id_of(cookies[1]), id_of(cookies[2])}
     assert await values(storage, cookies[0]) == {}
     assert other.session["user_id"] == 0
 
@@ -328,7 +321,7 @@ async def test_revoke_owner_removes_the_ended_sessions_from_the_cache(
 async def test_session_that_a_save_finds_ended_is_removed_from_the_cache(
     make_storage: MakeStorage,
 ) -> None:
-    """Ended by another process, which could not tell this one."""
+    """Ended by another process, of which this one learns by its save."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
     begun = await load(storage, cookie)

@@ -1,4 +1,4 @@
-"""Counting, clearing, purging, the counters, the clock, and closing."""
+"""Counting, clearing and purging sessions, the counters, the clock, and closing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from tests.storage.conftest import (
     OpenSite,
     every_driver,
     real_drivers,
-    until,
 )
 from tests.storage.direct import load, values, visit
 
@@ -38,7 +37,7 @@ def sign_in(session: Any) -> None:
 
 @every_driver
 async def test_count_includes_active_sessions_only(make_storage: MakeStorage, clock: Clock) -> None:
-    """Not of those that have ended by any of the clocks, swept or not."""
+    """Sessions that have expired by any timeout are not counted, even if they are still stored."""
     storage = make_storage(max_age=1200, absolute_timeout=3600)
     await visit(storage, None, sign_in)
     await visit(storage, None, lambda s: (setattr(s, "max_age", 60), s.update(a=1)))
@@ -54,7 +53,7 @@ async def test_count_includes_active_sessions_only(make_storage: MakeStorage, cl
 async def test_clear_ends_every_session_and_keeps_the_indexes(
     make_storage: MakeStorage, collection: Any
 ) -> None:
-    """It says how many there were."""
+    """It returns how many there were."""
     storage = make_storage()
     await storage.create_indexes()
     before = await collection.index_information()
@@ -71,25 +70,25 @@ async def test_clear_ends_every_session_and_keeps_the_indexes(
 async def test_purge_deletes_expired_sessions_only(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """For servers without TTL indexes: what the index would have swept."""
+    """For servers without TTL indexes: it deletes what the index would delete."""
     storage = make_storage(max_age=60)
     await visit(storage, None, sign_in)
     await visit(storage, None, sign_in)
     clock.advance(59)
-    alive = await visit(storage, None, sign_in)
+    active = await visit(storage, None, sign_in)
     clock.advance(1)
 
     assert await storage.purge() == 2
 
     assert await storage.purge() == 0
     assert await collection.count_documents({}) == 1
-    assert await values(storage, alive) == {"user_id": 7}
+    assert await values(storage, active) == {"user_id": 7}
 
 
 async def test_counters_count_what_happened(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """Each of the eleven, in the life of a few sessions."""
+    """All eleven counters, for a few sessions."""
     storage = make_storage(max_age=1200)
     assert dict(storage.counters) == dict.fromkeys(COUNTERS, 0)
 
@@ -118,7 +117,7 @@ async def test_counters_count_what_happened(
 
 @every_driver
 async def test_wrong_call_is_not_counted_as_unavailable(storage: MongoStorage) -> None:
-    """`unavailable` is what an operator is woken for."""
+    """`unavailable` counts failures of MongoDB only: operators set alarms on it."""
     with pytest.raises(ValueError, match="None is nobody"):
         await storage.revoke_owner(None)
     await storage.aclose()
@@ -145,7 +144,7 @@ async def test_commands_are_counted_as_they_are_sent(
 
 
 async def test_counters_are_read_only(storage: MongoStorage) -> None:
-    """Nobody outside resets what a dashboard takes for ever-growing."""
+    """Dashboards expect that counters never decrease."""
     with pytest.raises(TypeError):
         storage.counters["loads"] = 0  # type: ignore[index]
 
@@ -153,7 +152,7 @@ async def test_counters_are_read_only(storage: MongoStorage) -> None:
 async def test_clock_is_the_system_clock_unless_it_is_replaced(
     collection: Any, clock: Clock
 ) -> None:
-    """Seconds since the epoch; a test may move it at any time."""
+    """It returns seconds since the epoch; a test may replace it at any time."""
     storage = MongoStorage(collection, generate_secret())
     assert storage.clock is time.time
 
@@ -164,31 +163,8 @@ async def test_clock_is_the_system_clock_unless_it_is_replaced(
     await storage.aclose()
 
 
-@every_driver
-async def test_closing_waits_for_writes_under_way(
-    make_storage: MakeStorage, collection: Any
-) -> None:
-    """What was handed over is stored, although every request that did so was cancelled."""
-    storage = make_storage()
-    saves = [asyncio.ensure_future(visit(storage, None, sign_in)) for _ in range(50)]
-    await until(lambda: storage.queued > 0)
-    for save in saves:
-        save.cancel()
-
-    await storage.aclose()
-
-    assert all(save.cancelled() for save in await settled(saves))
-    assert await collection.count_documents({}) == 50
-
-
-async def settled(tasks: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
-    """Wait until every task has ended, however it did."""
-    await asyncio.wait(tasks)
-    return tasks
-
-
 async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeStorage) -> None:
-    """An app and its sub-apps each do it."""
+    """An app and its sub-apps each close it."""
     storage = make_storage()
     await visit(storage, None, sign_in)
 
@@ -198,7 +174,7 @@ async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeSto
 
 @every_driver
 async def test_closing_leaves_the_client_open(make_storage: MakeStorage, collection: Any) -> None:
-    """It belongs to the app, which may go on using it."""
+    """The client belongs to the app, which may still use it."""
     storage = make_storage()
     await visit(storage, None, sign_in)
 
@@ -222,7 +198,7 @@ USES: dict[str, Callable[[MongoStorage], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("use", USES)
 async def test_closed_storage_refuses_every_use(make_storage: MakeStorage, use: str) -> None:
-    """A `RuntimeError` that says what to do, and not a wait for a client that is closed."""
+    """The `RuntimeError` says what to do; nothing waits for a closed client."""
     storage = make_storage()
     await storage.aclose()
 
@@ -231,7 +207,7 @@ async def test_closed_storage_refuses_every_use(make_storage: MakeStorage, use: 
 
 
 async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
-    """A session that was loaded before is not stored by half."""
+    """A session that was loaded before cannot be saved."""
     storage = make_storage()
     begun = await load(storage)
     begun.session["a"] = 1
@@ -244,7 +220,7 @@ async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
 async def test_app_with_a_closed_storage_does_not_start(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """A mistake in the app is told while it starts, and not by each request."""
+    """The mistake is reported at the start, and not by each request."""
     storage = make_storage()
     await storage.aclose()
 
@@ -255,7 +231,7 @@ async def test_app_with_a_closed_storage_does_not_start(
 async def test_stopping_the_app_closes_the_storage_before_the_client(
     make_storage: MakeStorage, aiohttp_server: AiohttpServer
 ) -> None:
-    """A clean-up that the app registered first, and that closes the client, comes after."""
+    """The clean-up of the app, which closes the client, runs afterwards."""
     storage = make_storage()
     app = web.Application()
     seen = []
@@ -277,7 +253,7 @@ async def test_stopping_the_app_closes_the_storage_before_the_client(
 async def test_aiohttp_session_setup_leaves_closing_to_the_app(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
-    """`aiohttp_session.setup` knows nothing of it: the storage goes on until `aclose()`."""
+    """`aiohttp_session.setup` does not close the storage: it works until `aclose()`."""
     storage = make_storage()
     site = await open_site(storage, aiohttp_session.setup)
     visitor = await site.visitor()

@@ -1,11 +1,11 @@
-"""What `describe` says of a device: only the server can read it, and it can break nothing."""
+"""The label of a session, which `describe` returns: sealed, and never a reason for an error."""
 
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 
-import bson
 import pytest
 from aiohttp import web
 
@@ -13,6 +13,8 @@ from storage import MongoStorage
 from storage.session import MongoSession
 from tests.storage.conftest import Clock, MakeStorage, OpenSite, every_driver, set_cookie_of
 from tests.storage.direct import values, visit
+
+LANGUAGE: ContextVar[str] = ContextVar("LANGUAGE")
 
 
 def sign_in(session: MongoSession) -> None:
@@ -25,16 +27,16 @@ async def labels(storage: MongoStorage) -> list[str]:
     return [info.label async for info in storage.sessions(7)]
 
 
-class Says:
-    """A `describe` that counts how often it is asked."""
+class Describe:
+    """A `describe` that counts its calls."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, request: web.Request) -> Any:
-        """Return the next answer, and the last one for ever."""
-        self.asked += 1
+        """Return the next answer; the last one is repeated."""
+        self.calls += 1
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
@@ -42,7 +44,7 @@ class Says:
 async def test_label_is_what_describe_returns_for_the_request(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
-    """It is given the request, so that it can look at User-Agent."""
+    """It gets the request, so that it can read User-Agent."""
     storage = make_storage(describe=lambda request: request.headers["User-Agent"])
     visitor = await (await open_site(storage)).visitor()
     visitor.client.session.headers["User-Agent"] = "Browser of Ada"
@@ -55,40 +57,27 @@ async def test_label_is_what_describe_returns_for_the_request(
 async def test_describe_is_called_for_a_new_token_and_for_a_touch_only(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Not with every read or save; each answer takes the place of the last."""
-    describe = Says("first", "touched", "renewed")
+    """Not for every read or save; each label replaces the one before."""
+    describe = Describe("first", "touched", "renewed")
     storage = make_storage(max_age=1200, describe=describe)
     cookie = await visit(storage, None, sign_in)
     await visit(storage, cookie, dict)
     await visit(storage, cookie, lambda session: session.update(a=1))
-    assert (describe.asked, await labels(storage)) == (1, ["first"])
+    assert (describe.calls, await labels(storage)) == (1, ["first"])
 
     clock.advance(60)
     await visit(storage, cookie, dict)
-    assert (describe.asked, await labels(storage)) == (2, ["touched"])
+    assert (describe.calls, await labels(storage)) == (2, ["touched"])
 
     await visit(storage, cookie, lambda session: session.renew())
-    assert (describe.asked, await labels(storage)) == (3, ["renewed"])
-
-
-async def test_label_is_nowhere_to_be_read_in_the_document(
-    make_storage: MakeStorage, collection: Any
-) -> None:
-    """Sealed under a key of the server's secret, the document and its creation."""
-    storage = make_storage(describe=lambda _request: "Ada's telephone in Utrecht")
-
-    await visit(storage, None, sign_in)
-
-    raw = bson.encode(await collection.find_one({}))
-    assert b"Utrecht" not in raw
-    assert await labels(storage) == ["Ada's telephone in Utrecht"]
+    assert (describe.calls, await labels(storage)) == (3, ["renewed"])
 
 
 async def test_label_of_another_session_is_not_shown(
     make_storage: MakeStorage, collection: Any
 ) -> None:
-    """A database writer who moves labels around leaves them empty."""
-    storage = make_storage(describe=Says("Ada's", "Bob's"))
+    """Labels that somebody moves between documents are shown as empty."""
+    storage = make_storage(describe=Describe("Ada's", "Bob's"))
     await visit(storage, None, sign_in)
     await visit(storage, None, sign_in)
     one, other = await collection.find().to_list(None)
@@ -102,7 +91,7 @@ async def test_label_of_another_session_is_not_shown(
 async def test_damaged_label_is_empty_and_its_session_works(
     make_storage: MakeStorage, collection: Any
 ) -> None:
-    """It cannot be read, but it signs nobody out."""
+    """The label cannot be read, but the session still can."""
     storage = make_storage(describe=lambda _request: "Firefox")
     cookie = await visit(storage, None, sign_in)
 
@@ -113,7 +102,7 @@ async def test_damaged_label_is_empty_and_its_session_works(
 
 
 async def test_session_without_a_label_shows_an_empty_one(make_storage: MakeStorage) -> None:
-    """No `describe`, no label: "" and not None."""
+    """Without `describe` the label is "" and not None."""
     storage = make_storage()
 
     await visit(storage, None, sign_in)
@@ -125,7 +114,7 @@ async def test_session_without_a_label_shows_an_empty_one(make_storage: MakeStor
     ("answer", "shown"),
     [
         pytest.param("", "", id="empty"),
-        pytest.param("n" * 100_000, "n" * 200, id="a novel"),
+        pytest.param("n" * 100_000, "n" * 200, id="too long"),
         pytest.param("🍪" * 201, "🍪" * 200, id="cut between characters"),
         pytest.param("\udcff!", "?!", id="surrogates"),
         pytest.param("a\0b\r\nc", "a\0b\r\nc", id="control characters, kept"),
@@ -137,7 +126,7 @@ async def test_session_without_a_label_shows_an_empty_one(make_storage: MakeStor
 async def test_login_succeeds_whatever_describe_returns(
     open_site: OpenSite, make_storage: MakeStorage, answer: Any, shown: str
 ) -> None:
-    """Too much is cut, surrogates are replaced, what is no text is an empty label."""
+    """Long text is cut, surrogates are replaced, and anything but text is an empty label."""
     storage = make_storage(describe=lambda _request: answer)
     visitor = await (await open_site(storage)).visitor()
 
@@ -151,7 +140,7 @@ async def test_login_succeeds_whatever_describe_returns(
 async def test_touch_without_a_new_label_keeps_the_stored_one(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """What was good once is still shown."""
+    """The last valid label is still shown."""
     answers: list[Any] = ["Firefox", None]
     storage = make_storage(describe=lambda _request: answers.pop(0))
     visitor = await (await open_site(storage)).visitor()
@@ -174,7 +163,7 @@ async def test_login_succeeds_when_describe_raises(
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
-    """The bug is logged; the visitor is signed in, with an empty label."""
+    """The error is logged; the session gets an empty label."""
 
     def describe(_request: web.Request) -> str:
         raise error
@@ -189,3 +178,19 @@ async def test_login_succeeds_when_describe_raises(
     assert len(set_cookie_of(response)) == 1
     assert await labels(storage) == [""]
     assert ["describe" in line.getMessage() for line in caplog.records] == [True]
+
+
+async def test_describe_runs_in_the_context_of_its_request(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> None:
+    """It can read a context variable that the handler has set, such as the language."""
+    storage = make_storage(describe=lambda _request: LANGUAGE.get())
+    visitor = await (await open_site(storage)).visitor()
+
+    def change(session: MongoSession) -> None:
+        LANGUAGE.set("Portuguese")
+        sign_in(session)
+
+    await visitor.do(change)
+
+    assert await labels(storage) == ["Portuguese"]

@@ -1,4 +1,4 @@
-"""What a storage keeps: nothing of requests that are over, and no task once it is closed."""
+"""No memory is kept of finished requests, and no task is left after closing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.storage.direct import load, stored, values, visit
 
 
 def objects() -> int:
-    """Count what the garbage collector keeps an eye on."""
+    """Count the objects that the garbage collector tracks."""
     gc.collect()
     return len(gc.get_objects())
 
@@ -33,8 +33,8 @@ def tasks_of_the_storage() -> list[asyncio.Task[Any]]:
 async def test_memory_stays_constant_over_many_visitors(
     make_storage: MakeStorage, clock: Clock, log: CommandLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First visits, touches, writes, logouts and misses: memory is as it was before."""
-    # What is remembered of the latest visitors has a bound, which this test reaches sooner.
+    """First saves, touches, changes, logouts and unknown tokens leave no objects behind."""
+    # Caches are bounded; with smaller bounds the test reaches them sooner.
     monkeypatch.setattr("storage.saving.TOUCHES_REMEMBERED", 50)
     monkeypatch.setattr("storage.cache.SESSIONS_KEPT", 50)
     storage = make_storage(operation_timeout=60)
@@ -59,11 +59,11 @@ async def test_memory_stays_constant_over_many_visitors(
 async def test_memory_stays_constant_over_many_cancelled_requests(
     make_storage: MakeStorage, log: CommandLog
 ) -> None:
-    """Visitors who leave before their answer is there: memory is as it was before."""
+    """Requests that are cancelled during their load leave no objects behind."""
     storage = make_storage(operation_timeout=60)
     cookie = await visit(storage, None, lambda session: session.update(a=1))
 
-    async def impatient(rounds: int) -> int:
+    async def cancelled(rounds: int) -> int:
         for _round in range(rounds):
             tasks = [asyncio.create_task(load(storage, cookie)) for _ in range(200)]
             await asyncio.sleep(0)
@@ -75,29 +75,18 @@ async def test_memory_stays_constant_over_many_cancelled_requests(
         log.commands.clear()
         return objects()
 
-    before = await impatient(rounds=2)
-    after = await impatient(rounds=8)
+    before = await cancelled(rounds=2)
+    after = await cancelled(rounds=8)
 
     assert after - before < 200
     assert (storage.queued, tasks_of_the_storage()) == (0, [])
-
-
-@real_drivers
-async def test_no_task_is_left_after_closing(site: Any, storage: MongoStorage) -> None:
-    """Index work and trips have ended when aclose() returns."""
-    visitor = await site.visitor()
-    await visitor.do(lambda session: session.update(a=1))
-
-    await storage.aclose()
-
-    assert tasks_of_the_storage() == []
 
 
 @pytest.mark.parametrize("client_class", [AsyncIOMotorClient, AsyncMongoClient])
 async def test_no_task_is_left_after_closing_without_mongodb(
     client_class: Any, unused_tcp_port: int
 ) -> None:
-    """The retries of the index work end with the storage too."""
+    """Closing ends the retries of the index work too."""
     client = client_class("127.0.0.1", unused_tcp_port)
     storage = MongoStorage(client["app"]["sessions"], SECRET, operation_timeout=0.05)
     app = web.Application()

@@ -42,7 +42,7 @@ async def visitor(open_site: OpenSite, make_storage: MakeStorage) -> Visitor:
 
 
 async def max_age_of(visitor: Visitor) -> Any:
-    """Return what the next request sees."""
+    """Return the max_age that the next request reads."""
     return await (await visitor.do(lambda session: session.max_age)).json()
 
 
@@ -50,7 +50,7 @@ async def max_age_of(visitor: Visitor) -> Any:
 async def test_chosen_max_age_is_sent_at_once_and_kept(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """One assignment means "remember me": cookie, server and every later request know it."""
+    """One assignment means "remember me": for the cookie, the document and later requests."""
     response = await visitor.do(choose(DAYS_90))
 
     assert cookie_of(response)["max-age"] == str(DAYS_90)
@@ -80,7 +80,7 @@ async def test_max_age_can_be_chosen_before_the_first_save(
 async def test_browser_session_can_be_chosen_before_the_first_save(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """And it is remembered: a touch sends no Max-Age either."""
+    """The choice is stored: a touch sends no Max-Age either."""
     visitor = await (await open_site(make_storage(max_age=1200))).visitor()
 
     created = await visitor.do(lambda s: (choose(None)(s), s.update(a=1)))
@@ -124,7 +124,7 @@ async def test_none_makes_the_cookie_end_with_the_browser_and_is_kept(
 async def test_storage_without_max_age_makes_browser_session_cookies_of_14_days(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """And a session of it may still choose a max_age of its own."""
+    """A session may still choose a max_age of its own."""
     visitor = await (await open_site(make_storage(max_age=None))).visitor()
 
     response = await visitor.do(lambda session: session.update(a=1))
@@ -141,7 +141,7 @@ async def test_storage_without_max_age_makes_browser_session_cookies_of_14_days(
 async def test_shorter_max_age_shortens_the_session_at_once(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """The one change that moves the stored end back."""
+    """It is the only change that moves `expires_at` back."""
     await visitor.do(choose(DAYS_90))
     clock.advance(1)
 
@@ -156,7 +156,7 @@ async def test_shorter_max_age_shortens_the_session_at_once(
 async def test_same_max_age_again_writes_nothing_and_sends_no_cookie(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """An app may assign it in every request."""
+    """So an app may assign it in every request."""
     await visitor.do(choose(DAYS_90))
     before = await collection.find_one({})
     clock.advance(1)
@@ -171,7 +171,7 @@ async def test_same_max_age_again_writes_nothing_and_sends_no_cookie(
 async def test_stale_parallel_save_does_not_undo_remember_me(
     make_storage: MakeStorage, collection: Any, clock: Clock, minutes: int
 ) -> None:
-    """Whoever loaded the session before it was chosen writes their value and nothing more."""
+    """A request that loaded the session earlier writes its own value and nothing else."""
     one, other = make_storage(max_age=1200), make_storage(max_age=1200)
     cookie = await visit(one, None, lambda session: session.update(a=1))
     clock.advance(60 * minutes)
@@ -191,7 +191,7 @@ async def test_stale_parallel_save_does_not_undo_remember_me(
 async def test_next_request_corrects_the_cookie_of_a_stale_touch(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """A stale answer may have told the browser the shorter Max-Age: it does not stay so."""
+    """The stale touch sent the shorter Max-Age; the next request sends the chosen one."""
     one, other = make_storage(max_age=1200), make_storage(max_age=1200)
     cookie = await visit(one, None, lambda session: session.update(a=1))
     clock.advance(60)
@@ -209,7 +209,7 @@ async def test_next_request_corrects_the_cookie_of_a_stale_touch(
 async def test_max_age_survives_a_renewal_and_ends_with_the_owner(
     visitor: Visitor, clock: Clock
 ) -> None:
-    """A new token is the same session; another owner is not."""
+    """A renewed session is the same session; that of another owner is not."""
     await visitor.do(lambda session: session.update(user_id=7))
     await visitor.do(choose(DAYS_90))
 
@@ -224,7 +224,7 @@ async def test_max_age_survives_a_renewal_and_ends_with_the_owner(
 async def test_cookie_of_a_long_max_age_ends_at_the_absolute_timeout(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """Neither the cookie nor the document reaches beyond it."""
+    """Neither the cookie nor the document lasts longer."""
     storage = make_storage(max_age=1200, absolute_timeout=3600)
     visitor = await (await open_site(storage)).visitor()
     await visitor.do(lambda session: session.update(a=1))
@@ -240,7 +240,7 @@ async def test_cookie_of_a_long_max_age_ends_at_the_absolute_timeout(
 
 @every_driver
 async def test_fractions_of_seconds_are_kept(make_storage: MakeStorage, clock: Clock) -> None:
-    """At the server to the millisecond; the cookie is rounded up."""
+    """The session expires to the millisecond."""
     storage = make_storage()
     cookie = await visit(storage, None, lambda s: (choose(1.5)(s), s.update(a=1)))
 
@@ -258,7 +258,7 @@ async def test_fractions_of_seconds_are_kept(make_storage: MakeStorage, clock: C
         pytest.param(-1, ValueError, id="below zero"),
         pytest.param(0.0001, ValueError, id="under a millisecond"),
         pytest.param(float("nan"), ValueError, id="not a number"),
-        pytest.param(float("inf"), ValueError, id="without end"),
+        pytest.param(float("inf"), ValueError, id="infinite"),
         pytest.param(10**12, ValueError, id="31 thousand years"),
         pytest.param(10**400, ValueError, id="more than a float holds"),
         pytest.param("3600", TypeError, id="text"),
@@ -269,7 +269,7 @@ async def test_fractions_of_seconds_are_kept(make_storage: MakeStorage, clock: C
 async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
     make_storage: MakeStorage, collection: Any, value: Any, error: type[Exception]
 ) -> None:
-    """The line at fault is in the traceback, and the session is as it was."""
+    """The traceback shows the line of the mistake, and the session does not change."""
     storage = make_storage()
     cookie = await visit(storage, None, lambda session: session.update(a=1))
     before = await collection.find_one({})
@@ -286,62 +286,40 @@ async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
 async def test_session_written_after_invalidate_has_the_max_age_of_the_storage(
     make_storage: MakeStorage,
 ) -> None:
-    """A "remember me" ends with the session that it was chosen for."""
+    """The choice of "remember me" ends with the session."""
     storage = make_storage(max_age=1200)
-    cookie = await visit(storage, None, _remembered)
+    cookie = await visit(storage, None, lambda s: (s.update(a=1), choose(600)(s)))
 
-    def begin_anew(session: MongoSession) -> None:
-        session.invalidate()
-        session["a"] = 2
-
-    cookie = await visit(storage, cookie, begin_anew)
+    cookie = await visit(storage, cookie, lambda s: (s.invalidate(), s.update(a=2)))
 
     assert (await load(storage, cookie)).session.max_age == 1200
 
 
+@pytest.mark.parametrize(
+    ("before", "chosen"),
+    [
+        pytest.param(1200, 600, id="first owner chose the default"),
+        pytest.param(600, 600, id="first owner chose the same"),
+        pytest.param(None, None, id="both chose the browser session"),
+    ],
+)
 async def test_max_age_chosen_at_the_login_of_another_owner_is_kept(
-    make_storage: MakeStorage,
+    make_storage: MakeStorage, before: int | None, chosen: int | None
 ) -> None:
-    """A "remember me" at a login counts, whoever was signed in before."""
-    storage = make_storage(max_age=1200)
-    cookie = await visit(storage, None, lambda session: session.update(user_id="ada"))
-
-    def sign_in(session: MongoSession) -> None:
-        session["user_id"] = "eve"
-        session.max_age = 600
-
-    cookie = await visit(storage, cookie, sign_in)
-
-    assert (await load(storage, cookie)).session.max_age == 600
-
-
-@pytest.mark.parametrize("chosen", [600, None])
-async def test_max_age_that_is_chosen_with_another_owner_counts_though_it_is_the_same(
-    make_storage: MakeStorage, chosen: int | None
-) -> None:
-    """Both asked for it: the second one's choice is no leftover of the first one's."""
+    """It is the choice of the new owner, even if the first owner chose the same."""
     storage = make_storage(max_age=1200)
 
-    def sign_in(owner: str) -> Any:
-        def change(session: MongoSession) -> None:
-            session["user_id"] = owner
-            session.max_age = chosen
+    def sign_in(owner: str, max_age: int | None) -> Any:
+        return lambda session: (session.update(user_id=owner), choose(max_age)(session))
 
-        return change
-
-    cookie = await visit(storage, None, sign_in("ada"))
-    cookie = await visit(storage, cookie, sign_in("eve"))
+    cookie = await visit(storage, None, sign_in("ada", before))
+    cookie = await visit(storage, cookie, sign_in("eve", chosen))
 
     assert (await load(storage, cookie)).session.max_age == chosen
 
 
-def _remembered(session: MongoSession) -> None:
-    session["a"] = 1
-    session.max_age = 600
-
-
 async def test_new_session_has_no_changed_max_age() -> None:
-    """Before the first save there is nothing that a max_age could differ from."""
+    """Before the first save there is no stored max_age to differ from."""
     session = MongoSession(max_age=60)
     session.max_age = 30
 

@@ -1,26 +1,22 @@
-"""Idle and absolute timeout: when a session is over, whatever lies in MongoDB."""
+"""Idle and absolute timeout: when a session has expired, whatever is still stored."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp_session import get_session, new_session
 
-from storage import renew_session
 from storage.session import MongoSession
 from tests.storage.conftest import (
     NOON,
     Clock,
     MakeStorage,
     OpenSite,
-    Visitor,
     every_driver,
-    set_cookie_of,
 )
-from tests.storage.direct import load, values, visit
+from tests.storage.direct import values, visit
 
 CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
 
@@ -42,23 +38,23 @@ CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as driver
 async def test_unused_session_has_expired_after_its_idle_timeout(
     make_storage: MakeStorage, clock: Clock, options: dict[str, Any], seconds: float
 ) -> None:
-    """A millisecond before it is there; at the instant it is not."""
+    """A millisecond before, it is read; at the instant, it is not."""
     storage = make_storage(**options)
     cookie = await visit(storage, None, lambda session: session.update(a=1))
 
     clock.now = NOON + seconds
-    over = await values(storage, cookie)
+    expired = await values(storage, cookie)
     clock.now = NOON + seconds - 0.001
-    alive = await values(storage, cookie)
+    active = await values(storage, cookie)
 
-    assert alive == {"a": 1}
-    assert over == {}
+    assert active == {"a": 1}
+    assert expired == {}
 
 
 async def test_idle_timeout_slides_with_use(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Whoever comes back in time stays signed in for as long as they like."""
+    """Each use starts it again, so a visitor who returns in time stays signed in."""
     visitor = await (await open_site(make_storage(max_age=1200))).visitor()
     await visitor.do(lambda session: session.update(user_id=7))
 
@@ -73,7 +69,7 @@ async def test_idle_timeout_slides_with_use(
 async def test_absolute_timeout_ends_the_most_active_session(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """It counts from creation; neither reading nor writing puts it off."""
+    """It counts from the creation; no read and no write extends it."""
     storage = make_storage(max_age=1200, absolute_timeout=3600)
     visitor = await (await open_site(storage)).visitor()
     await visitor.do(lambda session: session.update(visits=0))
@@ -87,44 +83,6 @@ async def test_absolute_timeout_ends_the_most_active_session(
     assert await visitor.session() == {}
 
 
-async def test_expired_session_is_no_session_and_its_token_is_not_used_again(
-    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
-) -> None:
-    """A read of it sends no cookie; a save starts anew."""
-    storage = make_storage(max_age=60)
-    visitor = await (await open_site(storage)).visitor()
-    await visitor.do(lambda session: session.update(a=1))
-    cookie = visitor.cookie
-    clock.advance(60)
-
-    response = await visitor.do(dict)
-    assert set_cookie_of(response) == []
-    await visitor.do(lambda session: session.update(b=2))
-
-    assert visitor.cookie not in (None, cookie)
-    assert await visitor.session() == {"b": 2}
-    assert await values(storage, cookie) == {}
-
-
-@every_driver
-async def test_touch_and_save_do_not_revive_a_session_that_ended_meanwhile(
-    make_storage: MakeStorage, collection: Any, clock: Clock
-) -> None:
-    """A request that was under way when the session ended writes nothing."""
-    storage = make_storage(max_age=60)
-    cookie = await visit(storage, None, lambda session: session.update(a=1))
-    reading, writing = await load(storage, cookie), await load(storage, cookie)
-    before = await collection.find_one({})
-
-    clock.advance(60)
-    writing.session["b"] = 2
-    await writing.save()
-    await reading.save()
-
-    assert await collection.find_one({}) == before
-    assert await values(storage, cookie) == {}
-
-
 @pytest.mark.parametrize(
     "lowered",
     [
@@ -135,7 +93,7 @@ async def test_touch_and_save_do_not_revive_a_session_that_ended_meanwhile(
 async def test_lowered_timeout_takes_effect_at_once(
     make_storage: MakeStorage, clock: Clock, lowered: dict[str, Any]
 ) -> None:
-    """After a restart with less, sessions that were stored for longer are over, and uncounted."""
+    """After a restart with a shorter timeout, older sessions have expired and are not counted."""
     cookie = await visit(make_storage(max_age=86400), None, lambda s: s.update(user_id=7))
     storage = make_storage(**lowered)
 
@@ -152,7 +110,7 @@ async def test_lowered_timeout_takes_effect_at_once(
 async def test_raised_timeout_takes_effect_with_the_next_request(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """What was stored for a short time ends on time unless it is used, even for a read."""
+    """A session of the shorter timeout keeps its end unless it is used; a read is enough."""
     short, long = make_storage(max_age=600), make_storage(max_age=86400)
     unused = await visit(short, None, lambda session: session.update(a=1))
     used = await visit(short, None, lambda session: session.update(a=1))
@@ -170,7 +128,7 @@ async def test_raised_timeout_takes_effect_with_the_next_request(
 async def test_renewed_session_keeps_its_absolute_timeout(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """A new token is no new session: `created_at` stays."""
+    """A new token is no new session: `created_at` does not change."""
     visitor = await (await open_site(make_storage(absolute_timeout=3600))).visitor()
     await visitor.do(lambda session: session.update(user_id=7))
     clock.advance(3599)
@@ -183,52 +141,32 @@ async def test_renewed_session_keeps_its_absolute_timeout(
     assert await visitor.session() == {}
 
 
-async def test_renewal_by_renew_session_is_the_same(
-    open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock
-) -> None:
-    """The function of the public face keeps the creation too, and gives another token."""
-    visitor = await (await open_site(make_storage())).visitor()
-    await visitor.do(lambda session: session.update(user_id=7))
-    cookie = visitor.cookie
-    clock.advance(60)
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        return web.json_response(dict(await renew_session(request)))
-
-    response = await visitor.visit(handler)
-
-    assert await response.json() == {"user_id": 7}
-    assert visitor.cookie not in (None, cookie)
-    assert (await collection.find_one({}))["created_at"] == CREATED_AT
-
-
-def _log_in(session: MongoSession) -> None:
-    session["user_id"] = 8
-
-
-def _log_out(session: MongoSession) -> None:
-    del session["user_id"]
-
-
-def _start_over(session: MongoSession) -> None:
+def _log_out_and_write(session: MongoSession) -> None:
     session.invalidate()
-    session.update(user_id=7, a=2)
+    session["a"] = 2
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("owner", "change"),
     [
-        pytest.param(_log_in, id="another owner"),
-        pytest.param(_log_out, id="no owner any more"),
-        pytest.param(_start_over, id="invalidate, then a write"),
+        pytest.param(None, lambda session: session.update(user_id=7), id="first owner"),
+        pytest.param(7, lambda session: session.update(user_id=8), id="another owner"),
+        pytest.param(7, lambda session: session.pop("user_id"), id="owner removed"),
+        pytest.param(7, _log_out_and_write, id="written after invalidate()"),
     ],
 )
 async def test_new_lifetime_begins_with_another_owner_or_a_new_session(
-    open_site: OpenSite, make_storage: MakeStorage, collection: Any, clock: Clock, change: Any
+    *,
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    collection: Any,
+    clock: Clock,
+    owner: int | None,
+    change: Callable[[MongoSession], Any],
 ) -> None:
-    """The absolute timeout counts from there, and the token is another."""
+    """The absolute timeout starts again, under a new token."""
     visitor = await (await open_site(make_storage(absolute_timeout=3600))).visitor()
-    await visitor.do(lambda session: session.update(user_id=7, a=1))
+    await visitor.do(lambda session: session.update(user_id=owner, a=1))
     cookie = visitor.cookie
     clock.advance(3599)
 
@@ -239,22 +177,3 @@ async def test_new_lifetime_begins_with_another_owner_or_a_new_session(
     assert document["created_at"] == CREATED_AT + timedelta(seconds=3599)
     clock.advance(3599)
     assert await visitor.session() != {}
-
-
-async def test_new_lifetime_begins_with_new_session(
-    visitor: Visitor, collection: Any, clock: Clock
-) -> None:
-    """`aiohttp_session.new_session` starts another session, and the old one is gone."""
-    await visitor.do(lambda session: session.update(user_id=7))
-    clock.advance(60)
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        await get_session(request)
-        (await new_session(request))["a"] = 2
-        return web.Response()
-
-    await visitor.visit(handler)
-
-    assert await visitor.session() == {"a": 2}
-    (document,) = await collection.find().to_list(None)
-    assert document["created_at"] == CREATED_AT + timedelta(seconds=60)
