@@ -72,11 +72,29 @@ async def fail(
                 raise SignInRefused
 
 
+async def take_back(throttle: Throttle, address: str = HOME) -> None:
+    """Make an attempt that ends before anybody looks at the password."""
+    with pytest.raises(Busy):
+        async with throttle.attempt(ADA, address):
+            raise Busy("later", retry_after_seconds=1)
+
+
 async def wait_of(throttle: Throttle, address: str = ATTACKER, email: str = ADA) -> int:
     """Make one more attempt and return the seconds that the refusal asks for."""
     with pytest.raises(TooManyAttempts) as refused:
         await succeed(throttle, address, email)
     return int(refused.value.headers["Retry-After"])
+
+
+async def test_open_lock_is_open_to_a_process_whose_clock_is_behind(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """Neither a free failure, nor a success, nor an attempt taken back closes it by a clock."""
+    for ahead in (fail, succeed, take_back):
+        await ahead(throttle)
+        clock.now -= 1
+        await succeed(throttle, ATTACKER)
+        await succeed(throttle, HOME)
 
 
 async def test_five_failures_are_free_and_then_each_doubles_the_wait(

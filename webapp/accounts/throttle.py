@@ -43,6 +43,9 @@ QUOTA_WINDOW = timedelta(minutes=15)
 FAMILIAR_FOR = timedelta(days=30)
 
 _KEY_BYTES = 16
+# An open lock, by every clock: with the time of its opening it would be closed to a process whose
+# clock is behind, and to an attempt that read the clock a moment before.
+_OPEN = datetime.fromtimestamp(0, UTC)
 
 
 class _Attempt(NamedTuple):
@@ -115,7 +118,7 @@ class Throttle:
         known = {
             "known_until": now + FAMILIAR_FOR,
             "failures": 0,
-            "locked_until": now,
+            "locked_until": _OPEN,
             "expires_at": now + FAMILIAR_FOR,
         }
         changes: list[UpdateOne | DeleteOne] = [
@@ -127,7 +130,7 @@ class Throttle:
         await self._counters.bulk_write(changes, ordered=False)
 
     async def _take_back(self, attempt: _Attempt) -> None:
-        reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": self._now()}}
+        reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": _OPEN}}
         changes = [
             _one_less(attempt.quota),
             UpdateOne({"_id": attempt.lock, "failures": {"$gt": 0}}, reopened),
@@ -199,8 +202,7 @@ def _using(now: datetime) -> list[dict[str, Any]]:
     beyond_free = {"$subtract": ["$failures", FREE_FAILURES]}
     doubled = {"$multiply": [_milliseconds(FIRST_LOCK), {"$pow": [2, beyond_free]}]}
     lock = {"$min": [doubled, _milliseconds(LONGEST_LOCK)]}
-    closed_for = {"$cond": [{"$lt": [beyond_free, 0]}, 0, lock]}
-    reopening = {"$add": [now, closed_for]}
+    reopening = {"$cond": [{"$lt": [beyond_free, 0]}, _OPEN, {"$add": [now, lock]}]}
     known = {"$cond": [is_remembered, {"$ifNull": ["$failures", 0]}, 0]}
     return [
         {"$set": {"failures": {"$cond": [is_closed, "$failures", {"$add": [known, 1]}]}}},
