@@ -21,7 +21,7 @@ from webapp.cli import actions, devfolder
 from webapp.cli.actions import NotDone, Outcome
 from webapp.cli.devfolder import DevFolder
 from webapp.cli.parser import parser, rendered
-from webapp.config.settings import Config, ConfigError, level_number
+from webapp.config.settings import Config, ConfigError
 from webapp.database.errors import explain
 from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
 from webapp.http import logs
@@ -218,9 +218,8 @@ async def _with_progress(work: Awaitable[Outcome]) -> Outcome:
 
 def _configured(environ: Mapping[str, str], *, log_to_stderr: bool = False) -> Config:
     config = Config.from_environ(environ)
-    logs.configure(
-        config.log_format, level_number(config), sys.stderr if log_to_stderr else sys.stdout
-    )
+    stream = sys.stderr if log_to_stderr else sys.stdout
+    logs.configure(config.log_format, config.log_level, stream)
     for warning in config.warnings:
         _log.warning(warning)
     return config

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 import pytest
 
 from storage import generate_secret
-from webapp.config.settings import PLACEHOLDERS, Config, ConfigError, level_number
+from webapp.config.settings import PLACEHOLDERS, Config, ConfigError
 from webapp.config.variables import NAME, network
 
 # Not drawn: they are in the names of tests, by which one is run again.
@@ -313,11 +312,6 @@ def test_samesite_none_fits_other_sites() -> None:
     config = config_of(SESSION_COOKIE_SAMESITE="none", ALLOWED_ORIGINS="https://f.example")
 
     assert (config.cookie_samesite, config.warnings) == ("none", ())
-
-
-def test_the_log_level_is_known_to_logging() -> None:
-    """Every accepted word has a number."""
-    assert level_number(config_of(LOG_LEVEL="WARNING")) == logging.WARNING
 
 
 @pytest.mark.parametrize("text", ["a" * 64 + ".example", "-a.example", "a-.example", "a..b", ""])

@@ -1,34 +1,90 @@
-"""How one environment variable is read: its form, and the sentence that says what is wrong with it.
+"""How an environment variable is declared and read, and what is said about a wrong value.
 
-A parser takes the text and returns the value or raises `ValueError` with *what is wrong; what is
-needed*.  `Variables` puts the name in front and goes on, so that one start tells every problem.
+Reading goes on after a problem, so that one start reports all of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
-D = TypeVar("D")
 Network = IPv4Network | IPv6Network
 
 LONGEST_SHOWN = 40
-# A real name lies closer than this: MONGODB_URI to MONGO_URI is 0.9, HOSTNAME to HOST 0.67.
+_DECLARATION = "variable"
+# Typing errors are nearer than this: MONGODB_URI to MONGO_URI is 0.9, HOSTNAME to HOST 0.67.
 NEAR_MISS = 0.85
 NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """The declaration of one environment variable, see `variable`."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    development: Any
+    required: str | None
+    required_in_production: str | None
+
+
+def variable(
+    name: str,
+    parse: Callable[[str], object],
+    default: object,
+    *,
+    development: object = None,
+    required: str | None = None,
+    required_in_production: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """Declare a dataclass field that is read from an environment variable.
+
+    `parse` returns the value or raises `ValueError` with *what is wrong; what is needed*.
+    `development` is the default there, where it is another.  `required` and
+    `required_in_production` say how to get a value that has no default.  A `secret` is left out
+    of the `repr`.
+    """
+    return field(
+        repr=not secret,
+        metadata={
+            _DECLARATION: Variable(
+                name=name,
+                parse=parse,
+                default=default,
+                development=default if development is None else development,
+                required=required,
+                required_in_production=required_in_production,
+            )
+        },
+    )
+
+
+def declared(settings: type[DataclassInstance]) -> dict[str, Variable]:
+    """Return the declared variables of a dataclass by the names of their fields."""
+    return {
+        field.name: field.metadata[_DECLARATION]
+        for field in fields(settings)
+        if _DECLARATION in field.metadata
+    }
+
+
 class Variables:
     """The variables of one environment, read one by one; `problems` collects what was wrong.
 
-    A class because reading goes on after a mistake: the caller raises once, at the end.
+    A class because reading continues after a mistake: the caller raises once, at the end.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -39,22 +95,19 @@ class Variables:
         """Return the stripped text; None when the variable is unset or blank."""
         return self._environ.get(name, "").strip() or None
 
-    def read(
-        self, name: str, parse: Callable[[str], T], default: D, *, required: str | None = None
-    ) -> T | D:
-        """Return the parsed value; `default` when unset, and after a problem was noted.
-
-        `required` says how to get a value; with it a variable that is unset is a problem.
-        """
-        text = self.text(name)
+    def read(self, variable: Variable, *, production: bool) -> Any:
+        """Return the parsed value; the default when it is unset, and after a problem."""
+        text = self.text(variable.name)
+        default = variable.default if production else variable.development
         if text is None:
-            if required:
-                self.refuse(name, f"is not set; {required}")
+            how = variable.required or (production and variable.required_in_production)
+            if how:
+                self.refuse(variable.name, f"is not set; {how}")
             return default
         try:
-            return parse(text)
+            return variable.parse(text)
         except ValueError as problem:
-            self.refuse(name, str(problem))
+            self.refuse(variable.name, str(problem))
             return default
 
     def refuse(self, name: str, problem: str) -> None:
@@ -107,12 +160,12 @@ def flag(text: str) -> bool:
 
 
 def listed(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    """Accept a comma separated list, blanks allowed around each entry."""
+    """Accept a comma-separated list, blanks allowed around each entry."""
 
     def parse_list(text: str) -> tuple[T, ...]:
         entries = [entry.strip() for entry in text.split(",")]
         if not all(entries):
-            raise ValueError("an entry is empty; separate entries by single commas")
+            raise ValueError("an entry is empty; put one comma between two entries")
         return tuple(parse(entry) for entry in entries)
 
     return parse_list
@@ -142,38 +195,32 @@ def network(text: str) -> Network:
         ) from None
     if parsed.prefixlen == 0:
         raise ValueError(
-            f"{text!r} is everybody: any client could then name its own address;"
+            f"{text!r} is everybody: any client could then choose its own address;"
             " list your router's ranges"
         )
     return parsed
 
 
-def https_origin(text: str) -> str:
-    """Accept an exact https origin; returns it as a browser writes it."""
-    return _origin(text, plain_localhost=False)
+def origin(text: str) -> str:
+    """Accept an exact https origin, or `http://localhost:PORT`; returns it as a browser writes it.
 
-
-def development_origin(text: str) -> str:
-    """Accept an exact https origin, or `http://localhost:PORT`."""
-    return _origin(text, plain_localhost=True)
-
-
-def _origin(text: str, *, plain_localhost: bool) -> str:
-    schemes = "https://name" + (" or http://localhost:PORT" if plain_localhost else "")
-    problem = f"{shown(text)} is not an origin; use {schemes}, without a path, a user or a *"
+    The second is for development: `Config` refuses it in production.
+    """
+    problem = (
+        f"{shown(text)} is not an origin; use https://name, in development also"
+        " http://localhost:PORT, without a path, a user or a *"
+    )
     try:
         parts = urlsplit(text)
         host, port = host_name(parts.hostname or ""), parts.port
     except ValueError:
         raise ValueError(problem) from None
-    allowed = parts.scheme == "https" or (
-        plain_localhost and parts.scheme == "http" and host == "localhost"
-    )
+    allowed = parts.scheme == "https" or (parts.scheme, host) == ("http", "localhost")
     if not allowed or "@" in parts.netloc or _beyond_the_host(parts, text):
         raise ValueError(problem)
     host = f"[{host}]" if ":" in host else host
-    default = port in (None, DEFAULT_PORTS[parts.scheme])
-    return f"{parts.scheme}://{host}" + ("" if default else f":{port}")
+    is_default = port in (None, DEFAULT_PORTS[parts.scheme])
+    return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
 
 
 def _beyond_the_host(parts: SplitResult, text: str) -> bool:

@@ -29,19 +29,20 @@ ACCESS = logging.getLogger("webapp.access")
 PLAIN = re.compile(r"[\w.:/{}+-]+", re.ASCII)
 
 
-def configure(style: str, level: int, stream: TextIO | None = None) -> None:
+def configure(style: str, level: str, stream: TextIO | None = None) -> None:
     """Send all logging, and Python's warnings, to `stream` (standard output), as `json` or `text`.
 
     PyMongo's debug lines stay off at every level: they show commands, and commands show password
     hashes and sealed values.
     """
+    number = logging.getLevelNamesMapping()[level]
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     # aiohttp-session 2.12 keeps the session under a text key of the request; nobody can mend it.
     warnings.filterwarnings("ignore", category=NotAppKeyWarning)
-    logging.getLogger("pymongo").setLevel(max(level, logging.WARNING))
+    logging.getLogger("pymongo").setLevel(max(number, logging.WARNING))
     server = logging.getLogger("aiohttp.server")
     server.removeFilter(is_not_a_parser_error)
     server.addFilter(is_not_a_parser_error)
