@@ -7,8 +7,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from getpass import getpass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from storage import StorageUnavailable, generate_secret
 from webapp.app import create_app, parts
-from webapp.cli import actions, devfolder
+from webapp.cli import actions, demo, devfolder
 from webapp.cli.actions import NotDone, Outcome
 from webapp.cli.devfolder import DevFolder
 from webapp.cli.parser import parser, rendered
@@ -28,8 +28,7 @@ from webapp.http import logs
 from webapp.http.refusals import Refusal
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
-DONE, NOT_DONE, UNFIT, INTERRUPTED = 0, 1, 78, 130
-DEMO_EMAIL = "demo@example.com"
+DONE, NOT_DONE, MISCONFIGURED, INTERRUPTED = 0, 1, 78, 130
 PROGRESS_SECONDS = 1.0
 
 _log = logging.getLogger("webapp")
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _ask(options)
         asyncio.run(_command(options)(options))
     except FAILURES as failure:
-        code, sentences = _told(failure)
+        code, sentences = _explained(failure)
         for sentence in sentences:
             print(sentence, file=sys.stderr)
         return code
@@ -57,11 +56,11 @@ FAILURES = (
 )
 
 
-def _told(failure: Exception) -> tuple[int, tuple[str, ...]]:
+def _explained(failure: Exception) -> tuple[int, tuple[str, ...]]:
     if isinstance(failure, ConfigError):
-        return UNFIT, failure.problems
+        return MISCONFIGURED, failure.problems
     if isinstance(failure, MongodNotFound | MongodFailed):
-        return UNFIT, (str(failure),)
+        return MISCONFIGURED, (str(failure),)
     if isinstance(failure, Refusal):
         return NOT_DONE, (failure.sentence,)
     if isinstance(failure, PyMongoError | StorageUnavailable):
@@ -85,74 +84,85 @@ def _command(options: argparse.Namespace) -> Callable[[Any], Coroutine[Any, Any,
 
 
 async def _serve(_options: argparse.Namespace) -> None:
-    signals = StopSignals()
-    try:
+    with _stop_signals() as signals:
         config = _configured(os.environ)
-        app = await unless_stopped(create_app(config), signals)
-        if app is not None:
-            await serve(app, signals)
-    finally:
-        signals.ignore_from_now_on()
+        await _start_and_serve(create_app(config), signals)
 
 
 async def _serve_dev(_options: argparse.Namespace) -> None:
-    signals = StopSignals()
-    try:
+    with _stop_signals() as signals:
         devfolder.refuse_production(os.environ)
         with devfolder.opened(devfolder.FOLDER) as folder:
-            await _serve_from(folder, signals)
-    finally:
-        signals.ignore_from_now_on()
+            environ = devfolder.dev_environ(os.environ, folder)
+            if "MONGO_URI" in environ:
+                await _serve_demo(environ, folder, signals)
+            else:
+                await _serve_with_mongod(environ, folder, signals)
 
 
-async def _serve_from(folder: DevFolder, signals: StopSignals) -> None:
-    environ = devfolder.dev_environ(os.environ, folder)
-    if "MONGO_URI" in environ:
-        await _serve_demo(environ, folder, signals)
-        return
+async def _serve_with_mongod(
+    environ: Mapping[str, str], folder: DevFolder, signals: StopSignals
+) -> None:
     # The other settings first: a typing error should not cost the start of a database.
     _configured({**environ, "MONGO_URI": "mongodb://127.0.0.1"})
     mongod = Mongod(find_mongod(os.environ), folder.path / "mongod")
     try:
         await asyncio.to_thread(mongod.start)
-        # Told: the operator's commands work on these data too, as any MongoDB client does.
-        told = f"MONGO_URI={mongod.uri}"
-        await _serve_demo({**environ, "MONGO_URI": mongod.uri}, folder, signals, told)
+        # Printed for the operator's commands, and for any other MongoDB client.
+        line = f"MONGO_URI={mongod.uri}"
+        await _serve_demo({**environ, "MONGO_URI": mongod.uri}, folder, signals, line)
     finally:
         await asyncio.to_thread(mongod.stop)
 
 
 async def _serve_demo(
-    environ: Mapping[str, str], folder: DevFolder, signals: StopSignals, *told: str
+    environ: Mapping[str, str], folder: DevFolder, signals: StopSignals, *lines: str
 ) -> None:
     config = _configured(environ)
-    password = folder.demo_password(config.password_min_length)
+    password = demo.demo_password(folder, config.password_min_length)
 
     async def start() -> web.Application:
-        app = await create_app(config)
-        await actions.add_demo_user(app, DEMO_EMAIL, password)
-        return app
+        # First, and closed again: when this fails there is no app yet whose clean-up must run.
+        async with parts(config) as app:
+            await demo.prepare_demo_account(app, password)
+        return await create_app(config)
 
     def announce() -> None:
         print(f"Open http://{config.host}:{config.port} and sign in with the demo account:")
-        print(f"email {DEMO_EMAIL}")
-        print(f"password {password}")
+        print(*demo.sign_in_lines(password), sep="\n")
         kept = ("MONGO_URI", "SESSION_SECRET")
         if given := [name for name in kept if os.environ.get(name, "").strip()]:
-            print(f"In place of .dev/, from the environment: {', '.join(given)}")
-        for line in told:
+            print(f"Instead of .dev/, from the environment: {', '.join(given)}")
+        for line in lines:
             print(line)
         print("Ctrl-C ends it; accounts and sessions stay.", flush=True)
 
-    app = await unless_stopped(start(), signals)
+    await _start_and_serve(start(), signals, when_open=announce)
+
+
+async def _start_and_serve(
+    start: Coroutine[Any, Any, web.Application],
+    signals: StopSignals,
+    when_open: Callable[[], None] = lambda: None,
+) -> None:
+    app = await unless_stopped(start, signals)
     if app is not None:
-        await serve(app, signals, when_open=announce)
+        await serve(app, signals, when_open=when_open)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[StopSignals]:
+    signals = StopSignals()
+    try:
+        yield signals
+    finally:
+        signals.ignore_from_now_on()
 
 
 async def _check(_options: argparse.Namespace) -> None:
     async with parts(_configured(os.environ)) as app:
-        print("The settings, MongoDB, its indexes and the user's rights are fit.")
-        # Here an operator meets a rotation in the wrong order before anybody is signed out.
+        print("All checks passed: settings, MongoDB, its indexes and the user's rights.")
+        # Here an operator sees a rotation in the wrong order before anybody is signed out.
         with suppress(StorageUnavailable):
             print((await actions.stats(app)).sentence)
 
@@ -186,10 +196,10 @@ ACTIONS: Mapping[
 
 
 def _ask(options: argparse.Namespace) -> None:
-    """Ask for what is still needed: a yes before destruction, a password for an account."""
+    """Ask for what is still needed: a yes before data is deleted, a password for an account."""
     if getattr(options, "yes", True) is False and sys.stdin.isatty():
-        whose = getattr(options, "email", "all accounts")
-        if input(f"{options.command} {options.action}, {whose}: are you sure? [y/N] ") != "y":
+        accounts = getattr(options, "email", "all accounts")
+        if input(f"{options.command} {options.action}, {accounts}: are you sure? [y/N] ") != "y":
             raise NotDone("Nothing was changed.")
     if options.command == "users" and options.action in ("add", "password"):
         options.new_password = _password()

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.docs.markdown import blocks as blocks_of
 from tests.webapp.conftest import Client, MakeApp, environ, make_app
 from webapp.cli.parser import EXIT_CODES, parser
 from webapp.config.settings import KNOWN, Config, ConfigError
+from webapp.http.events import Event
 
 __all__ = ["environ", "make_app"]
 
@@ -118,6 +120,7 @@ def test_table_explains_exactly_the_events_of_the_code() -> None:
     written = set(re.findall(r'event\(\s*request,\s*"(\w+)"', _code_of_the_app()))
 
     assert {cells[0].strip("`") for cells in table(PAGE, "Log lines")} == written
+    assert written == set(get_args(Event))
 
 
 async def test_every_metric_on_the_page_exists(make_app: MakeApp) -> None:

@@ -103,7 +103,7 @@ def test_what_the_environment_puts_in_place_of_the_folder_is_told(
     with webapp("--dev", environ=dev | given, cwd=tmp_path) as app:
         output = app.wait_for(OPEN)
 
-    assert "In place of .dev/, from the environment: MONGO_URI, SESSION_SECRET\n" in output
+    assert "Instead of .dev/, from the environment: MONGO_URI, SESSION_SECRET\n" in output
     assert given["SESSION_SECRET"] not in output
 
 

@@ -40,7 +40,7 @@ async def stats(app: web.Application) -> Outcome:
 def rotation_advice(retired: int, secrets: int) -> str:
     """Say what an operator who rotates the secret should do next."""
     if retired == 0:
-        return "Every session is under the first secret; older ones can go from SESSION_SECRET."
+        return "Every session is under the first secret; older ones can be removed from SESSION_SECRET."
     if secrets > 1:
         return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
     return (
@@ -111,15 +111,6 @@ async def enable(app: web.Application, email: str) -> Outcome:
     account = await _account(app, email)
     changed = await app[ACCOUNTS].set_disabled(account, disabled=False)
     return Outcome(f"{account.email} is enabled.", [{"was_disabled": changed}])
-
-
-async def add_demo_user(app: web.Application, email: str, password: str) -> None:
-    """Make sure that the demo account exists and has this password."""
-    account = await app[ACCOUNTS].find(email)
-    if account is None:
-        await app[ACCOUNTS].sign_up(username="demo", email=email, password=password)
-    elif await app[ACCOUNTS].authenticate(email, password) is None:
-        await app[ACCOUNTS].set_password(account, password)
 
 
 async def _account(app: web.Application, email: str) -> Account:

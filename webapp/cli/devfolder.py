@@ -1,10 +1,9 @@
-"""What `--dev` keeps in `.dev/`: the data, a secret, the demo account's password, and a lock."""
+"""What `--dev` keeps in `.dev/`: the data of MongoDB, secrets, and a lock."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,43 +12,38 @@ from storage import generate_secret
 from webapp.config.settings import ConfigError
 
 FOLDER = Path(".dev")
-PORT = "8080"
-PASSWORD_BYTES = 15
 
 
 class DevFolder:
-    """An open folder; only one process has it open at a time."""
+    """The open folder; only one process has it open at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def secret(self) -> str:
-        """Return the session secret, made when it is first asked for."""
-        return self._kept("secret", generate_secret())
+        """Return the session secret; it is made the first time."""
+        return self.read("secret") or self.write("secret", generate_secret())
 
-    def demo_password(self, min_length: int) -> str:
-        """Return the demo account's password, a new one when the kept one is too short."""
-        fresh = secrets.token_urlsafe(max(PASSWORD_BYTES, min_length))
-        kept = self._kept("demo-password", fresh)
-        if len(kept) >= min_length:
-            return kept
-        (self.path / "demo-password").unlink()
-        return self._kept("demo-password", fresh)
-
-    def _kept(self, name: str, fresh: str) -> str:
+    def read(self, name: str) -> str | None:
+        """Return the text of a file, None when there is none."""
         path = self.path / name
-        if not path.exists():
-            # Readable for its owner alone, from the first byte on.
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-                file.write(fresh + "\n")
-        return path.read_text().strip()
+        return path.read_text().strip() if path.exists() else None
+
+    def write(self, name: str, text: str) -> str:
+        """Keep a text in a file that its owner alone can read, and return it."""
+        (self.path / name).unlink(missing_ok=True)
+        # With its rights from the first byte on.
+        descriptor = os.open(self.path / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{text}\n")
+        return text
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[DevFolder]:
     """Open the folder for this process alone; raises `ConfigError` while another one has it.
 
-    The lock goes with the process, also with a killed one: nothing is left to clean up.
+    The lock ends with the process, also with a killed one: nothing is left to clean up.
     """
     path.mkdir(mode=0o700, exist_ok=True)
     with (path / "lock").open("a+") as lock:
@@ -68,18 +62,17 @@ def opened(path: Path) -> Iterator[DevFolder]:
 
 
 def dev_environ(environ: Mapping[str, str], folder: DevFolder) -> dict[str, str]:
-    """Return the environment with what `--dev` fills in; what is set stays, but for the host."""
+    """Return the environment with the defaults of `--dev`; it replaces nothing but the host."""
     return {
         "APP_ENV": "development",
-        "PORT": PORT,
         "SESSION_SECRET": folder.secret(),
         **{name: value for name, value in environ.items() if value.strip()},
-        # Some shells export HOST, the name of the machine: --dev must never listen to the world.
+        # Some shells export HOST, the name of the machine; --dev must listen on loopback alone.
         "HOST": "127.0.0.1",
     }
 
 
 def refuse_production(environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` where `--dev` has no place."""
+    """Raise `ConfigError` in production, where `--dev` is not allowed."""
     if environ.get("APP_ENV", "").strip().casefold() == "production":
         raise ConfigError("APP_ENV: is production, where --dev is refused; unset one of the two")

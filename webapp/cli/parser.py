@@ -1,4 +1,4 @@
-"""What can be typed, and how an outcome is shown; what the commands do is in `operator`."""
+"""What can be typed, and how an outcome is shown; what the commands do is in `actions`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ import json
 from collections.abc import Sequence
 
 from webapp.cli.actions import Outcome, Row
+from webapp.config.settings import DEFAULT_PORT
 
 EXIT_CODES = """\
 exit codes:
   0   done
-  1   not done: no such account, a refused password, the port in use, MongoDB gone; the reason
+  1   not done: no such account, a refused password, the port in use, MongoDB away; the reason
       is on standard error
   2   the command was typed wrong
-  78  the configuration, or MongoDB at start, is not fit; one line per problem on standard error
+  78  the configuration, or MongoDB at start, is not valid; one line per problem on standard error
   130 interrupted
 """
-ENVIRONMENT = "Settings come from environment variables; every problem with them is told at once."
+ENVIRONMENT = (
+    "Settings come from environment variables; all problems with them are reported at once."
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     root = argparse.ArgumentParser(
         prog="python -m webapp",
-        description=f"Serve the web app, or look after it.  {ENVIRONMENT}",
+        description=f"Serve the web app, or manage its accounts and sessions.  {ENVIRONMENT}",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument(
         "--dev",
         action="store_true",
-        help="serve on 127.0.0.1:8080 with a MongoDB, a secret and a demo account kept in .dev/",
+        help=f"serve on 127.0.0.1:{DEFAULT_PORT}"
+        " with a MongoDB, a secret and a demo account kept in .dev/",
     )
     commands = root.add_subparsers(dest="command", metavar="command", title="commands")
     _add(commands, "serve", "serve until SIGTERM or Ctrl-C; the same as no command")
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     group = _add(commands, "sessions", "count, list and end sessions")
     actions = group.add_subparsers(dest="action", metavar="action", required=True)
-    _add(actions, "stats", "count live sessions, and those that still need an older secret")
+    _add(actions, "stats", "count active sessions, and those that still need an older secret")
     _with_email(_add(actions, "list", "list where an account is signed in"))
     _destructive(_with_email(_add(actions, "revoke", "end every session of an account")))
     _destructive(_add(actions, "purge", "delete expired sessions, for servers without TTL indexes"))
@@ -53,7 +57,7 @@ def _add_sessions(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _add_users(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    group = _add(commands, "users", "add and look after accounts")
+    group = _add(commands, "users", "manage accounts")
     actions = group.add_subparsers(dest="action", metavar="action", required=True)
     reading = "; the password comes from a prompt, or from the first line of standard input"
     add = _with_email(_add(actions, "add", "create an account" + reading))
@@ -82,7 +86,7 @@ def _with_email(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _destructive(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    command.add_argument("--yes", action="store_true", help="do not ask, on a terminal, before")
+    command.add_argument("--yes", action="store_true", help="do not ask first, on a terminal")
     return command
 
 

@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_exceptions import NotAppKeyWarning
 
 from webapp.http.app_keys import METRICS
-from webapp.http.request_id import whose
+from webapp.http.request_id import origin_fields
 from webapp.http.unreadable import is_not_a_parser_error
 
 UNMATCHED = "unmatched"
@@ -58,7 +58,7 @@ class AccessLines(AbstractAccessLogger):
         route = resource.canonical if resource else UNMATCHED
         request.app[METRICS].request(route, request.method, response.status, time)
         fields = {
-            **whose(request),
+            **origin_fields(request),
             "method": request.method,
             "route": route,
             "status": response.status,

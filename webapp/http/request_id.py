@@ -1,4 +1,4 @@
-"""The id of a request, and whose it is as far as the socket tells."""
+"""The id of a request, and the address that it came from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEPT_ID = re.compile(r"[A-Za-z0-9-]{8,200}", re.ASCII)
 
 
 def identify(request: web.Request) -> None:
-    """Give the request an id, the sender's own when that is plain, and the peer as its client.
+    """Give the request an id, the sender's own if it is valid, and the peer as its client.
 
-    The gate replaces the client by what trusted routers say.
+    `middlewares.trusted_address` replaces the client by what trusted routers say.
     """
     if REQUEST_ID in request:
         return
@@ -29,6 +29,6 @@ def identify(request: web.Request) -> None:
     )
 
 
-def whose(request: web.Request) -> dict[str, str]:
+def origin_fields(request: web.Request) -> dict[str, str]:
     """Return the fields that tie a line to its request: `request_id` and `address`."""
     return {"request_id": request[REQUEST_ID], "address": request[CLIENT].address}
