@@ -1,4 +1,4 @@
-"""The commands: the only reader of the environment, the only one that exits."""
+"""The commands. Only this module reads the environment, prints, and ends the process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger("webapp")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code; every failure is a sentence on standard error."""
+    """Run one command and return its exit code; a failure is a sentence on standard error."""
     options = parser().parse_args(arguments)
     try:
         _ask(options)
@@ -70,7 +70,7 @@ def _explained(failure: Exception) -> tuple[int, tuple[str, ...]]:
 
 def _command(options: argparse.Namespace) -> Callable[[Any], Coroutine[Any, Any, None]]:
     if options.dev and options.command not in (None, "serve"):
-        parser().error("--dev only serves; leave the command out")
+        parser().error("--dev always serves; leave the command out")
     if options.dev:
         return _serve_dev
     return {

@@ -1,4 +1,4 @@
-"""Where the parts meet: the start-up hooks in order, then what a request passes.
+"""The app as a whole: the start-up hooks in order, then what a request passes.
 
 `create_app` is a coroutine because its hooks must pass before a route is mounted; aiohttp's own
 `on_startup` comes too late for that, the router is frozen by then.
@@ -32,18 +32,18 @@ from webapp.http.metrics import Metrics
 from webapp.http.middlewares import (
     allowed_host,
     https_only,
-    identified,
     trusted_address,
+    with_request_id,
     within_budget,
 )
 from webapp.http.proxy import ForwardedPolicy
 
-# Bytes of a request's body; no form of the app comes near it.
+# Bytes of a request's body; the forms of the app are much smaller.
 LARGEST_BODY = 64 * 1024
 
 
 async def create_app(config: Config, *, cost: Cost | None = None) -> web.Application:
-    """Run the start-up hooks and return the app, ready to be served; its clean-up closes the parts.
+    """Run the start-up hooks and return an app that is ready to serve; its clean-up closes all.
 
     `cost` is what the hash of a password costs, by default `Cost()`; it is for tests.
     Raises `ConfigError` with one sentence per problem: nothing is mounted then, and the
@@ -92,7 +92,7 @@ async def parts(config: Config, *, cost: Cost | None = None) -> AsyncIterator[we
 
 
 def checked_policy(config: Config) -> ForwardedPolicy:
-    """Build the forwarded-header policy and have it check itself."""
+    """Build the forwarded-header policy and run its own check."""
     policy = ForwardedPolicy(config.trusted_proxy_hops, config.trusted_proxies)
     try:
         policy.check_itself()
@@ -143,7 +143,7 @@ def _add_middlewares(app: web.Application, config: Config) -> None:
     """Add what a request passes, in this order, from the socket to the handler."""
     app.middlewares.extend(
         [
-            identified,
+            with_request_id,
             error_answers(pages.error_page),
             within_budget,
             trusted_address(config, app[FORWARDED_POLICY]),

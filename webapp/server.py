@@ -1,8 +1,8 @@
-"""How the process serves and how it ends: at once to the outside, gently to who is inside.
+"""How the process serves, and how it ends without losing a request.
 
-On the first SIGTERM or SIGINT the port closes, requests under way are finished and save their
-sessions, the connection to MongoDB closes last.  Later signals change nothing: platforms send
-SIGTERM to every process of a group, and again.
+On the first SIGTERM or SIGINT the port closes, requests in flight are finished and save their
+sessions, and the connection to MongoDB closes last.  Later signals change nothing: platforms send
+SIGTERM to every process of a group, and repeat it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from webapp.http.unreadable import handle_unreadable_requests
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Longer than the 90 s of Heroku's router: the side that closes first must be the router.
 KEEPALIVE_SECONDS = 95.0
-# With the closing that follows it stays under 25 s; platforms kill after 30.
+# Together with the clean-up under 25 s; platforms kill after 30.
 DRAIN_SECONDS = 18.0
 # The clean-up: twice aiohttp's own timeout for what is left, then the storage's last writes.
 SHUTDOWN_SECONDS = 2.0
 CLEANUP_SECONDS = 6.0
-# How long it must have been quiet before the last connections are closed.
+# No request may come in for so long before the last connections are closed.
 QUIET_SECONDS = 0.3
 BACKLOG = 1024
 
@@ -51,8 +51,8 @@ class PortRefused(Exception):
 class StopSignals:
     """SIGTERM and SIGINT, as one event that is set once.
 
-    A class because it outlives the event loop: the loop's own handlers are taken down with it, and
-    a signal during the last moments would then kill the process and change its exit code.
+    A class because it outlives the event loop: the loop's own handlers are removed with it, and a
+    signal after that would kill the process and change its exit code.
     """
 
     def __init__(self) -> None:
@@ -66,18 +66,18 @@ class StopSignals:
         await self._stopped.wait()
 
     def ignore_from_now_on(self) -> None:
-        """Let no signal change the exit code of a process that is ending anyway."""
+        """Ignore further signals: none may change the exit code of a process that is ending."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        # One is enough, and a flood of them would leave no time to end: the kernel drops the rest.
+        # One is enough, and handling thousands would leave no time to end: the kernel drops them.
         self.ignore_from_now_on()
         self._loop.call_soon_threadsafe(self._stopped.set)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], signals: StopSignals) -> T | None:
-    """Return what `work` returns, None when a signal came first; it is cancelled then."""
+    """Return what `work` returns; when a signal comes first, cancel it and return None."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(signals.wait())
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,8 +110,8 @@ async def serve(
         listener = _listen(app[CONFIG])
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
-        # What the start has made lives as long as the process: the garbage collector need not walk
-        # through it again and again, which now and then kept every visitor waiting for 20 ms.
+        # What the start has created lives as long as the process. Without this the garbage
+        # collector walks through it again and again, which blocks all requests for 20 ms.
         gc.collect()
         gc.freeze()
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
@@ -145,7 +145,7 @@ async def _drain(
     runner: web.AppRunner, site: web.SockSite, listener: socket.socket, in_flight: InFlight
 ) -> None:
     in_flight.begin_draining()
-    _log.info("ending: %d requests under way", int(in_flight))
+    _log.info("ending: %d requests in flight", int(in_flight))
     await _stop_listening(runner, site, listener)
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -157,13 +157,13 @@ async def _drain(
 async def _stop_listening(
     runner: web.AppRunner, site: web.SockSite, listener: socket.socket
 ) -> None:
-    """Close the port; who had already been let in by the kernel is still answered.
+    """Close the port; connections that the kernel has accepted are still answered.
 
-    asyncio's own closing drops whoever it accepted a moment before, and resets who waits.
+    asyncio's own `close` drops connections that it has just accepted, and resets those that wait.
     """
     loop = asyncio.get_running_loop()
     loop.remove_reader(listener)
-    await asyncio.sleep(0)  # those accepted just now get their transports
+    await asyncio.sleep(0)  # connections accepted just now get their transports
     waiting = list(_accepted(listener))
     await site.stop()
     for connection in waiting:
@@ -179,10 +179,10 @@ def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 async def _until_quiet(in_flight: InFlight) -> None:
-    """Return when nothing is under way and nothing more comes in for a moment.
+    """Return when no request is in flight and none comes in for a moment.
 
-    What was let in last has perhaps not been read yet, and the router may have sent a request down
-    a kept connection just now.
+    The last connections have perhaps not been read yet, and a router may have just sent a request
+    over a connection that it keeps.
     """
     while True:
         await in_flight.wait_until_none()

@@ -118,7 +118,12 @@ REFUSED = [
     ("MONGO_URI", f"mongodb://app:{PASSWORD}:x@db/?tls=true", "not a valid address", "unescaped :"),
     ("MONGO_URI", f"mongodb://app:x/{PASSWORD}@db/?tls=true", "", "unescaped /"),
     ("MONGO_URI", f"mongodb://app:x?{PASSWORD}=1@db/?tls=true", "", "unescaped ?"),
-    ("MONGO_URI", "mongodb://db/?tls=true&retryWrite=true", "was retryWrites meant", "near miss"),
+    (
+        "MONGO_URI",
+        "mongodb://db/?tls=true&retryWrite=true",
+        "did you mean retryWrites",
+        "near miss",
+    ),
     ("MONGO_URI", "mongodb://db/?tls=true&colour=blue", "not known to PyMongo", "unknown option"),
     ("MONGO_URI", "mongodb://db/?tls=maybe", "tls has a value", "bad option value"),
     ("MONGO_URI", "mongodb://db/?tls=true&connectTimeoutMS=-1", "connectTimeoutMS", "bad number"),
@@ -272,8 +277,8 @@ def test_every_problem_is_told_at_once() -> None:
         pytest.param(
             {"ALLOWED_ORIGINS": "https://f.example"}, "a login from another site", id="samesite"
         ),
-        pytest.param({"MONGODB_URI": "x"}, "was MONGO_URI meant", id="near miss"),
-        pytest.param({"session_secret": "x"}, "was SESSION_SECRET meant", id="another case"),
+        pytest.param({"MONGODB_URI": "x"}, "did you mean MONGO_URI", id="near miss"),
+        pytest.param({"session_secret": "x"}, "did you mean SESSION_SECRET", id="another case"),
         pytest.param({"WEBAPP_COLOUR": "x"}, "WEBAPP_COLOUR: is not read", id="unknown WEBAPP_"),
         pytest.param({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: is not read", id="workers"),
     ],

@@ -91,7 +91,7 @@ async def test_operators_command_works_on_the_data_of_a_running_one(
 
         code, output = run_webapp("sessions", "list", email, environ=told, cwd=tmp_path)
 
-        assert (code, output.splitlines()[-1]) == (0, f"Live sessions of {email}: 1.")
+        assert (code, output.splitlines()[-1]) == (0, f"Active sessions of {email}: 1.")
 
 
 def test_what_the_environment_puts_in_place_of_the_folder_is_told(

@@ -55,7 +55,7 @@ async def test_a_mistake_of_ours_is_500_without_details(
 
     assert response.status == 500
     assert response.content_type == content_type
-    assert "The mistake is ours" in await response.text()
+    assert "The error is ours" in await response.text()
     assert TROUBLE not in await response.text()
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None

@@ -170,7 +170,7 @@ async def test_a_rotation_is_told_what_comes_next(served: Served) -> None:
         assert "Keep the older secrets" in run(rotated, "sessions", "stats")[1]
         assert "put the old secret back behind the new one" in run(too_soon, "check")[1]
         run(rotated, "sessions", "revoke", EMAIL)
-        assert "older ones can be removed" in run(rotated, "check")[1]
+        assert "remove the older ones" in run(rotated, "check")[1]
 
 
 def test_mongodb_gone_is_a_sentence(

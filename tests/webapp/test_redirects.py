@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.handlers.redirects import HOME_OF_THE_SIGNED_IN, local_path, with_query
+from webapp.handlers.redirects import DEFAULT_PATH, local_path, with_query
 
 HOSTILE = [
     pytest.param("https://evil.example/", id="another site"),
@@ -38,7 +38,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_next_leads_home(hostile: object) -> None:
     """Whatever is not plainly a path of this site is ignored."""
-    assert local_path(hostile) == HOME_OF_THE_SIGNED_IN
+    assert local_path(hostile) == DEFAULT_PATH
 
 
 @pytest.mark.parametrize(

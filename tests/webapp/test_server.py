@@ -182,7 +182,7 @@ async def test_the_end_is_told_to_the_log(start: Start, caplog: pytest.LogCaptur
 
     assert [record.getMessage() for record in caplog.records if record.name == "webapp.server"] == [
         f"listening on 127.0.0.1 port {serving.port}",
-        "ending: 0 requests under way",
+        "ending: 0 requests in flight",
         "ended",
     ]
 

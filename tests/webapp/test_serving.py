@@ -85,7 +85,7 @@ async def test_a_request_whose_body_still_arrives_is_answered_and_saved(
             await begun.wait()
             assert await visitor.profile() == 401  # by now the other request is under way
             process.signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait_for, "ending: 1 requests under way")
+            await asyncio.to_thread(process.wait_for, "ending: 1 requests in flight")
             process.signal(signal.SIGTERM)
             process.signal(signal.SIGINT)
             await asyncio.to_thread(_refused, served)

@@ -332,7 +332,7 @@ def test_warnings_are_logged_and_do_not_stop_the_start(environ: dict[str, str]) 
     code, output = run_command("check", environ=environ | {"MONGODB_URI": "mongodb://private"})
 
     assert code == 0
-    assert "was MONGO_URI meant" in output
+    assert "did you mean MONGO_URI" in output
     assert "private" not in output
 
 

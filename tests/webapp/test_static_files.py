@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.webapp.conftest import Client
-from webapp.handlers.static_files import FOREVER, StaticFiles
+from webapp.handlers.static_files import IMMUTABLE, StaticFiles
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ async def test_the_linked_address_is_kept_for_ever(
     old = await client.get(f"/static/{name}?v=000000000000")
 
     assert linked.content_type == content_type
-    assert linked.headers["Cache-Control"] == FOREVER
+    assert linked.headers["Cache-Control"] == IMMUTABLE
     assert bare.headers["Cache-Control"] == old.headers["Cache-Control"] == "no-cache"
     assert await linked.read() == await old.read()
 

@@ -1,8 +1,8 @@
-"""The five forms of the app, each with its fields; pages and API fill in the same ones.
+"""The forms of the app, each with its fields; pages and API use the same ones.
 
-A form checks shape only: present, of the right type, text that can be stored. Whether a user
-name or a password is good is decided in `names` and `password_rules`. The OpenAPI description
-is built from these classes too.
+A form checks only that its fields are there, have the right type, and can be stored. `usernames`
+and `password_rules` decide which names and passwords are accepted. The OpenAPI description is
+built from these classes too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 from webapp.http.refusals import FieldsRefused
 
 MAX_TEXT_LENGTH = 1024
-"""Characters in any one field; the longest that is accepted anywhere is a password."""
+"""Characters in one field; the longest field that is accepted is a password."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class PasswordChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """The password once more, before something that cannot be undone."""
+    """The password again, before something that cannot be undone."""
 
     current_password: str
 
@@ -68,7 +68,7 @@ def from_page(kind: type[Form], values: Mapping[str, object]) -> Form:
 def from_json(kind: type[Form], values: Mapping[str, object]) -> Form:
     """Fill in a form with a JSON object; fields that it does not know are refused.
 
-    An API client that misspells a field should hear of it. Raises `FieldsRefused`.
+    An API client that misspells a field must see that. Raises `FieldsRefused`.
     """
     known = {field.name for field in fields(kind)}
     unknown = {
@@ -78,23 +78,23 @@ def from_json(kind: type[Form], values: Mapping[str, object]) -> Form:
 
 
 def _filled(kind: type[Form], values: Mapping[str, object], wrong: dict[str, str]) -> Form:
-    wrong = wrong | dict(_faults(kind, values))
+    wrong = wrong | dict(_problems(kind, values))
     if wrong:
         raise FieldsRefused(wrong)
-    return kind(**values)  # type: ignore[arg-type]  # _faults has compared every type
+    return kind(**values)  # type: ignore[arg-type]  # _problems has compared every type
 
 
-def _faults(kind: type[Form], values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _problems(kind: type[Form], values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for field in fields(kind):
         value = values.get(field.name)
         if field.type == "bool":
             if field.name in values and not isinstance(value, bool):
                 yield field.name, "Must be true or false."
-        elif fault := _text_fault(value):
-            yield field.name, fault
+        elif problem := _text_problem(value):
+            yield field.name, problem
 
 
-def _text_fault(value: object) -> str | None:
+def _text_problem(value: object) -> str | None:
     if value is None or value == "":
         return "Please fill in this field."
     if not isinstance(value, str):
@@ -107,7 +107,7 @@ def _text_fault(value: object) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether `text` has no lone surrogates, which JSON's backslash-u can smuggle in."""
+    """Tell whether `text` has no lone surrogates, which a JSON escape can contain."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -116,5 +116,5 @@ def _is_unicode(text: str) -> bool:
 
 
 def _shown(name: str) -> str:
-    """Return a field name from a stranger in a form that is safe and short to repeat."""
+    """Return the name of an unknown field, short and safe to repeat."""
     return name[:40].encode("ascii", "backslashreplace").decode()

@@ -14,7 +14,7 @@ from webapp.accounts.passwords import normalize
 
 MAX_LENGTH = 1024
 SHORT_BLOCK = 4
-"""A block of up to so many characters, repeated, is no password, listed or not."""
+"""A repeated block of up to so many characters is refused, whether it is a listed word or not."""
 
 KEYBOARD_PATHS = (
     "0123456789" * 103,  # runs of digits may wrap around, as in 890123
@@ -29,25 +29,25 @@ KEYBOARD_PATHS = (
 )
 
 _FIRST_TRIED = "This is one of the passwords that attackers try first."
-_RUN = "This is a run of keys that lie side by side; attackers try these first."
+_RUN = "This is a run of neighbouring keys; attackers try these first."
 _REPEATED = "This is one short block or common word repeated; attackers try these first."
 
 
 def problem_with(password: str, *, min_length: int, names: Iterable[str] = ()) -> str | None:
-    """Say in one sentence why a password is refused, or return `None` for a good one.
+    """Say in one sentence why a password is refused, or return `None` for an accepted one.
 
     `names` are texts that everybody who attacks this account knows: its user name and email
     address. Lengths count characters (code points), before and after normalisation.
     """
     normal = normalize(password)
-    # Both: a client that counts what was typed, as the API's description tells it, must be right.
+    # Both: a client that counts what was typed, as the API's description says, must be right.
     if min(len(password), len(normal)) < min_length:
         return f"This is too short; use at least {min_length} characters."
     if len(normal) > MAX_LENGTH:
         return f"Use at most {MAX_LENGTH} characters."
     folded = normal.casefold()
     if folded in {name.casefold() for name in names}:
-        return "Use something else than your name or email address."
+        return "Use something other than your name or email address."
     if folded in _common():
         return _FIRST_TRIED
     if _is_run(folded):
@@ -66,9 +66,9 @@ def _is_run(text: str) -> bool:
 
 
 def _is_repeated(text: str) -> bool:
-    """Tell whether `text` is nothing but a short block or a listed word, over and over.
+    """Tell whether `text` is only a short block or a listed word, repeated.
 
-    The last round may be cut short. A phrase that merely contains a word twice is not meant.
+    The last one may be cut off. A phrase that only contains a word twice is accepted.
     """
     for size in range(1, len(text) // 2 + 1):
         if text.startswith(text[size:]):

@@ -1,6 +1,6 @@
-"""How passwords are kept: Argon2id in PHC text, computed beside the event loop.
+"""How passwords are hashed: Argon2id in PHC text, computed in threads beside the event loop.
 
-Nothing here decides which passwords are good enough; see `password_rules`.
+`password_rules` decides which passwords are accepted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cost:
     """What one hash costs: `memory_kib` KiB, `passes` over them, in `lanes`.
 
     The defaults are the least that OWASP's Password Storage Cheat Sheet accepts; about 45 ms
-    of one core. Raise them here: stored hashes follow at their owners' next sign-in.
+    of one core. Raise them here: a stored hash is renewed when its owner signs in next.
     """
 
     memory_kib: int = 19 * 1024
@@ -44,19 +44,19 @@ class Cost:
 
 
 def normalize(password: str) -> str:
-    """Return the one spelling of a password that is hashed (NFKC, NIST SP 800-63B 3.1.1.2).
+    """Return the form of a password that is hashed (NFKC, NIST SP 800-63B 3.1.1.2).
 
-    The same characters typed on two keyboards can arrive composed or decomposed.
+    The same characters from two keyboards can arrive composed or decomposed.
     """
     return unicodedata.normalize("NFKC", password)
 
 
 class Passwords:
-    """Hash and verify passwords in a small thread pool that refuses what it cannot keep up with.
+    """Hash and verify passwords in a small thread pool that refuses work when it is full.
 
-    A class because of what it holds: the threads, the room left in their queue, and the decoy.
+    A class because it has the threads, the free places of their queue, and the decoy.
     `MOST_AT_ONCE` hashes may run or wait, about 1.5 s of work; one more is `Busy` (503) at
-    once, since a growing queue would end with everybody's time-out instead.
+    once, since with a growing queue every request would time out.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Passwords:
         return await self._run(lambda: self._hash(password))
 
     async def verify(self, password: str, phc: str | None) -> bool:
-        """Tell whether `password` is the one that `phc` was made from. Raises `Busy`.
+        """Tell whether `phc` is a hash of `password`. Raises `Busy`.
 
-        `None` stands for an account that does not exist: the same work is done against a
-        decoy, so that the time taken does not tell which accounts there are.
+        `None` stands for an account that does not exist: a decoy is verified then, so that the
+        time does not show which accounts exist.
         """
         matches = await self._run(lambda: self._matches(password, phc or self._decoy))
         return matches and phc is not None
 
     def is_outdated(self, phc: str) -> bool:
-        """Tell whether a stored hash was made at another cost than today's."""
+        """Tell whether a stored hash has another cost than new ones."""
         found = _PHC.fullmatch(phc)
         if found is None:
             return True
@@ -89,7 +89,7 @@ class Passwords:
         return Cost(memory, passes, lanes) != self.cost
 
     def close(self) -> None:
-        """End the threads; hashes that have not begun are dropped with their requests."""
+        """End the threads; hashes that have not begun are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[], _Result]) -> _Result:
@@ -99,7 +99,7 @@ class Passwords:
                 retry_after_seconds=BUSY_RETRY_SECONDS,
             )
         future = self._threads.submit(work)
-        # The thread frees its place, not the waiter: a hash runs on when its request goes away.
+        # The thread frees its place, not the request: a hash runs on when its request is cancelled.
         future.add_done_callback(lambda _: self._room.release())
         return await asyncio.wrap_future(future)
 
@@ -117,6 +117,6 @@ class Passwords:
     def _matches(password: str, phc: str) -> bool:
         try:
             Argon2id.verify_phc_encoded(normalize(password).encode(), phc)
-        except (InvalidKey, ValueError):  # the second: PHC text that is damaged in the database
+        except (InvalidKey, ValueError):  # ValueError: PHC text that is damaged in the database
             return False
         return True

@@ -8,7 +8,7 @@ import unicodedata
 USERNAME_MAX_LENGTH = 64
 EMAIL_MAX_LENGTH = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
 
-# UAX #9: marks that turn the direction of the text after them, so that a name can pose as another.
+# UAX #9: they change the direction of the text after them, so that a name can look like another.
 BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -31,8 +31,8 @@ def fold_username(text: str) -> str:
 def fold_email(text: str) -> str:
     """Return what must be unique of an email address, which is also what is stored.
 
-    RFC 5321 lets the part before the @ tell capitals apart; no mailbox of today does, and a
-    person who types them differently the next time must be let in.
+    RFC 5321 allows the part before the @ to be case-sensitive; no mail service does that, and
+    people who type it in another case must be able to sign in.
     """
     return fold_username(text)
 
@@ -52,12 +52,12 @@ def problem_with_username(text: str) -> str | None:
 def problem_with_email(text: str) -> str | None:
     """Say in one sentence why an email address is refused, or return `None`.
 
-    Only the outline is checked; whether a mailbox exists, no pattern knows.
+    Only the shape is checked; no pattern can tell whether a mailbox exists.
     """
     email = fold_email(text)
     if len(email) > EMAIL_MAX_LENGTH:
         return f"Use at most {EMAIL_MAX_LENGTH} characters."
-    # Stricter than for names: nothing invisible at all ("Other" of Unicode), joiners included.
+    # Stricter than for names: no invisible characters at all ("Other" in Unicode), also no joiners.
     if not _EMAIL.fullmatch(email) or any(unicodedata.category(c)[0] == "C" for c in email):
         return "Use an address such as ada@example.org."
     return None

@@ -1,6 +1,6 @@
-"""Who has an account here, and the proof that they are who they say.
+"""The accounts: created, proved by a password, changed and deleted.
 
-The only file that speaks to the `users` collection. One stored account:
+Only this module uses the `users` collection. One stored account:
 
     { _id: ObjectId
       email: str               folded; unique
@@ -39,11 +39,11 @@ _TAKEN = {
 
 @dataclass(frozen=True)
 class Account:
-    """One person's account; what pages and handlers may know of it, so without the hash.
+    """One account as the handlers may see it, without the hash of the password.
 
-    A session notes the `password_version` that it was opened under and is over when the
-    account has a newer one. Thus a sign-in with the old password that is under way while the
-    password is changed does not slip past the signing out of all other devices.
+    A session contains the `password_version` that it was opened with, and ends when the account
+    has a newer one: a sign-in with the old password that is in flight while the password changes
+    must not stay signed in.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Account:
 
 
 class Accounts:
-    """Create, prove, change and delete accounts in one database.
+    """Create, check, change and delete the accounts of one database.
 
     Raises `Refusal`s with sentences for people, and PyMongo's errors when MongoDB is away.
     """
@@ -73,16 +73,16 @@ class Accounts:
         )
 
     async def create_indexes(self) -> None:
-        """Create the two unique indexes; harmless when they exist."""
+        """Create the two unique indexes, unless they exist."""
         await ensure_index(self._users, "email", unique=True)
         await ensure_index(self._users, "username_folded", unique=True)
 
     def close(self) -> None:
-        """End the hashing threads. MongoDB's client belongs to whoever made it."""
+        """End the hashing threads; the client of MongoDB stays open."""
         self._passwords.close()
 
     def check_sign_up(self, *, username: str, email: str, password: str) -> None:
-        """Raise `FieldsRefused` with every fault of a sign-up; MongoDB is not asked."""
+        """Raise `FieldsRefused` with every problem of a sign-up that is visible without MongoDB."""
         found = {
             "username": usernames.problem_with_username(username),
             "email": usernames.problem_with_email(email),
@@ -106,15 +106,15 @@ class Accounts:
         try:
             await self._users.insert_one(document)
         except DuplicateKeyError as error:
-            # The unique index decides; a look before it lets two racing sign-ups both find nothing.
-            raise _exists(error) from None
+            # The unique index decides: two parallel sign-ups could both look and find nothing.
+            raise _taken(error) from None
         return _account(document)
 
     async def authenticate(self, email: str, password: str) -> Account | None:
-        """Return the account that this email address and password open, or `None`.
+        """Return the account with this email address and password, or `None`.
 
         An unknown address, a disabled account and a wrong password cost the same work (OWASP
-        ASVS 5.0, 6.3.8). A hash made at an older cost is renewed on the way. Raises `Busy`.
+        ASVS 5.0, 6.3.8). A hash with an older cost is replaced. Raises `Busy`.
         """
         document = await self._users.find_one({"email": usernames.fold_email(email)})
         phc = document["password"] if document else None
@@ -149,7 +149,7 @@ class Accounts:
     ) -> Account:
         """Store a new password and return the account, its `password_version` one higher.
 
-        Ending the sessions is the caller's part. `field` is the form field that a
+        The caller ends the sessions. `field` is the form field that a
         `FieldsRefused` names. Raises `Busy`, or `LookupError` when the account is gone.
         """
         problem = self._problem_with_password(password, account.username, account.email)
@@ -164,7 +164,7 @@ class Accounts:
             return_document=ReturnDocument.AFTER,
         )
         if document is None:
-            raise LookupError("this account was deleted meanwhile")
+            raise LookupError("this account was deleted in the meantime")
         return _account(document)
 
     async def set_disabled(self, account: Account, *, disabled: bool) -> bool:
@@ -187,7 +187,7 @@ class Accounts:
 
     async def _upgrade(self, document: Mapping[str, Any], password: str) -> None:
         phc = await self._passwords.hash(password)
-        # Only over the very hash that was verified: a password changed meanwhile stays changed.
+        # Only the hash that was verified is replaced: a password that was just changed stays.
         await self._users.update_one(
             {"_id": document["_id"], "password": document["password"]},
             {"$set": {"password": phc}},
@@ -208,12 +208,12 @@ def _account(document: Mapping[str, Any]) -> Account:
 
 
 def _now() -> datetime:
-    """Return this moment as MongoDB keeps it, in milliseconds: what is told is what is stored."""
+    """Return the time in milliseconds, as MongoDB stores it, so that both are equal."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-def _exists(error: DuplicateKeyError) -> AccountExists:
+def _taken(error: DuplicateKeyError) -> AccountExists:
     pattern = (error.details or {}).get("keyPattern", {})
     field = "email" if "email" in pattern else "username"
     return AccountExists(field, _TAKEN[field])

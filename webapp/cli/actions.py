@@ -1,4 +1,4 @@
-"""What an operator can do to accounts and sessions, apart from how it is typed and shown.
+"""What an operator can do to accounts and sessions; `parser` says how it is typed and printed.
 
 Each command returns an `Outcome`: a table for people, the same rows for machines.
 """
@@ -30,7 +30,7 @@ class Outcome:
 
 
 async def stats(app: web.Application) -> Outcome:
-    """Count the live sessions, and those that still hang on another secret than the first."""
+    """Count the active sessions, and those that still need another secret than the first."""
     live = await app[STORAGE].count()
     retired = await app[STORAGE].count(retired=True)
     advice = rotation_advice(retired, len(app[CONFIG].session_secrets))
@@ -40,12 +40,12 @@ async def stats(app: web.Application) -> Outcome:
 def rotation_advice(retired: int, secrets: int) -> str:
     """Say what an operator who rotates the secret should do next."""
     if retired == 0:
-        return "Every session is under the first secret; older ones can be removed from SESSION_SECRET."
+        return "Every session is under the first secret; remove the older ones from SESSION_SECRET."
     if secrets > 1:
         return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
     return (
         f"{retired} sessions need a secret that SESSION_SECRET does not list: their users may be"
-        " signed out. If that is not meant, put the old secret back behind the new one."
+        " signed out. If this is a mistake, put the old secret back behind the new one."
     )
 
 
@@ -62,22 +62,22 @@ async def list_sessions(app: web.Application, email: str) -> Outcome:
         }
         async for session in app[STORAGE].sessions(account.id)
     ]
-    return Outcome(f"Live sessions of {account.email}: {len(rows)}.", rows)
+    return Outcome(f"Active sessions of {account.email}: {len(rows)}.", rows)
 
 
 async def revoke(app: web.Application, email: str) -> Outcome:
     """End every session of an account.
 
-    Whose a session is cannot be told without the secret that it is under: `stats` counts those.
+    The owner of a session is unknown without the secret that it is under: `stats` counts those.
     """
     account = await _account(app, email)
     ended = await app[STORAGE].revoke_owner(account.id)
-    sentence = f"Every session of {account.email} under SESSION_SECRET is ended."
+    sentence = f"Every session of {account.email} under SESSION_SECRET has ended."
     return Outcome(sentence, [{"ended_sessions": ended}])
 
 
 async def purge(app: web.Application) -> Outcome:
-    """Delete expired sessions: for servers without TTL indexes."""
+    """Delete expired sessions, for servers without TTL indexes."""
     deleted = await app[STORAGE].purge()
     return Outcome("Expired sessions are deleted.", [{"deleted_sessions": deleted}])
 
@@ -91,7 +91,7 @@ async def add_user(app: web.Application, email: str, username: str, password: st
 
 
 async def set_password(app: web.Application, email: str, password: str) -> Outcome:
-    """Give an account a new password and end its sessions: whoever had the old one is out."""
+    """Give an account a new password and end its sessions."""
     account = await _account(app, email)
     await app[ACCOUNTS].set_password(account, password)
     ended = await app[STORAGE].revoke_owner(account.id)
@@ -99,7 +99,7 @@ async def set_password(app: web.Application, email: str, password: str) -> Outco
 
 
 async def disable(app: web.Application, email: str) -> Outcome:
-    """Lock an account and end its sessions; its sign-in is then answered like a wrong password."""
+    """Lock an account and end its sessions; signing in then fails as with a wrong password."""
     account = await _account(app, email)
     await app[ACCOUNTS].set_disabled(account, disabled=True)
     ended = await app[STORAGE].revoke_owner(account.id)

@@ -1,4 +1,4 @@
-"""What can be typed, and how an outcome is shown; what the commands do is in `actions`."""
+"""What can be typed, and how a result is printed; `actions` does the work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ exit codes:
   0   done
   1   not done: no such account, a refused password, the port in use, MongoDB away; the reason
       is on standard error
-  2   the command was typed wrong
+  2   wrong arguments
   78  the configuration, or MongoDB at start, is not valid; one line per problem on standard error
   130 interrupted
 """

@@ -1,7 +1,7 @@
-"""Which MongoDB addresses are accepted, and what is said about the others.
+"""Which MongoDB addresses are accepted, and what is wrong with the others.
 
-PyMongo's own messages can repeat pieces of a password with an unescaped character in it, so none
-of them is passed on: only names of options that PyMongo knows are ever repeated.
+PyMongo's own messages can contain a part of a password with an unescaped character, so none of
+them is shown: of the address only the names of options that PyMongo knows are repeated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MONGODB_OWN = ("admin", "config", "local")
 
 
 def address(uri: str) -> str:
-    """Accept an address that PyMongo takes without an error or a warning, and that acknowledges.
+    """Accept an address that PyMongo takes without error or warning, and that acknowledges writes.
 
     No name is looked up and nothing is connected.  Raises `ValueError`, never with text of the
     address other than the names of known options.
@@ -44,18 +44,18 @@ def address(uri: str) -> str:
             " and password as %XX"
         )
     if _options(uri).get("w") == 0:
-        raise ValueError("w=0 loses sessions without a word; leave w out, or use w=majority")
+        raise ValueError("w=0 loses sessions silently; leave w out, or use w=majority")
     return uri
 
 
 def database(text: str) -> str:
-    """Accept a database name that MongoDB takes and that is not its own."""
+    """Accept a database name that MongoDB allows and that it does not use itself."""
     if len(text.encode()) > LONGEST_DATABASE_BYTES or BAD_DATABASE.search(text):
         raise ValueError(
             f"is not a database name; use up to {LONGEST_DATABASE_BYTES} letters, digits, - and _"
         )
     if text in MONGODB_OWN:
-        raise ValueError(f"{text!r} belongs to MongoDB itself; name a database of the app's own")
+        raise ValueError(f"{text!r} belongs to MongoDB itself; use a database of the app's own")
     return text
 
 
@@ -71,11 +71,11 @@ def says(uri: str, *names: str) -> bool:
 
 
 def dangers(uri: str, *, plaintext_allowed: bool) -> Iterator[str]:
-    """Yield what makes an accepted address unfit for production."""
+    """Yield why an accepted address is not safe in production."""
     options = _options(uri)
     for name in UNCHECKED_TLS:
         if says(uri, name) and options.get(name):
-            yield f"{name} lets anybody in between pose as the database; remove it in production"
+            yield f"{name} lets an attacker pose as the database; remove it in production"
     encrypted = options.get("tls", uri.startswith(SRV))
     if not (encrypted or plaintext_allowed or all(map(_is_loopback, _hosts(uri)))):
         yield (
@@ -90,7 +90,7 @@ def _wrong_options(uri: str) -> Iterator[tuple[str, str]]:
         option = known.get(name.casefold())
         if option is None:
             near = get_close_matches(name, URI_OPTIONS, n=1)
-            meant = f"; was {near[0]} meant?" if near else "; see PyMongo's list of URI options"
+            meant = f"; did you mean {near[0]}?" if near else "; see PyMongo's list of URI options"
             yield "an option", f"is not known to PyMongo{meant}"
         elif name.casefold() not in SRV_ONLY and not _is_accepted(
             f"{PLAIN}host/?{name}={value}", alone=True
@@ -99,7 +99,7 @@ def _wrong_options(uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_accepted(uri: str, *, alone: bool = False) -> bool:
-    """Ask PyMongo; an option taken `alone` may lack the company that it needs."""
+    """Ask PyMongo; an option that is checked `alone` may lack others that it needs."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -120,7 +120,7 @@ def _is_srv_shape(uri: str) -> bool:
 
 
 def _without_lookup(uri: str) -> str:
-    # parse_uri asks the DNS about mongodb+srv names: a wrong variable must be told in no time.
+    # parse_uri asks the DNS about mongodb+srv names; a wrong variable must be reported at once.
     if not uri.startswith(SRV):
         return uri
     front = uri.removeprefix(SRV).partition("?")[0]

@@ -116,7 +116,7 @@ class Variables:
 
 
 def shown(text: str) -> str:
-    """Quote a value for a message, unless it could be a misplaced secret or an address with one."""
+    """Quote a value for a message, unless it could be or contain a secret."""
     if len(text) > LONGEST_SHOWN or "@" in text:
         return "the value"
     return repr(text)
@@ -232,6 +232,6 @@ def misspelt(environ: Collection[str], known: Collection[str], prefix: str) -> I
     for name in sorted(set(environ) - set(known)):
         near = get_close_matches(name.upper(), known, n=1, cutoff=NEAR_MISS)
         if near:
-            yield f"{name}: is not read; was {near[0]} meant?"
+            yield f"{name}: is not read; did you mean {near[0]}?"
         elif name.upper().startswith(prefix):
             yield f"{name}: is not read; no variable starts with {prefix}"

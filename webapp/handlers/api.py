@@ -1,7 +1,7 @@
-"""The JSON API: the same deeds as the pages, for a separate front end.
+"""The JSON API: the same actions as the pages, for a separate front end.
 
-Errors are raised and become `application/problem+json` in `errors`. What each route takes and
-answers is told in `openapi`.
+Errors are raised and become `application/problem+json` in `http.error_pages`. `openapi` describes
+what each route takes and answers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ async def sign_in(request: web.Request) -> web.Response:
 async def sign_out(request: web.Request) -> web.Response:
     """End the session if there is one: 204 either way."""
     await auth.sign_out(request)
-    return _nothing(leaving=True)
+    return _no_content(leaving=True)
 
 
 async def profile(request: web.Request) -> web.Response:
-    """Return whose session this is."""
+    """Return the profile of who is signed in."""
     return _json(_profile(await auth.current_account(request)))
 
 
@@ -47,11 +47,11 @@ async def delete_profile(request: web.Request) -> web.Response:
     account = await auth.current_account(request)
     form = from_json(Confirmation, await json_fields(request))
     await auth.delete_account(request, account, form)
-    return _nothing(leaving=True)
+    return _no_content(leaving=True)
 
 
 async def device_list(request: web.Request) -> web.Response:
-    """Return every live session of this account."""
+    """Return every active session of this account."""
     account = await auth.current_account(request)
     found = await devices.signed_in(request, account)
     return _json({"sessions": [_device(device) for device in found]})
@@ -63,14 +63,14 @@ async def sign_out_device(request: web.Request) -> web.Response:
     device = await devices.sign_out(request, account, request.match_info["handle"])
     if device is None:
         raise web.HTTPNotFound(text="You have no session with this handle.")
-    return _nothing(leaving=device.current)
+    return _no_content(leaving=device.current)
 
 
 async def sign_out_others(request: web.Request) -> web.Response:
-    """End every session of this account but this one: 204."""
+    """End every other session of this account: 204."""
     account = await auth.current_account(request)
     await devices.sign_out_others(request, account)
-    return _nothing()
+    return _no_content()
 
 
 async def description(request: web.Request) -> web.Response:
@@ -104,12 +104,12 @@ def _json(body: object, *, status: int = 200) -> web.Response:
     return web.json_response(body, status=status)
 
 
-def _nothing(*, leaving: bool = False) -> web.Response:
+def _no_content(*, leaving: bool = False) -> web.Response:
     return web.Response(status=204, headers=LEAVING if leaving else None)
 
 
 def _profile(account: Account) -> dict[str, str]:
-    """Return what a client may know of an account: these fields and no others."""
+    """Return the fields of an account that a client may see."""
     return {
         "username": account.username,
         "email": account.email,

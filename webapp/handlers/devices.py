@@ -1,4 +1,4 @@
-"""The places where somebody is signed in: named in words, listed, signed out."""
+"""Devices, the active sessions of an account: named in words, listed, signed out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN = "Unknown device"
 LOGGED_CHARACTERS = 8
 _READ_CHARACTERS = 512
 
-# The first that is found wins: most browsers also claim to be those further down.
+# The first match counts: most browsers also name those further down.
 _BROWSERS = (
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -46,7 +46,7 @@ _SYSTEMS = (
 
 @dataclass(frozen=True)
 class Device:
-    """One live session as its owner sees it. The handle may be shown; it is no cookie."""
+    """One active session as its owner sees it. The handle is public; it is not the cookie."""
 
     handle: str
     label: str
@@ -59,7 +59,7 @@ class Device:
 def describe(request: web.Request) -> str:
     """Say which browser on which system sent a request: "Firefox on Linux".
 
-    Only words of our own: nothing that a stranger wrote into `User-Agent` is kept.
+    Only words from the lists above: nothing of the `User-Agent` itself is stored.
     """
     agent = request.headers.get("User-Agent", "")[:_READ_CHARACTERS]
     browser = next((name for mark, name in _BROWSERS if mark in agent), None)
@@ -89,7 +89,7 @@ async def signed_in(request: web.Request, account: Account) -> list[Device]:
 async def sign_out(request: web.Request, account: Account, handle: str) -> Device | None:
     """Sign one device of `account` out and return it; `None` if it was not signed in.
 
-    Somebody else's handle is like one that does not exist.
+    A handle of another account is treated like one that does not exist.
     """
     devices = await signed_in(request, account)
     device = next((device for device in devices if device.handle == handle), None)
@@ -105,7 +105,7 @@ async def sign_out(request: web.Request, account: Account, handle: str) -> Devic
 
 
 async def sign_out_others(request: web.Request, account: Account) -> int:
-    """Sign `account` out everywhere but here; return how many devices that were."""
+    """Sign out every other device of `account`; return how many there were."""
     session = await get_session(request)
     count = await request.app[STORAGE].revoke_owner(account.id, keep=session)
     event(request, "revoked", account=account.id, count=count)

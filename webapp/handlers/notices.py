@@ -1,8 +1,8 @@
-"""The sentence that tells on the next page how the last request ended.
+"""The sentence on the next page that says what the last request did.
 
-For somebody who is signed in it waits in the session. For everybody else, who has none and
-shall not get one for this, the address carries the name of a sentence from a fixed list:
-nobody can make this site say words of their own with a link.
+For somebody who is signed in it is kept in the session. Other visitors have no session and must
+not get one for this: the address names a sentence of a fixed list, so that a link cannot make
+this site say anything else.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SESSION_KEY = "notice"
 
 
 def named(request: web.Request) -> str | None:
-    """Return the sentence that the address names, if it is one of ours."""
+    """Return the sentence that the address names, if it is in the list."""
     return SENTENCES.get(request.query.get("notice", ""))
 
 
-async def leave(request: web.Request, sentence: str) -> None:
+async def keep(request: web.Request, sentence: str) -> None:
     """Keep a sentence for the next page of somebody who is signed in."""
     session = await get_session(request)
     session[SESSION_KEY] = sentence
 
 
 async def take(request: web.Request) -> str | None:
-    """Return the sentence that was left, once."""
+    """Return the kept sentence, once."""
     session = await get_session(request)
     sentence: str | None = session.pop(SESSION_KEY, None)
     return sentence

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 description of the JSON API, served at `/api/openapi.json`.
 
-Written beside the handlers rather than generated from them, and held to the truth by the
-tests, which send what it allows and what it forbids to the running app.
+Written by hand, not generated from the handlers. The tests send what it allows and what it
+forbids to the running app, so that the two agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HANDLE = {"name": "handle", "in": "path", "required": True, "schema": {"type": 
 
 
 def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]:
-    """Build the description. `password_min_length` is the configured one, in characters."""
+    """Build the description; `password_min_length` is in characters."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -117,7 +117,7 @@ def _operation(
     body: str | None = None,
     errors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    # 403: the cross-site check, which stands before every route that changes anything.
+    # 403: from the cross-site check, which comes before every route.
     reading = (400, 413, 415) if body else ()
     operation: dict[str, Any] = {
         "summary": summary,
@@ -133,7 +133,7 @@ def _operation(
 
 def _answer(schema: str | None) -> dict[str, Any]:
     if schema is None:
-        return {"description": "Done; there is nothing to say."}
+        return {"description": "Done; no content."}
     return {"description": f"A {schema.lower()}.", "content": _content(schema)}
 
 
@@ -144,7 +144,7 @@ def _content(schema: str) -> dict[str, Any]:
 def _schemas(password_min_length: int) -> dict[str, Any]:
     sign_up = _form(SignUp)
     sign_up["properties"]["username"]["maxLength"] = USERNAME_MAX_LENGTH
-    # No "format": only an address's outline is checked, and RFC 5321 forbids more than that.
+    # No "format": only the shape of an address is checked, and RFC 5321 is stricter.
     sign_up["properties"]["email"] |= {
         "description": "An address such as ada@example.org.",
         "maxLength": EMAIL_MAX_LENGTH,
@@ -174,7 +174,7 @@ def _schemas(password_min_length: int) -> dict[str, Any]:
 
 
 def _form(kind: type) -> dict[str, Any]:
-    """Describe a form by its class: the fields, their types, which must be there."""
+    """Describe a form by its class: the fields, their types, which are required."""
     no_nul = "^[^\\u0000]*$"
     text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_LENGTH, "pattern": no_nul}
     return {
@@ -198,7 +198,7 @@ def _record(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem() -> dict[str, Any]:
-    """Describe RFC 9457's problem, with one more member: the fields that are at fault."""
+    """Describe the problem of RFC 9457, with one more member: the fields that are wrong."""
     text = {"type": "string"}
     error = _record({"field": text, "detail": text})
     problem = _record({"type": text, "title": text, "status": {"type": "integer"}, "detail": text})
@@ -214,13 +214,13 @@ def _responses() -> dict[str, Any]:
         400: "The body could not be read.",
         401: "Not signed in, or signing in failed.",
         403: "Not from an allowed origin, or the current password is wrong.",
-        404: "There is no such session of yours.",
+        404: "You have no session with this handle.",
         409: "The email address or user name is taken.",
         413: "The body is too large.",
         415: "The body is not application/json.",
         422: "Some fields cannot be accepted; `errors` names them.",
         429: "Too many attempts.",
-        503: "The database or the server is too busy, or away.",
+        503: "The server is busy, or the database does not answer.",
     }
     return {
         str(status): {"description": meaning, "content": content}

@@ -1,7 +1,7 @@
 """The HTML pages: each handler reads a form, calls `auth` or `devices`, and answers.
 
-No decision about accounts or sessions is made here. Every form that is refused is shown
-again with its sentence, its status and what was typed, passwords aside.
+No decision about accounts or sessions is made here. A refused form is shown again with its
+sentence, its status and what was typed, except passwords.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from webapp.http.durations import relative
 from webapp.http.refusals import NotSignedIn, Refusal
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# ASVS 5.0, 14.3.1. Not "cookies": it would also wipe those of sibling sites.
+# ASVS 5.0, 14.3.1. Not "cookies": that would also delete those of sites under the same domain.
 LEAVING = {"Clear-Site-Data": '"cache", "storage"'}
 # What the layout asks for, of a page without any of it.
 _BARE: dict[str, object] = {"account": None, "notice": None, "problem": None, "errors": {}}
@@ -37,7 +37,7 @@ _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
 
 async def home(request: web.Request) -> web.Response:
-    """Greet whoever comes; the one page that is served while the database is away."""
+    """Show the start page, also while the database does not answer."""
     try:
         account = await _visitor(request)
     except (StorageUnavailable, PyMongoError):
@@ -51,7 +51,7 @@ async def sign_up_form(request: web.Request) -> web.Response:
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    """Create an account, then lead to the sign-in page."""
+    """Create an account, then redirect to the sign-in page."""
     values = await form_fields(request)
     try:
         await auth.sign_up(request, from_page(SignUp, values))
@@ -61,7 +61,7 @@ async def sign_up(request: web.Request) -> web.Response:
 
 
 async def sign_in_form(request: web.Request) -> web.Response:
-    """Show the sign-in form, or lead on whoever is signed in already."""
+    """Show the sign-in form, or redirect a visitor who is signed in already."""
     next_ = local_path(request.query.get("next"))
     if await _visitor(request):
         raise web.HTTPSeeOther(next_)
@@ -69,7 +69,7 @@ async def sign_in_form(request: web.Request) -> web.Response:
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """Open a session and lead to where the visitor was going."""
+    """Open a session and redirect to the page that the visitor asked for."""
     values = await form_fields(request)
     next_ = local_path(values.get("next"))
     try:
@@ -80,7 +80,7 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 async def sign_out(request: web.Request) -> NoReturn:
-    """End the session and lead home."""
+    """End the session and redirect to the start page."""
     await auth.sign_out(request)
     raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
 
@@ -111,17 +111,17 @@ async def change_password(request: web.Request) -> web.Response:
         await auth.change_password(request, account, from_page(PasswordChange, values))
     except Refusal as refusal:
         return _again(request, "password.html", refusal, values, account)
-    await notices.leave(request, "Your password is changed. All other devices are signed out.")
+    await notices.keep(request, "Your password is changed. All other devices are signed out.")
     raise web.HTTPSeeOther("/profile")
 
 
 async def delete_form(request: web.Request) -> web.Response:
-    """Ask once more before an account is deleted."""
+    """Ask for the password before an account is deleted."""
     return _page(request, "delete.html", await _signed_in(request))
 
 
 async def delete_account(request: web.Request) -> web.Response:
-    """Delete the account with all its sessions and lead home."""
+    """Delete the account with all its sessions and redirect to the start page."""
     account = await _signed_in(request)
     values = await form_fields(request)
     try:
@@ -141,17 +141,17 @@ async def device_list(request: web.Request) -> web.Response:
 
 
 async def sign_out_devices(request: web.Request) -> web.Response:
-    """Sign out the device whose handle was sent, or without one all others."""
+    """Sign out the device with the handle of the form, or all others without a handle."""
     account = await _signed_in(request)
     handle = (await form_fields(request)).get("handle")
     if not isinstance(handle, str):
         count = await devices.sign_out_others(request, account)
-        await notices.leave(request, _others_signed_out(count))
+        await notices.keep(request, _others_signed_out(count))
         raise web.HTTPSeeOther("/profile/sessions")
     device = await devices.sign_out(request, account, handle)
     if device and device.current:
         raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
-    await notices.leave(
+    await notices.keep(
         request,
         f"{device.label} was signed out." if device else "That device was signed out already.",
     )
@@ -210,7 +210,7 @@ async def _visitor(request: web.Request) -> Account | None:
 
 
 async def _signed_in(request: web.Request) -> Account:
-    """Return whose page this is, or lead to the sign-in page and back afterwards."""
+    """Return who is signed in, or redirect to the sign-in page, and back after signing in."""
     try:
         return await auth.current_account(request)
     except NotSignedIn as refusal:
@@ -246,7 +246,7 @@ def _again(
     account: Account | None = None,
     **context: Any,
 ) -> web.Response:
-    """Show a refused form again, filled in with what was typed, passwords aside."""
+    """Show a refused form again with what was typed, except passwords."""
     response = _page(
         request,
         template,
@@ -257,7 +257,7 @@ def _again(
         typed={name: values[name] for name in _KEPT_WHEN_REFUSED if name in values},
         **context,
     )
-    response.headers.update(refusal.told_headers)
+    response.headers.update(refusal.extra_headers)
     return response
 
 

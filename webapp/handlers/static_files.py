@@ -1,4 +1,4 @@
-"""The stylesheet and the icon: read once, served from memory, kept by browsers until changed."""
+"""The stylesheet and the icon: served from memory, and cached by browsers until they change."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from aiohttp import web
 
 FOLDER = Path(__file__).parent / "static"
-# The address of a file changes with its content, so nobody ever needs to ask again.
-FOREVER = "public, max-age=31536000, immutable"
+# The address of a file changes with its content, so browsers never need to ask again.
+IMMUTABLE = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
 
@@ -31,9 +31,9 @@ class StaticFile:
 
 
 class StaticFiles:
-    """All files of one folder, which hold few kilobytes and never change while the app runs.
+    """All files of one folder: a few kilobytes, which do not change while the app runs.
 
-    Not aiohttp's `add_static`: that reads the disk on each request and cannot say `immutable`.
+    Not aiohttp's `add_static`, which reads the disk for each request and cannot send `immutable`.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -53,7 +53,7 @@ class StaticFiles:
             body=file.body,
             content_type=file.content_type,
             charset="utf-8",
-            headers={"Cache-Control": FOREVER if is_current else ASK_AGAIN},
+            headers={"Cache-Control": IMMUTABLE if is_current else ASK_AGAIN},
         )
 
 

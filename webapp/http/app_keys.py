@@ -1,8 +1,8 @@
-"""The names under which an application and a request carry their parts.
+"""Where an app and a request keep their parts.
 
-`request[CLIENT]` is who asks, as far as it can be believed; the gate puts it there before any
-handler runs, and on the original request as well as on its clones, so that the access line and
-`on_response_prepare` see it too.
+`request[CLIENT]` is who sent the request, as far as that can be trusted.  `middlewares` sets it
+before any handler runs, on the original request as well as on its clones, so that the access line
+and `on_response_prepare` see it too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""From the bytes of a request body to plain fields: strictly, or not at all.
+"""How a request body becomes fields.
 
-Only what the app's own forms and API clients send is read: one content type per kind of
-route, UTF-8 that decodes, every field once.
-Everything else is a refusal with a sentence, never a traceback.
+Pages accept forms and the API accepts JSON, as valid UTF-8, with every field once.  Everything
+else is refused with a sentence, never a traceback.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ async def form_fields(request: web.Request) -> dict[str, object]:
 
     Raises `WrongMediaType`, `UnreadableBody`, or aiohttp's 413 beyond the app's `client_max_size`.
     """
-    text = await _text(request, FORM, "This page reads submitted forms.")
+    text = await _text(request, FORM, "This page accepts submitted forms only.")
     try:
         pairs = parse_qsl(
             text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
         )
-    except ValueError:  # also UnicodeDecodeError: %FF is no UTF-8
+    except ValueError:  # also UnicodeDecodeError: %FF is not UTF-8
         raise UnreadableBody("The form has too many fields, or text that is not UTF-8.") from None
     return _once("form", pairs)
 
@@ -58,7 +57,7 @@ async def _text(request: web.Request, media_type: str, wanted: str) -> str:
         raise WrongMediaType(wanted)
     try:
         body = await request.read()
-        # Whatever charset is claimed: WHATWG forms and RFC 8259 JSON are UTF-8.
+        # Whatever charset the header names: WHATWG forms and RFC 8259 JSON are UTF-8.
         return body.decode("utf-8")
     except UnicodeDecodeError:
         raise UnreadableBody("The body is not UTF-8 text.") from None
@@ -69,8 +68,8 @@ async def _text(request: web.Request, media_type: str, wanted: str) -> str:
 def _once(kind: str, pairs: list[tuple[str, Any]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        # Programs disagree on which of two values counts, and attacks live on that.
-        raise UnreadableBody(f"The {kind} names a field more than once.")
+        # Programs disagree on which of two values counts, and attacks use that.
+        raise UnreadableBody(f"The {kind} contains a field more than once.")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""The cross-site check: a change must have been asked for by one of this site's own pages."""
+"""The cross-site check: only this site's own pages may change anything."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.METH_TR
 
 
 def same_site_only(config: Config) -> Middleware:
-    """Refuse changes that another site's page asks for, before the body is read.
+    """Refuse a request of another site's page that would change something; its body is not read.
 
-    No token: an anonymous visit then writes nothing.  What counts is what the browser says and a
-    page cannot forge, `Sec-Fetch-Site`, else `Origin` (OWASP CSRF cheat sheet, "Fetch Metadata").
-    With neither, 403 in production; development lets plain curl in.
+    Not by a token, so that an anonymous visit writes nothing, but by headers that a page cannot
+    forge: `Sec-Fetch-Site`, else `Origin` (OWASP CSRF cheat sheet, "Fetch Metadata").  Without
+    both, 403 in production; in development allowed, for curl.
     """
     origins = frozenset(config.allowed_origins)
 
@@ -45,9 +45,10 @@ def same_site_only(config: Config) -> Middleware:
 def is_own_site(
     headers: Headers, client: Client, shared: Collection[str], *, without_evidence: bool
 ) -> bool:
-    """Tell whether a change was asked for by this site, or by an origin in `shared`.
+    """Tell whether a request comes from a page of this site, or from an origin in `shared`.
 
-    Doubled headers count as foreign.  `without_evidence` answers for requests with neither header.
+    A header that is there twice counts as another site.  `without_evidence` is the answer for a
+    request with neither header.
     """
     sites = headers.getall("Sec-Fetch-Site", [])
     origins = headers.getall(hdrs.ORIGIN, [])
@@ -56,26 +57,26 @@ def is_own_site(
     if origins and origins[0] in shared:
         return True
     if sites:
-        # none: the user's own doing, such as a reload
+        # none: the user did it, by a bookmark for example
         return sites[0] in ("same-origin", "none")
     if origins:
-        return _names(origins[0], client)
+        return _is_same_origin(origins[0], client)
     return without_evidence
 
 
-def _names(origin: str, client: Client) -> bool:
-    """Compare scheme, host and port, the default ports dropped (RFC 6454 4)."""
+def _is_same_origin(origin: str, client: Client) -> bool:
+    """Compare scheme, host and port, without default ports (RFC 6454 4)."""
     try:
         url = URL(origin)
         port = url.port
     except ValueError:
         return False
     own_port = port_of(client.host) or DEFAULT_PORTS[client.scheme]
-    named = host_name_of(client.host)
+    own_name = host_name_of(client.host)
     return (
-        named is not None
+        own_name is not None
         and url.scheme == client.scheme
-        and (url.host or "").casefold().removesuffix(".") == named
+        and (url.host or "").casefold().removesuffix(".") == own_name
         and port == own_port
     )
 

@@ -1,6 +1,6 @@
 """Lengths of time in words: "40 seconds", "2 minutes ago", "in 13 days".
 
-One unit is enough for a person; the exact time stands beside it in the page.
+One unit is enough for people; a page shows the exact time beside it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ JUST_NOW_SECONDS = 45.0
 
 
 def whole_seconds(seconds: float) -> int:
-    """Round up to a whole second, and to one second at the least."""
+    """Round up to whole seconds, to at least one."""
     return max(1, math.ceil(seconds))
 
 
 def in_words(seconds: float) -> str:
-    """Say how long `seconds` is, rounded up: whoever waits that long has waited enough.
+    """Say how long `seconds` is, rounded up, so that a wait of that length is long enough.
 
-    Two of a unit are the least that is said in it ("90 seconds", then "2 minutes"), except
-    where the length is exactly one ("1 minute").
+    A unit is used from two of it on ("90 seconds", then "2 minutes"), and for exactly one
+    ("1 minute").
     """
     whole = whole_seconds(seconds)
     for size, name in UNITS:
@@ -36,9 +36,9 @@ def in_words(seconds: float) -> str:
 
 
 def relative(moment: datetime, now: datetime) -> str:
-    """Say when `moment` is, seen from `now`: "just now", "3 hours ago", "in 13 days".
+    """Say when `moment` is, relative to `now`: "just now", "3 hours ago", "in 13 days".
 
-    Both are aware datetimes. What is past is rounded down, what is to come to the nearest whole.
+    Both are aware datetimes. The past is rounded down, the future to the nearest unit.
     """
     seconds = (moment - now).total_seconds()
     distance = abs(seconds)

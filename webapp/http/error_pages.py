@@ -25,17 +25,20 @@ STORE_RETRY_SECONDS = 5
 _STORE_AWAY = "Our database does not answer at the moment, please try again shortly."
 
 _WORDS = {
-    400: ("This request could not be read", "Something in it is not as it should be."),
-    401: ("Please sign in", "This page is for people who are signed in."),
+    400: ("This request could not be read", "Something in it is not valid."),
+    401: ("Please sign in", "You need to be signed in to see this page."),
     403: ("Not allowed", "This request did not come from one of this site's own pages."),
-    404: ("Nothing here", "There is nothing at this address."),
-    405: ("Not like this", "This address exists, but it cannot be used in this way."),
-    413: ("Too large", "What was sent is larger than anything this site needs."),
-    415: ("Wrong kind of content", "What was sent is not a form that this site knows."),
-    421: ("Wrong address", "This server does not answer for the host name that was asked for."),
+    404: ("Page not found", "There is nothing at this address."),
+    405: ("Method not allowed", "This address does not accept this kind of request."),
+    413: ("Too large", "The request is larger than this site accepts."),
+    415: ("Wrong kind of content", "This site does not accept this type of content here."),
+    421: ("Wrong address", "This server does not serve this host name."),
     429: ("Too many attempts", "Please wait a little before you try again."),
-    500: ("Something went wrong", "The mistake is ours; it has been noted. Please try again."),
-    503: ("Back in a moment", "The server cannot answer this right now, please try again shortly."),
+    500: (
+        "Something went wrong",
+        "The error is ours, and it has been logged. Please try again.",
+    ),
+    503: ("Not available now", "The server cannot answer at the moment, please try again shortly."),
 }
 
 
@@ -87,7 +90,7 @@ def _words(error: web.HTTPException) -> tuple[str, str]:
     heading, sentence = _WORDS.get(error.status, (error.reason, "This did not work."))
     if isinstance(error, Refusal):
         return heading, error.sentence
-    # aiohttp's own texts are only "404: Not Found"; whoever wrote a sentence meant it to be read.
+    # aiohttp's own texts are like "404: Not Found"; any other sentence was written to be read.
     own = error.text and error.text != f"{error.status}: {error.reason}"
     return heading, error.text or "" if own else sentence
 

@@ -1,4 +1,4 @@
-"""The headers of every answer: what a browser may do with it, and which origins may read it."""
+"""The headers of every answer: what browsers may do with it, and which origins may read it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADERS = {
     ),
     "Server": "webapp",
 }
-HSTS = "max-age=63072000"  # two years; siblings under the same domain decide for themselves
+HSTS = "max-age=63072000"  # two years; no includeSubDomains, which would affect other sites
 CORS_METHODS = "GET, HEAD, POST, DELETE"
 CORS_HEADERS = "Content-Type, X-Request-Id"
 CORS_EXPOSED = "Retry-After, X-Request-Id"
@@ -47,30 +47,30 @@ def header_signal(config: Config) -> _Signal:
     origins = frozenset(config.allowed_origins)
 
     async def complete(request: web.Request, response: web.StreamResponse) -> None:
-        identify(request)  # an answer to `Expect` comes before every middleware
+        identify(request)  # aiohttp answers `Expect` before any middleware
         response.headers.update(HEADERS)
         response.headers["X-Request-Id"] = request[REQUEST_ID]
-        # Nothing is kept by a shared cache or the back button unless a handler says so.
+        # No cache and no back button shows it again, unless a handler allows that.
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         if request[CLIENT].scheme == "https":
             response.headers["Strict-Transport-Security"] = HSTS
         if origins and is_api(request):
-            _share(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
+            _add_cors_headers(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
         remove_quoted_line(request, response)
         if request.app[IN_FLIGHT].draining:
-            # The router must not send its next request down a connection that is about to end.
+            # The router must not send its next request over a connection that is about to end.
             response.headers[hdrs.CONNECTION] = "close"
             response.force_close()
 
     return complete
 
 
-def _share(answer: CIMultiDict[str], asking: list[str], origins: Collection[str]) -> None:
-    """Add the CORS headers for an allowed origin; `Vary` for everybody, or caches mix them up."""
+def _add_cors_headers(answer: CIMultiDict[str], sent: list[str], origins: Collection[str]) -> None:
+    """Add the CORS headers for an allowed origin; `Vary` in any case, or caches mix answers up."""
     answer.add(hdrs.VARY, hdrs.ORIGIN)
-    if len(asking) != 1 or asking[0] not in origins:
+    if len(sent) != 1 or sent[0] not in origins:
         return
-    answer[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = asking[0]
+    answer[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = sent[0]
     answer[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
     answer[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = CORS_METHODS
     answer[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = CORS_HEADERS

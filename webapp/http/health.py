@@ -1,4 +1,4 @@
-"""The operator's routes: alive, ready, and the numbers."""
+"""The operator's routes: whether the process is alive and ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 from webapp.http.app_keys import CONFIG, DATABASE, IN_FLIGHT, METRICS
 from webapp.http.metrics import CONTENT_TYPE
 
-# Asked from inside, by address and in plain http: exempt from the forwarded, host and https rules.
+# Requested from inside, by address, over plain http: exempt from the proxy, host and https rules.
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})
 PING_SECONDS = 2.0
 
@@ -25,7 +25,7 @@ def add_routes(app: web.Application) -> None:
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    """Answer 200: the process is alive, whatever its database does."""
+    """Answer 200: the process is alive, with or without its database."""
     return web.json_response({"status": "alive"})
 
 
@@ -42,7 +42,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text to who knows `METRICS_TOKEN` (RFC 6750), 401 to all others."""
+    """Answer Prometheus' text for the bearer of `METRICS_TOKEN` (RFC 6750), 401 for others."""
     expected = f"Bearer {request.app[CONFIG].metrics_token}".encode()
     given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "surrogateescape")
     if not secrets.compare_digest(given, expected):

@@ -1,4 +1,4 @@
-"""Which requests are being answered right now, and whether the process is on its way out."""
+"""How many requests are being answered now, and whether the process is ending."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class InFlight:
-    """Count of the requests whose handler has begun and not ended, bodies still arriving included.
+    """The number of requests whose handler has started and not ended; bodies may still arrive.
 
-    A class because the drain waits on the count.  `draining` turns true once and stays so.
+    A class because the drain waits for the number.  `draining` becomes true once and stays so.
     """
 
     def __init__(self) -> None:
@@ -22,8 +22,8 @@ class InFlight:
         return self._count
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Count one request for as long as the block runs."""
+    def counted(self) -> Iterator[None]:
+        """Count one request while the block runs."""
         self._count += 1
         self._changed.set()
         try:
@@ -33,12 +33,12 @@ class InFlight:
             self._changed.set()
 
     def begin_draining(self) -> None:
-        """Note that the process is on its way out."""
+        """Note that the process is ending."""
         self.draining = True
         self._changed.set()
 
     async def wait_until_none(self) -> None:
-        """Return when no request is under way."""
+        """Return when no request is in flight."""
         while self._count:
             await self.wait_for_change()
 

@@ -1,9 +1,9 @@
-"""Every line that the process writes: one form, one place, standard output.
+"""Every log line of the process: one format, on standard output.
 
 As JSON: `time` (UTC), `level`, `event` (`request`, or an event's name, or `log`), then the event's
 own fields; other libraries' lines carry `logger` and `message`, and `traceback` after a crash.
 An access line has `request_id`, `address`, `method`, `route`, `status` and `milliseconds`.
-No path, query, header or body is ever written: they can hold what must stay secret.
+No path, query, header or body is ever written: they can contain secrets.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def configure(style: str, level: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # aiohttp-session 2.12 keeps the session under a text key of the request; nobody can mend it.
+    # aiohttp-session 2.12 keeps the session under a text key of the request.
     warnings.filterwarnings("ignore", category=NotAppKeyWarning)
     logging.getLogger("pymongo").setLevel(max(number, logging.WARNING))
     server = logging.getLogger("aiohttp.server")
@@ -49,7 +49,7 @@ def configure(style: str, level: str, stream: TextIO | None = None) -> None:
 
 
 class AccessLines(AbstractAccessLogger):
-    """Write and count one line per answer, those to unreadable requests included."""
+    """Write and count one line per answer, also to requests that cannot be parsed."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Write the line; `time` is in seconds."""
@@ -71,7 +71,7 @@ class JsonLines(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; whatever is in it, it stays one line."""
+        """Return one line, whatever the record contains."""
         return json.dumps(_content(self, record), default=str)
 
 

@@ -1,6 +1,6 @@
 """What is counted, and its Prometheus text.
 
-Each app has a registry of its own, so that two apps in one process do not add up.
+Each app has a registry of its own: two apps in one process are counted apart.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Metrics:
         self._events.labels(name).inc()
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one answer; a made-up method counts as `other`, or it could fill the memory."""
+        """Count one answer; unknown methods count as `other`, or clients could fill the memory."""
         known = method if method in METHODS else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._latency.labels(route).observe(seconds)
@@ -55,7 +55,7 @@ class Metrics:
     def watch(
         self, counters: Mapping[str, int], *, gauges: Mapping[str, Callable[[], int]]
     ) -> None:
-        """Show the storage's counters, and numbers that are asked for when somebody looks."""
+        """Add the storage's counters, and gauges; both are read when the text is requested."""
         self._registry.register(_Watched(counters, gauges))
 
     def text(self) -> bytes:

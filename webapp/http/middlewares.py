@@ -1,7 +1,7 @@
-"""What a request passes before any handler: who asks, which host, https, and how long it may take.
+"""What a request passes before its handler: the client's address, the host, https, a time limit.
 
-`app` puts these middlewares in order.  The operator's routes are exempt from trust, host and https:
-a router's health check comes from inside, by address, in plain http.
+`app` puts these middlewares in order.  The operator's routes are exempt from the first three: a
+router's health check comes from inside, by address, over plain http.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _log = logging.getLogger("webapp.http.middlewares")
 
 
 @web.middleware
-async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Identify the request and count it as under way until its answer is ready."""
+async def with_request_id(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id and count it as in flight until its answer is ready."""
     identify(request)
-    with request.app[IN_FLIGHT].one():
+    with request.app[IN_FLIGHT].counted():
         return await handler(request)
 
 
 @web.middleware
 async def within_budget(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer 503 when a handler takes longer than 25 seconds: the router gives up at 30."""
+    """Answer 503 when a handler takes longer than 25 seconds: routers give up after 30."""
     try:
         async with asyncio.timeout(BUDGET_SECONDS) as budget:
             return await handler(request)
@@ -48,17 +48,17 @@ async def within_budget(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def trusted_address(config: Config, policy: ForwardedPolicy) -> Middleware:
-    """Replace the peer by the client that the trusted routers name; 400 when they contradict."""
-    strangers_are_told = config.production and config.trusted_proxy_hops > 0
+    """Replace the peer by the client that trusted routers name; 400 for contradictory headers."""
+    warn = config.production and config.trusted_proxy_hops > 0
 
     @web.middleware
     async def resolve(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal strangers_are_told
+        nonlocal warn
         if request.path in EXEMPT:
             return await handler(request)
         peer = request[CLIENT]
-        if strangers_are_told and not policy.trusts(peer.address):
-            strangers_are_told = False  # once: it is a setting to mend, or a scanner's noise
+        if warn and not policy.trusts(peer.address):
+            warn = False  # once: it is a wrong setting, or only a scanner
             _log.warning(
                 "%s connected directly and is not in TRUSTED_PROXIES; its headers are ignored",
                 peer.address,
@@ -68,7 +68,7 @@ def trusted_address(config: Config, policy: ForwardedPolicy) -> Middleware:
         except BadForwarded as refusal:
             event(request, "forwarded_refused", reason=str(refusal))
             raise web.HTTPBadRequest(text="The forwarded headers contradict themselves.") from None
-        # Kept on the original too: the access line and on_response_prepare see that one.
+        # On the original too, which the access line and on_response_prepare see.
         request[CLIENT] = Client(address=address, scheme=scheme, host=peer.host)
         return await handler(request.clone(scheme=scheme, remote=address))
 
@@ -76,7 +76,7 @@ def trusted_address(config: Config, policy: ForwardedPolicy) -> Middleware:
 
 
 def allowed_host(config: Config) -> Middleware:
-    """Answer 421 (RFC 9110 15.5.20) for any name that is not the app's own."""
+    """Answer 421 (RFC 9110 15.5.20) for a host name that is not the app's own."""
     allowed = frozenset(config.allowed_hosts)
 
     @web.middleware
@@ -93,7 +93,7 @@ def allowed_host(config: Config) -> Middleware:
 
 @web.middleware
 async def https_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send readers to https and refuse writers: what a form sent in the clear is lost already."""
+    """Redirect GET and HEAD to https; refuse others: what a form sent is public already."""
     client = request[CLIENT]
     if client.scheme == "https" or request.path in EXEMPT:
         return await handler(request)

@@ -1,11 +1,11 @@
-"""Whose word counts about where a request came from: one trust rule, written once.
+"""Which forwarded headers are believed: the one trust rule of the app.
 
 A router in front of the app writes the client's address and scheme into `X-Forwarded-For` and
-`X-Forwarded-Proto`; so can anybody else.  Ready-made middlewares answer 500 to odd headers or
-believe the left end of the list, which the client wrote.  This one believes exactly as many
-entries, counted from the right, as there are trusted hops, and refuses what it cannot read.
-`Forwarded`, `X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port` and vendors' headers are never
-read: nothing guarantees that the router overwrote them.
+`X-Forwarded-Proto`; so can anybody else.  Ready-made middlewares answer 500 to malformed headers
+or believe the left end of the list, which the client wrote.  This one believes exactly as many
+entries from the right as there are trusted hops, and refuses what it cannot read.  `Forwarded`,
+`X-Real-IP`, `X-Forwarded-Host`, `X-Forwarded-Port` and vendors' headers are never read: nothing
+guarantees that the router overwrote them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BadForwarded(Exception):
 
 
 class Headers(Protocol):
-    """The part of a multidict that is asked: all lines of one name."""
+    """The part of a multidict that is used: all values of one name."""
 
     def getall(self, key: str, default: list[str]) -> Sequence[str]:
         """Return the value of every line with this name."""
@@ -44,10 +44,10 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks, as far as it can be believed.
+    """Who sent a request, as far as that can be trusted.
 
     `address` is the client's IP address, `scheme` http or https, `host` the `Host` header as the
-    client sent it (checked against `ALLOWED_HOSTS` by the gate, empty when there is none).
+    client sent it (`middlewares.allowed_host` checks it), empty when there is none.
     """
 
     address: str
@@ -56,9 +56,9 @@ class Client:
 
 
 class ForwardedPolicy:
-    """The trust rule for one deployment: how many hops, and which peers may speak.
+    """The trust rule of one deployment: how many hops, and which peers' headers count.
 
-    A class because it is built once, checks itself, and then answers for every request.
+    A class because it is built and checked once, and used for every request.
     """
 
     def __init__(self, hops: int, proxies: Collection[Network]) -> None:
@@ -78,7 +78,7 @@ class ForwardedPolicy:
         """Return the client's address and scheme for a request that `peer` delivered over http.
 
         Raises `BadForwarded` when a trusted peer's headers are missing, doubled or unreadable:
-        a guess would let one client act, and be throttled, as another.
+        a guess would let one client act as another.
         """
         if not self.trusts(peer):
             address = peer_address(peer)
@@ -90,19 +90,19 @@ class ForwardedPolicy:
         return str(trusted[0]), _scheme(_single(headers, "X-Forwarded-Proto"))
 
     def check_itself(self) -> None:
-        """Run known cases; raises `AssertionError` when trust does not come out as configured.
+        """Run known cases; raises `AssertionError` when one does not come out as configured.
 
-        A start-up hook: a deployment that believed a forged address would look healthy.
+        A start-up hook: a deployment that believes a forged address looks healthy otherwise.
         """
         peer = str(self._proxies[0][0]) if self._proxies else "192.0.2.1"
         forged, real = "198.51.100.66", "203.0.113.7"
         later = ["10.0.0.1"] * (self._hops - 1)
-        told = {
+        headers = {
             "X-Forwarded-For": ", ".join([forged, real, *later]),
             "X-Forwarded-Proto": "https",
         }
         expected = (real, "https") if self.trusts(peer) else (peer, "http")
-        if self.resolve(peer, CIMultiDict(told)) != expected:
+        if self.resolve(peer, CIMultiDict(headers)) != expected:
             raise AssertionError("the forwarded-header policy believes the wrong entry")
         if self.trusts(peer) and not _refuses(self, peer, {"X-Forwarded-For": real}):
             raise AssertionError("the forwarded-header policy accepts a missing scheme")
@@ -117,7 +117,7 @@ def peer_address(peer: str) -> Address | None:
 
 
 def host_name_of(host: str) -> str | None:
-    """Return the name in a `Host` header, folded, without port and trailing dot; None if odd."""
+    """Return the name in a `Host` header, folded, without port and final dot; None if malformed."""
     match = HOST.fullmatch(host)
     if match is None:
         return None
@@ -136,7 +136,7 @@ def port_of(host: str) -> int | None:
 def _single(headers: Headers, name: str) -> str:
     lines = headers.getall(name, [])
     if len(lines) != 1:
-        raise BadForwarded(f"{name} is there {len(lines)} times, not once")
+        raise BadForwarded(f"{name} is there {len(lines)} times instead of once")
     return lines[0]
 
 

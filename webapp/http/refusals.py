@@ -1,8 +1,8 @@
-"""The answers that say no: a status, one sentence, and the fields that are at fault.
+"""The answers that say no: a status, one sentence, and the fields that are wrong.
 
-Each refusal is also an aiohttp response, as the storage's `StorageUnavailable` is, so whoever
-finds a fault raises it and whoever knows the reader (a page, the API, the command line)
-words the answer: see `errors`, and the pages that show their form again.
+Each refusal is also an aiohttp response, as the storage's `StorageUnavailable` is. The code that
+finds a problem raises it; pages, API and command line each present it in their own way, see
+`error_pages` and `handlers.pages`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from aiohttp import web
 
 from webapp.http.durations import in_words, whole_seconds
 
-# RFC 9110 section 15.5.2: a 401 must carry a challenge. No browser knows this scheme, so none asks.
+# RFC 9110 15.5.2: a 401 must have a challenge. Browsers ignore this scheme and show no prompt.
 _CHALLENGE = {"WWW-Authenticate": 'Session realm="account"'}
 
 
 class Refusal(web.HTTPError):
     """Refuse a request with one sentence for people and, per field, one more.
 
-    `sentence` and the values of `fields` are shown to whoever asked, so they never repeat a
-    password, a token or a secret. `told_headers` belong to every form of the answer.
+    `sentence` and the values of `fields` are shown to the sender, so they never repeat a
+    password, a token or a secret. `extra_headers` belong to the answer in every format.
     """
 
     status_code = 400
@@ -35,7 +35,7 @@ class Refusal(web.HTTPError):
     ) -> None:
         super().__init__(text=sentence, headers=headers)
         self.sentence = sentence
-        self.told_headers = dict(headers or {})
+        self.extra_headers = dict(headers or {})
         self.fields = dict(fields or {})
 
 
@@ -60,7 +60,7 @@ class FieldsRefused(Refusal):
 
 
 class AccountExists(Refusal):
-    """Somebody has this email address or this user name already: 409."""
+    """This email address or user name is taken: 409."""
 
     status_code = 409
 
@@ -69,7 +69,7 @@ class AccountExists(Refusal):
 
 
 class SignInRefused(Refusal):
-    """The sign-in is wrong; which half of it is nobody's business: 401."""
+    """The sign-in is wrong; the answer does not say which part: 401."""
 
     status_code = 401
 
@@ -78,7 +78,7 @@ class SignInRefused(Refusal):
 
 
 class NotSignedIn(Refusal):
-    """This needs a session, and the request has none that lives: 401."""
+    """This needs a session, and the request has none: 401."""
 
     status_code = 401
 
@@ -91,7 +91,7 @@ class NotSignedIn(Refusal):
 
 
 class WrongPassword(Refusal):
-    """The current password, asked for again before something grave, is wrong: 403."""
+    """The current password, asked for again before an important change, is wrong: 403."""
 
     status_code = 403
 
@@ -101,10 +101,10 @@ class WrongPassword(Refusal):
 
 
 class TooManyAttempts(Refusal):
-    """The throttle is closed: 429, with the time until it opens.
+    """Too many attempts: 429, with the time to wait.
 
-    RFC 9110 section 10.2.3 counts `Retry-After` in whole seconds; it is rounded up, so that
-    whoever waits that long is let in.
+    RFC 9110 10.2.3 counts `Retry-After` in whole seconds; it is rounded up, so that a client that
+    waits that long may try again.
     """
 
     status_code = 429
@@ -118,7 +118,7 @@ class TooManyAttempts(Refusal):
 
 
 class Busy(Refusal):
-    """The server has more of this work than it can do now: 503 with `Retry-After`."""
+    """The server cannot do this now, try again: 503 with `Retry-After`."""
 
     status_code = 503
 
