@@ -1,4 +1,4 @@
-"""Real processes for tests: started, listened to, ended, and never left behind."""
+"""Processes for tests: started, read, and always ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Process:
         self, *command: str, environ: Mapping[str, str], cwd: Path = ROOT, stdin: str | None = None
     ) -> None:
         self._lines: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._process = subprocess.Popen(
             command,
             env={**inherited(), **environ},
@@ -47,7 +47,7 @@ class Process:
     @property
     def output(self) -> str:
         """Everything written so far, standard error included."""
-        with self._news:
+        with self._changed:
             return "".join(self._lines)
 
     @property
@@ -56,19 +56,19 @@ class Process:
         return self._process.pid
 
     def wait_for(self, text: str) -> str:
-        """Return the output once `text` is in it; fails when the process ends or stays silent."""
+        """Return the output once `text` is in it; fails when the process ends or time is up."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        with self._news:
+        with self._changed:
             while text not in "".join(self._lines):
                 ended = self._process.poll() is not None and not self._reader.is_alive()
                 left = deadline - time.monotonic()
                 if ended or left <= 0:
                     raise AssertionError(f"{text!r} did not appear in:\n{''.join(self._lines)}")
-                self._news.wait(min(left, 0.1))
+                self._changed.wait(min(left, 0.1))
         return self.output
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; a process that has ended already is left alone."""
+        """Send a signal, unless the process has ended."""
         self._process.send_signal(number)
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
@@ -80,7 +80,7 @@ class Process:
         return code
 
     def end(self) -> int:
-        """Ask it to end and return the exit code; kill it when it will not."""
+        """End the process and return its exit code; kill it when it does not end."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -91,9 +91,9 @@ class Process:
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
-            with self._news:
+            with self._changed:
                 self._lines.append(line)
-                self._news.notify_all()
+                self._changed.notify_all()
 
 
 @contextmanager
@@ -118,21 +118,21 @@ def run_webapp(
 
 
 def inherited() -> dict[str, str]:
-    """Return what every child gets: where programs are, and how coverage follows it."""
+    """Return the variables that every child gets: for finding programs, and for coverage."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME") or "COVERAGE" in k}
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now.
+    """Return a port of the loopback interface that is not used now.
 
     Not one of those that the kernel gives to outgoing connections (from 32768 on): a server that
-    is killed and started again must find its port free, whoever connects to whom meanwhile.
+    is killed and started again must find its port free.
     """
     while True:
         port = LOWEST_PORT + secrets.randbelow(PORTS)
         with socket.socket() as probe:
-            # As servers do: a port that is only waiting for the last packets of old connections.
+            # As servers do: accept a port whose old connections are in TIME_WAIT.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -79,7 +79,7 @@ class Visitor:
 
 
 class _ThisMachine(AbstractResolver):
-    """Every name is this machine, as an entry of a hosts file would have it."""
+    """Resolves every name to this machine, as a hosts file could."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -97,11 +97,11 @@ class _ThisMachine(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
 def _to_this_machine(trusts: Path) -> TCPConnector:
-    # A connection per request: a kept one that the router closes would look like a lost answer.
+    # A connection per request: one that is kept and closed by the router looks like a lost answer.
     return TCPConnector(
         resolver=_ThisMachine(),
         ssl=ssl.create_default_context(cafile=trusts),

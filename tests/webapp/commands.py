@@ -1,4 +1,4 @@
-"""The commands of `python -m webapp`, run in this process: a new one costs a second each time."""
+"""The commands of `python -m webapp`, run in this process: a new process takes a second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_command(*arguments: str, environ: Mapping[str, str], stdin: str = "") ->
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(output),
         redirect_stderr(output),
-        _logging_put_back(),
+        _logging_restored(),
         ThreadPoolExecutor(1) as thread,
     ):
         patch.setattr(os, "environ", {**inherited(), **environ})
@@ -36,7 +36,7 @@ def run_command(*arguments: str, environ: Mapping[str, str], stdin: str = "") ->
 
 
 @contextmanager
-def _logging_put_back() -> Iterator[None]:
+def _logging_restored() -> Iterator[None]:
     """Keep pytest's handlers away from a command, which replaces all that there are."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

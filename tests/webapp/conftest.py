@@ -1,4 +1,4 @@
-"""A started app on the test mongod, and a client that speaks to it as a browser would."""
+"""A started app on the mongod of the tests, and a client that sends what a browser sends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeApp = Callable[..., Awaitable[Client]]
 # The least that Argon2id accepts: what a hash costs matters to test_passwords and
 # test_loop_stays_free alone.
 CHEAP = Cost(memory_kib=8, passes=1)
-# What a browser adds to a form that the site's own page sent.
+# What a browser adds to a form of the site's own page.
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html,application/xhtml+xml"}
 
 

@@ -1,7 +1,7 @@
-"""The named cases of the trust rule: run against the policy, over HTTP, and through a real nginx.
+"""The cases of the trust rule, with names: run on the policy, over HTTP, and through a real nginx.
 
-With one trusted hop: what arrives in `X-Forwarded-For` and `X-Forwarded-Proto`, and who the
-client then is.  None stands for a refusal.
+Each has the values of `X-Forwarded-For` and `X-Forwarded-Proto`, and the client that follows from
+them; None means that the request is refused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CASES = [
     Case("IPv4 in brackets", [f"[{REAL}]"], ["https"], None),
     Case("an open bracket", ["[2001:db8::7"], ["https"], None),
     Case("a port too large", [f"{REAL}:65536"], ["https"], None),
-    Case("a port that is none", [f"{REAL}:http"], ["https"], None),
+    Case("a port that is not a number", [f"{REAL}:http"], ["https"], None),
     Case("an empty port", [f"{REAL}:"], ["https"], None),
     Case("a network", ["203.0.113.0/24"], ["https"], None),
     Case("digits that are not ASCII", ["٢٠٣.0.113.7"], ["https"], None),

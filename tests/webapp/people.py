@@ -1,4 +1,4 @@
-"""Ada and Grace, who sign up and sign in wherever a test needs somebody."""
+"""The users of the tests, Ada and Grace: how they sign up and sign in."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def text_of(response: ClientResponse) -> str:
 
 @asynccontextmanager
 async def another_device(client: Client, user_agent: str = IPHONE) -> AsyncIterator[ClientSession]:
-    """Lend a second browser, with cookies of its own, on the server that `client` uses."""
+    """Open a second browser, with its own cookies, on the server that `client` uses."""
     async with ClientSession(
         client.make_url("/"),
         cookie_jar=CookieJar(unsafe=True),

@@ -1,4 +1,4 @@
-"""Accounts on a real MongoDB: made once, proved with equal work, changed and deleted."""
+"""Accounts in a real MongoDB: created once, checked with equal work, changed and deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Database = AsyncIOMotorDatabase[dict[str, Any]]
 
 
 class CountingPasswords(Passwords):
-    """Real passwords at a low cost that note how often they were worked on."""
+    """Real password hashing at a low cost that counts its verifications."""
 
     def __init__(self) -> None:
         super().__init__(Cost(memory_kib=64, passes=1))
@@ -32,7 +32,7 @@ class CountingPasswords(Passwords):
 
 @pytest.fixture
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    """Lend a Motor database of this test's own."""
+    """Return a Motor database of this test's own."""
     client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
     yield client[database_name]
     client.close()
@@ -40,13 +40,13 @@ async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database
 
 @pytest.fixture
 def passwords() -> CountingPasswords:
-    """Lend cheap passwords that count."""
+    """Return cheap password hashing that counts."""
     return CountingPasswords()
 
 
 @pytest.fixture
 async def accounts(database: Database, passwords: CountingPasswords) -> AsyncIterator[Accounts]:
-    """Lend accounts with their indexes."""
+    """Return accounts with their indexes."""
     found = Accounts(database, password_min_length=15, passwords=passwords)
     await found.create_indexes()
     yield found
@@ -59,10 +59,10 @@ async def ada(accounts: Accounts) -> Account:
     return await accounts.sign_up(**ADA)
 
 
-async def test_a_stored_account_holds_folded_names_and_a_hash(
+async def test_stored_account_has_folded_names_and_a_hash(
     accounts: Accounts, database: Database
 ) -> None:
-    """The document has the pinned fields, and nowhere the password."""
+    """The document has the documented fields, and the password is nowhere in it."""
     await accounts.sign_up(username="Ada", email="Ada@Example.org", password=ADA["password"])
 
     document = await database["users"].find_one({})
@@ -75,15 +75,15 @@ async def test_a_stored_account_holds_folded_names_and_a_hash(
     assert ADA["password"] not in str(document)
 
 
-async def test_the_told_creation_time_is_the_stored_one(accounts: Accounts, ada: Account) -> None:
-    """What sign-up answers is what a later look finds, to the millisecond."""
+async def test_returned_account_is_the_stored_one(accounts: Accounts, ada: Account) -> None:
+    """Sign-up returns what is read later, to the millisecond."""
     assert await accounts.get(ada.id) == ada
 
 
-async def test_all_faults_of_a_sign_up_are_told_at_once(
+async def test_all_problems_of_a_sign_up_are_reported_at_once(
     accounts: Accounts, database: Database
 ) -> None:
-    """Three bad fields are three sentences, and nothing is written."""
+    """Three wrong fields give three sentences, and nothing is written."""
     with pytest.raises(FieldsRefused) as refused:
         await accounts.sign_up(username="\u202e", email="nobody", password="short")
 
@@ -101,7 +101,7 @@ async def test_all_faults_of_a_sign_up_are_told_at_once(
         pytest.param({"email": "other@example.org", "username": "ADA"}, "username", id="folded"),
     ],
 )
-async def test_a_taken_name_or_address_is_refused(
+async def test_taken_name_or_address_is_refused(
     accounts: Accounts, ada: Account, changes: dict[str, str], field: str
 ) -> None:
     """The refusal names the field that is taken."""
@@ -111,8 +111,8 @@ async def test_a_taken_name_or_address_is_refused(
     assert list(refused.value.fields) == [field]
 
 
-async def test_of_two_racing_sign_ups_one_wins(accounts: Accounts, database: Database) -> None:
-    """Ten sign-ups at once with one address make one account."""
+async def test_parallel_sign_ups_create_one_account(accounts: Accounts, database: Database) -> None:
+    """Ten sign-ups at once with one address create one account."""
     answers = await asyncio.gather(
         *(accounts.sign_up(**(ADA | {"username": f"Ada {n}"})) for n in range(10)),
         return_exceptions=True,
@@ -123,16 +123,16 @@ async def test_of_two_racing_sign_ups_one_wins(accounts: Accounts, database: Dat
     assert await database["users"].count_documents({}) == 1
 
 
-async def test_the_right_password_opens_the_account(accounts: Accounts, ada: Account) -> None:
-    """Email addresses are folded; passwords are not."""
+async def test_email_is_folded_and_password_is_not(accounts: Accounts, ada: Account) -> None:
+    """An email address in capitals is the same; a password in capitals is another."""
     assert await accounts.authenticate("ADA@example.org", ADA["password"]) == ada
     assert await accounts.authenticate("ada@example.org", ADA["password"].upper()) is None
 
 
-async def test_unknown_disabled_and_wrong_cost_the_same_work(
+async def test_unknown_disabled_and_wrong_sign_ins_cost_the_same_work(
     accounts: Accounts, passwords: CountingPasswords, ada: Account
 ) -> None:
-    """Each failure hashes exactly once, so time tells nobody which accounts exist."""
+    """Each failure hashes exactly once, so the time does not show which accounts exist."""
     grace = await accounts.sign_up(**GRACE)
     await accounts.set_disabled(grace, disabled=True)
     work = []
@@ -149,8 +149,8 @@ async def test_unknown_disabled_and_wrong_cost_the_same_work(
     assert work == [1, 1, 1]
 
 
-async def test_an_old_hash_is_renewed_at_sign_in(database: Database, ada: Account) -> None:
-    """Signing in at a higher cost stores the new hash, and the password still opens."""
+async def test_outdated_hash_is_replaced_at_sign_in(database: Database, ada: Account) -> None:
+    """Signing in at a higher cost stores a new hash, and the password is still accepted."""
     raised = Accounts(
         database, password_min_length=15, passwords=Passwords(Cost(memory_kib=128, passes=1))
     )
@@ -164,10 +164,10 @@ async def test_an_old_hash_is_renewed_at_sign_in(database: Database, ada: Accoun
     raised.close()
 
 
-async def test_renewing_a_hash_never_undoes_a_password_change(
+async def test_replacing_a_hash_never_undoes_a_password_change(
     accounts: Accounts, database: Database, ada: Account
 ) -> None:
-    """A renewal that was overtaken by a password change writes nothing."""
+    """When the password has changed since the hash was read, nothing is written."""
     stale = await database["users"].find_one({})
     assert stale is not None
     await accounts.set_password(ada, NEW_PASSWORD)
@@ -178,27 +178,27 @@ async def test_renewing_a_hash_never_undoes_a_password_change(
     assert await accounts.authenticate(ADA["email"], NEW_PASSWORD) is not None
 
 
-async def test_a_password_change_raises_the_version(accounts: Accounts, ada: Account) -> None:
-    """The new version is how sessions opened under the old password are known."""
+async def test_password_change_raises_the_version(accounts: Accounts, ada: Account) -> None:
+    """Sessions with an older version are those of the old password."""
     changed = await accounts.set_password(ada, NEW_PASSWORD)
 
     assert changed.password_version == ada.password_version + 1
 
 
-async def test_a_bad_new_password_is_refused_by_the_forms_own_field(
+async def test_refused_new_password_names_the_field_of_the_form(
     accounts: Accounts, ada: Account
 ) -> None:
-    """The refusal names the field of the form that was filled in."""
+    """The refusal names the field that the caller gives."""
     with pytest.raises(FieldsRefused) as refused:
         await accounts.set_password(ada, "ada@example.org", field="new_password")
 
     assert list(refused.value.fields) == ["new_password"]
 
 
-async def test_confirming_wants_the_password_of_this_account(
+async def test_confirming_needs_the_password_of_this_account(
     accounts: Accounts, ada: Account
 ) -> None:
-    """The right password passes in silence; a wrong one, or a deleted account's, is refused."""
+    """The right password is accepted; a wrong one, or one of a deleted account, is refused."""
     await accounts.confirm(ada, ADA["password"])
 
     with pytest.raises(WrongPassword):
@@ -208,8 +208,8 @@ async def test_confirming_wants_the_password_of_this_account(
         await accounts.confirm(ada, ADA["password"])
 
 
-async def test_a_deleted_account_is_gone(accounts: Accounts, ada: Account) -> None:
-    """After the deletion nothing finds the account, and a second deletion finds nothing."""
+async def test_deleted_account_is_gone(accounts: Accounts, ada: Account) -> None:
+    """A deleted account is not found, and cannot be deleted again or changed."""
     assert await accounts.delete(ada)
 
     assert not await accounts.delete(ada)
@@ -219,7 +219,9 @@ async def test_a_deleted_account_is_gone(accounts: Accounts, ada: Account) -> No
         await accounts.set_password(ada, NEW_PASSWORD)
 
 
-async def test_disabling_closes_and_enabling_opens(accounts: Accounts, ada: Account) -> None:
+async def test_disabled_account_cannot_sign_in_until_it_is_enabled(
+    accounts: Accounts, ada: Account
+) -> None:
     """A disabled account is found by the operator only."""
     assert await accounts.set_disabled(ada, disabled=True)
     assert not await accounts.set_disabled(ada, disabled=True)
@@ -230,11 +232,11 @@ async def test_disabling_closes_and_enabling_opens(accounts: Accounts, ada: Acco
     assert await accounts.authenticate(ADA["email"], ADA["password"]) == ada
 
 
-async def test_text_that_is_no_id_finds_nobody(accounts: Accounts) -> None:
-    """A session with a strange user id is nobody's, not an error."""
+async def test_malformed_id_finds_no_account(accounts: Accounts) -> None:
+    """A session with a malformed user id has no account, and is no error."""
     assert await accounts.get("no id") is None
 
 
 async def test_indexes_may_be_created_by_many_processes(accounts: Accounts) -> None:
-    """Creating the indexes again is harmless."""
+    """Creating the indexes several times at once is no error."""
     await asyncio.gather(*(accounts.create_indexes() for _ in range(5)))

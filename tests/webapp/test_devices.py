@@ -1,4 +1,4 @@
-"""Devices in words."""
+"""How a device is named."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
         ("Firefox/\u202eLinux", "Firefox on Linux"),
     ],
 )
-def test_a_browser_is_named_in_words(agent: str, words: str) -> None:
-    """The label is made of our own words only, whatever `User-Agent` holds."""
+def test_browser_and_system_are_named(agent: str, words: str) -> None:
+    """The label has only words of the app's own lists, whatever `User-Agent` contains."""
     request = make_mocked_request("GET", "/", headers={"User-Agent": agent})
 
     assert describe(request) == words
 
 
-def test_no_user_agent_is_an_unknown_device() -> None:
-    """A client that says nothing is unknown, not an error."""
+def test_missing_user_agent_is_an_unknown_device() -> None:
+    """Without `User-Agent` the device is unknown; it is no error."""
     assert describe(make_mocked_request("GET", "/")) == UNKNOWN

@@ -30,8 +30,8 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
         (5 * 86400, "5 days"),
     ],
 )
-def test_a_wait_is_said_in_one_unit_and_never_too_short(seconds: float, words: str) -> None:
-    """Whoever waits as long as was said has waited enough."""
+def test_wait_is_given_in_one_unit_and_rounded_up(seconds: float, words: str) -> None:
+    """A wait of the given length is long enough."""
     assert in_words(seconds) == words
 
 
@@ -51,6 +51,6 @@ def test_a_wait_is_said_in_one_unit_and_never_too_short(seconds: float, words: s
         (timedelta(days=1), "in 1 day"),
     ],
 )
-def test_a_moment_is_said_as_seen_from_now(offset: timedelta, words: str) -> None:
-    """Past moments are "ago", coming ones "in"."""
+def test_moment_is_given_relative_to_now(offset: timedelta, words: str) -> None:
+    """The past is "ago", the future "in"."""
     assert relative(NOW + offset, NOW) == words

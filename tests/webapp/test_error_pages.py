@@ -1,4 +1,4 @@
-"""How errors look: pages for people, problems for programs, and no details for anybody."""
+"""How errors look: pages for people, problems for programs, and no details."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure
 from tests.webapp.conftest import Client, MakeApp
 from webapp.handlers import api
 
-TROUBLE = "the wheel came off"
+DETAILS = "details of an error"
 
 
 @pytest.fixture
-async def troubled(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Client:
+async def failing(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Client:
     """Start an app with a page and a route that fail in different ways."""
     real = api.add_routes
 
     async def fail(request: web.Request) -> web.Response:
         if request.match_info["how"] == "database":
-            raise AutoReconnect(TROUBLE)
+            raise AutoReconnect(DETAILS)
         if request.match_info["how"] == "slow":
-            raise ExecutionTimeout(TROUBLE, code=50)
+            raise ExecutionTimeout(DETAILS, code=50)
         if request.match_info["how"] == "refused":
-            raise OperationFailure(TROUBLE, code=2)
+            raise OperationFailure(DETAILS, code=2)
         if request.match_info["how"] == "teapot":
             raise web.HTTPException(text="") from None
-        raise RuntimeError(TROUBLE)
+        raise RuntimeError(DETAILS)
 
     def add_routes(app: web.Application) -> None:
         real(app)
@@ -47,19 +47,19 @@ async def troubled(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Client
         ("/api/fail/refused", "application/problem+json"),
     ],
 )
-async def test_a_mistake_of_ours_is_500_without_details(
-    troubled: Client, caplog: pytest.LogCaptureFixture, path: str, content_type: str
+async def test_internal_error_is_500_without_details(
+    failing: Client, caplog: pytest.LogCaptureFixture, path: str, content_type: str
 ) -> None:
-    """The reader gets a sentence, the log gets the traceback."""
-    response = await troubled.get(path)
+    """The answer has a sentence, the log has the traceback."""
+    response = await failing.get(path)
 
     assert response.status == 500
     assert response.content_type == content_type
     assert "The error is ours" in await response.text()
-    assert TROUBLE not in await response.text()
+    assert DETAILS not in await response.text()
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None
-    assert TROUBLE in str(record.exc_info[1])
+    assert DETAILS in str(record.exc_info[1])
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ async def test_a_mistake_of_ours_is_500_without_details(
         ("/api/fail/slow", "application/problem+json"),
     ],
 )
-async def test_a_database_that_is_away_is_503_with_retry_after(
-    troubled: Client, path: str, content_type: str
+async def test_unavailable_database_is_503_with_retry_after(
+    failing: Client, path: str, content_type: str
 ) -> None:
-    """Accounts and counters fail like sessions do: try again shortly."""
-    response = await troubled.get(path)
+    """Accounts and counters fail like sessions: try again shortly."""
+    response = await failing.get(path)
 
     assert response.status == 503
     assert response.content_type == content_type
     assert int(response.headers["Retry-After"]) >= 1
-    assert TROUBLE not in await response.text()
+    assert DETAILS not in await response.text()
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/profile/nothing", "/api", "/API/profile"])
-async def test_an_unknown_page_is_a_page(client: Client, path: str) -> None:
-    """404 in the app's layout, with a way home."""
+async def test_unknown_address_is_a_404_page(client: Client, path: str) -> None:
+    """404 in the app's layout, with a link to the start page."""
     response = await client.get(path)
 
     assert response.status == 404
@@ -93,8 +93,8 @@ async def test_an_unknown_page_is_a_page(client: Client, path: str) -> None:
     assert 'href="/"' in await response.text()
 
 
-async def test_an_unknown_route_of_the_api_is_a_problem(client: Client) -> None:
-    """404 as RFC 9457 says."""
+async def test_unknown_api_route_is_a_404_problem(client: Client) -> None:
+    """404 in the form of RFC 9457."""
     response = await client.get("/api/nothing")
 
     assert response.status == 404
@@ -106,7 +106,7 @@ async def test_an_unknown_route_of_the_api_is_a_problem(client: Client) -> None:
     }
 
 
-async def test_a_cross_site_form_is_refused_with_a_page(client: Client) -> None:
+async def test_cross_site_form_is_refused_with_a_page(client: Client) -> None:
     """403 in the app's layout, with the reason."""
     response = await client.post("/logout", headers={"Sec-Fetch-Site": "cross-site"})
 
@@ -115,8 +115,8 @@ async def test_a_cross_site_form_is_refused_with_a_page(client: Client) -> None:
     assert "This request came from another site." in await response.text()
 
 
-async def test_an_error_for_head_has_no_body(client: Client) -> None:
-    """HEAD gets the headers of the page and nothing after them."""
+async def test_error_for_head_has_no_body(client: Client) -> None:
+    """HEAD gets the headers of the page only."""
     response = await client.head("/nothing")
 
     assert response.status == 404

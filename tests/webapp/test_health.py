@@ -19,7 +19,7 @@ async def test_alive_and_ready_answer_200(client: Client) -> None:
 async def test_without_its_database_it_is_alive_and_not_ready(
     make_app: MakeApp, mongod: Mongod, tmp_path: Path
 ) -> None:
-    """503 while MongoDB is away, 200 once it is back; no restart is needed."""
+    """503 while MongoDB does not answer, 200 when it is back, without a restart."""
     with Mongod(mongod._binary, tmp_path) as own:
         client = await make_app(MONGO_URI=own.uri)
         port = own.port
@@ -31,7 +31,7 @@ async def test_without_its_database_it_is_alive_and_not_ready(
             assert (away, back.status) == ([200, 503], 200)
 
 
-async def test_health_checks_come_by_address_in_plain_http(make_app: MakeApp) -> None:
+async def test_health_checks_work_by_address_over_plain_http(make_app: MakeApp) -> None:
     """A router's health check passes in production without forwarded headers or a known host."""
     client = await make_app(
         APP_ENV="production", TRUSTED_PROXY_HOPS="1", ALLOWED_HOSTS="app.example"
@@ -43,11 +43,11 @@ async def test_health_checks_come_by_address_in_plain_http(make_app: MakeApp) ->
 
 
 async def test_without_a_token_there_are_no_metrics(client: Client) -> None:
-    """Unset METRICS_TOKEN means that the route does not exist."""
+    """Without METRICS_TOKEN the route does not exist."""
     assert (await client.get("/metrics")).status == 404
 
 
-async def test_metrics_are_for_the_bearer_of_the_token(make_app: MakeApp) -> None:
+async def test_metrics_need_the_token(make_app: MakeApp) -> None:
     """A wrong or missing token is 401; the right one gets Prometheus' text."""
     client = await make_app(METRICS_TOKEN=TOKEN)
 

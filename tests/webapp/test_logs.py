@@ -1,4 +1,4 @@
-"""Every line has one form, and none carries what must stay secret."""
+"""The format of log lines, and what is never in them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _logging_as_before() -> Iterator[None]:
 
 
 def written(style: str, level: str = "DEBUG") -> io.StringIO:
-    """Configure logging and return where it writes to."""
+    """Configure logging and return what it writes to."""
     stream = io.StringIO()
     logs.configure(style, level, stream)
     return stream
 
 
-def test_a_json_line_stays_one_line_whatever_is_in_it() -> None:
-    """Neither a line end nor a traceback makes a second line."""
+def test_json_record_is_always_one_line() -> None:
+    """Line ends and tracebacks are escaped."""
     stream = written("json")
 
     logging.getLogger("some.library").error(
@@ -50,8 +50,8 @@ def test_a_json_line_stays_one_line_whatever_is_in_it() -> None:
     assert content["time"].endswith("Z")
 
 
-def test_a_text_line_quotes_what_could_pose_as_more_fields() -> None:
-    """For people; still no value can forge another line or field."""
+def test_text_line_quotes_values_that_look_like_fields() -> None:
+    """No value can be read as another line or field."""
     stream = written("text")
 
     logging.getLogger("webapp").info(
@@ -63,8 +63,8 @@ def test_a_text_line_quotes_what_could_pose_as_more_fields() -> None:
     ]
 
 
-def test_a_text_line_shows_a_traceback_below() -> None:
-    """In development the traceback is what one looks for."""
+def test_text_line_is_followed_by_the_traceback() -> None:
+    """The traceback is on lines of its own."""
     stream = written("text")
 
     logging.getLogger("webapp").error("broken", exc_info=ValueError("what happened"))
@@ -74,7 +74,7 @@ def test_a_text_line_shows_a_traceback_below() -> None:
     assert rest[-1] == "ValueError: what happened"
 
 
-def test_the_drivers_debug_lines_stay_off() -> None:
+def test_debug_lines_of_the_driver_stay_off() -> None:
     """PyMongo's command logging shows password hashes and sealed values."""
     stream = written("json")
 
@@ -86,7 +86,7 @@ def test_the_drivers_debug_lines_stay_off() -> None:
 
 
 def test_bytes_that_could_not_be_parsed_are_not_logged() -> None:
-    """The parser quotes the line at fault, which may be the cookie's; other errors are told."""
+    """The parser quotes the line, perhaps with the cookie; other errors are logged."""
     stream = written("json")
     server = logging.getLogger("aiohttp.server")
 
@@ -98,7 +98,7 @@ def test_bytes_that_could_not_be_parsed_are_not_logged() -> None:
 
 
 def test_warnings_go_through_logging() -> None:
-    """Python's own warnings are lines like all others."""
+    """Python's own warnings are log lines too."""
     stream = written("json")
 
     with warnings.catch_warnings():
@@ -119,8 +119,8 @@ def test_configuring_twice_does_not_double_the_lines() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_a_made_up_method_is_counted_as_other() -> None:
-    """A client cannot fill the memory with labels."""
+def test_unknown_method_is_counted_as_other() -> None:
+    """A client cannot create any number of labels."""
     metrics = Metrics()
 
     for method in ("GET", "BREW", "BREW2"):

@@ -1,4 +1,4 @@
-"""Hashing never keeps the event loop: other people are served meanwhile."""
+"""Password hashing does not block the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request passes before any handler."""
+"""What a request passes before its handler."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[web.Request]:
 async def test_forwarded_headers_over_http(
     seen: list[web.Request], make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler sees the client of the table; each refusal is a 400, one event and one count."""
+    """A handler sees the client of the case; each refusal is a 400, one event and one count."""
     caplog.set_level(logging.INFO)
     client = await make_app(**PRODUCTION, METRICS_TOKEN="m" * 32)
     cases = [case for case in CASES if case.hops == 1]
@@ -92,7 +92,7 @@ async def test_forwarded_headers_over_http(
 async def test_only_the_apps_own_names_are_served(
     behind_router: Client, host: str, status: int
 ) -> None:
-    """A foreign Host is 421: a poisoned link or cache must not come from us."""
+    """Another Host is 421: the app must not create links or fill caches for it."""
     answer = await behind_router.get("/", headers={**HTTPS, "Host": host})
 
     assert answer.status == status
@@ -107,10 +107,10 @@ async def test_only_the_apps_own_names_are_served(
         pytest.param("http://www.app.example/", 421, id="another own host than in Host"),
     ],
 )
-async def test_an_absolute_target_names_the_same_host(
+async def test_absolute_target_names_the_same_host(
     behind_router: Client, target: str, status: int
 ) -> None:
-    """RFC 9112 3.2.2: a target with a host replaces Host, so the two must agree."""
+    """RFC 9112 3.2.2: a target with a host replaces Host, so both must be equal."""
     lines = [f"GET {target} HTTP/1.1", *(f"{k}: {v}" for k, v in HTTPS.items())]
 
     reader, writer = await asyncio.open_connection("127.0.0.1", behind_router.port)
@@ -123,8 +123,10 @@ async def test_an_absolute_target_names_the_same_host(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_readers_over_http_are_sent_to_https(behind_router: Client, method: str) -> None:
-    """The redirect keeps path and query, drops the port, and names the host that was checked."""
+async def test_get_and_head_over_http_are_redirected_to_https(
+    behind_router: Client, method: str
+) -> None:
+    """The redirect keeps path and query, removes the port, and has the host that was checked."""
     answer = await behind_router.request(
         method,
         "/login?next=/profile%20x",
@@ -137,8 +139,8 @@ async def test_readers_over_http_are_sent_to_https(behind_router: Client, method
     assert "Strict-Transport-Security" not in answer.headers
 
 
-async def test_a_path_of_two_slashes_does_not_redirect_elsewhere(behind_router: Client) -> None:
-    """`//evil.example` stays a path of ours."""
+async def test_path_with_two_slashes_redirects_to_the_same_host(behind_router: Client) -> None:
+    """`//evil.example` stays a path of this site."""
     url = f"http://127.0.0.1:{behind_router.port}//evil.example/"
 
     answer = await behind_router.session.get(url, headers=HTTP, allow_redirects=False)
@@ -147,26 +149,26 @@ async def test_a_path_of_two_slashes_does_not_redirect_elsewhere(behind_router: 
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_writers_over_http_are_refused(behind_router: Client, method: str) -> None:
-    """What a form sent in the clear is lost already; redirecting would hide that."""
+async def test_other_methods_over_http_are_refused(behind_router: Client, method: str) -> None:
+    """What a form sends over http is public already; a redirect would hide that."""
     answer = await behind_router.request(method, "/login", headers=HTTP)
 
     assert answer.status == 403
 
 
-async def test_a_stranger_who_connects_directly_is_logged_once(
+async def test_untrusted_direct_connection_is_logged_once(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A peer outside TRUSTED_PROXIES is told of once, and its headers are ignored."""
+    """A peer outside TRUSTED_PROXIES is logged once, and its headers are ignored."""
     client = await make_app(**PRODUCTION, TRUSTED_PROXIES="10.0.0.0/8")
 
     answers = [await client.get("/", headers=HTTPS, allow_redirects=False) for _ in range(3)]
 
-    told = [r.getMessage() for r in caplog.records if "TRUSTED_PROXIES" in r.getMessage()]
+    logged = [r.getMessage() for r in caplog.records if "TRUSTED_PROXIES" in r.getMessage()]
     assert [answer.status for answer in answers] == [308, 308, 308]
-    assert len(told) == 1
-    assert "127.0.0.1" in told[0]
-    assert REAL not in told[0]
+    assert len(logged) == 1
+    assert "127.0.0.1" in logged[0]
+    assert REAL not in logged[0]
 
 
 @pytest.mark.parametrize(
@@ -180,16 +182,16 @@ async def test_a_stranger_who_connects_directly_is_logged_once(
         pytest.param('quote"-and-more', False, id="quotes"),
     ],
 )
-async def test_a_plain_request_id_is_kept(client: Client, given: str, kept: bool) -> None:  # noqa: FBT001
-    """`X-Request-Id` is kept when it is plain, replaced otherwise, and always answered."""
+async def test_valid_request_id_is_kept(client: Client, given: str, kept: bool) -> None:  # noqa: FBT001
+    """A valid `X-Request-Id` is kept, any other is replaced; the answer always has one."""
     answer = await client.get("/healthz", headers={"X-Request-Id": given})
 
     assert (answer.headers["X-Request-Id"] == given) is kept
     assert len(answer.headers["X-Request-Id"]) >= 8
 
 
-async def test_two_request_ids_are_none(client: Client) -> None:
-    """With two lines nobody can say which one the router wrote."""
+async def test_two_request_ids_are_replaced(client: Client) -> None:
+    """Nobody can tell which of two the router wrote."""
     answer = await client.get(
         "/healthz", headers=[("X-Request-Id", "first-id-1"), ("X-Request-Id", "second-id-2")]
     )
@@ -197,10 +199,10 @@ async def test_two_request_ids_are_none(client: Client) -> None:
     assert answer.headers["X-Request-Id"] not in ("first-id-1", "second-id-2")
 
 
-async def test_a_handler_over_its_budget_is_answered_with_503(
+async def test_slow_handler_is_answered_with_503(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app answers before the router gives up, says when to come back, and notes it."""
+    """The app answers with Retry-After before the router gives up, and logs an event."""
     monkeypatch.setattr(middlewares, "BUDGET_SECONDS", 0.05)
     caplog.set_level(logging.INFO)
     client = await make_app()
@@ -219,10 +221,10 @@ async def test_a_handler_over_its_budget_is_answered_with_503(
     assert json.loads(await answer.text())["status"] == 503
 
 
-async def test_a_handlers_own_timeout_is_not_taken_for_the_budget(
+async def test_timeout_inside_a_handler_is_500(
     monkeypatch: pytest.MonkeyPatch, make_app: MakeApp
 ) -> None:
-    """A TimeoutError from inside stays what it is: a fault of ours, 500."""
+    """A TimeoutError of the handler itself is an internal error, not a slow request."""
 
     async def give_up(_request: web.Request) -> web.Response:
         raise TimeoutError

@@ -30,20 +30,20 @@ EXAMPLES = 25
 
 
 class Served:
-    """The app in a thread of its own, since schemathesis asks from outside any event loop."""
+    """The app in a thread of its own: schemathesis sends requests without an event loop."""
 
     def __init__(self, address: str, environ: dict[str, str]) -> None:
         self.address = address
         self._environ = environ
 
-    def forget(self) -> None:
-        """Drop everything that earlier requests left: accounts, sessions and counters."""
+    def clear(self) -> None:
+        """Delete the accounts, sessions and counters of earlier requests."""
         with MongoClient[dict[str, Any]](self._environ["MONGO_URI"]) as client:
             for name in ("users", "sessions", "throttle"):
                 client[self._environ["MONGO_DATABASE"]][name].delete_many({})
 
     def cookie(self) -> str:
-        """Make Ada's account, sign in, and return the cookie as a request carries it."""
+        """Sign Ada up and in, and return the Cookie header."""
         requests.post(f"{self.address}/api/auth/signup", json=ADA, timeout=30)
         body = {"email": ADA["email"], "password": ADA["password"]}
         answer = requests.post(f"{self.address}/api/auth/login", json=body, timeout=30)
@@ -97,7 +97,7 @@ SCHEMA = schemathesis.openapi.from_dict(
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 
 
-# No schema can say which passwords attackers try first, or which names deceive.
+# No schema can say which passwords are common, or which names are misleading.
 NOT_ALL_IN_THE_SCHEMA = {"POST /api/auth/signup": [positive_data_acceptance]}
 
 
@@ -110,7 +110,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("label", "mode"), list(cases()))
-def test_every_answer_is_one_that_the_description_promises(
+def test_every_answer_matches_the_description(
     served: Served, label: str, mode: GenerationMode
 ) -> None:
     """Allowed and forbidden requests: status, type, headers and body are as described."""
@@ -119,7 +119,7 @@ def test_every_answer_is_one_that_the_description_promises(
     @given(operation.as_strategy(generation_mode=mode))
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     def ask(case: schemathesis.Case) -> None:
-        served.forget()
+        served.clear()
         headers = {"Cookie": served.cookie()} if operation.definition.raw.get("security") else {}
         case.call_and_validate(
             served.address, headers=headers, excluded_checks=NOT_ALL_IN_THE_SCHEMA.get(label)
@@ -128,9 +128,9 @@ def test_every_answer_is_one_that_the_description_promises(
     ask()
 
 
-def test_every_success_is_as_described(served: Served) -> None:
-    """A whole life through the API: each success has the described status and body."""
-    served.forget()
+def test_every_success_matches_the_description(served: Served) -> None:
+    """From sign-up to deletion, each success has the described status and body."""
+    served.clear()
     password = {"current_password": ADA["password"]}
     sign_in = {"email": ADA["email"], "password": ADA["password"]}
     browser = requests.Session()
@@ -149,15 +149,15 @@ def test_every_success_is_as_described(served: Served) -> None:
         content = {"body": body, "media_type": "application/json"} if body else {}
         case = OPERATIONS[label].Case(**content)
         answer = case.call(served.address, session=browser)
-        # The cookie comes from the browser, so schemathesis thinks that it sent none.
+        # The session object sends the cookie, so schemathesis thinks that it sent none.
         case.validate_response(answer, excluded_checks=[ignored_auth])
         statuses.append(answer.status_code)
 
     assert statuses == [201, 200, 200, 200, 204, 204, 200, 204]
 
 
-async def test_every_route_is_described_and_every_description_is_a_route(client: Client) -> None:
-    """Nothing of the API is missing from its description, and nothing is invented."""
+async def test_described_routes_are_the_routes_of_the_app(client: Client) -> None:
+    """Every route is described, and every described route exists."""
     described = await (await client.get("/api/openapi.json")).json()
 
     promised = {
@@ -177,8 +177,8 @@ async def test_every_route_is_described_and_every_description_is_a_route(client:
     assert promised == mounted
 
 
-async def test_the_description_tells_the_configured_password_length(make_app: MakeApp) -> None:
-    """A front end can check before it sends."""
+async def test_description_contains_the_configured_password_length(make_app: MakeApp) -> None:
+    """A front end can check the length before it sends a form."""
     client = await make_app(PASSWORD_MIN_LENGTH="20")
 
     described = await (await client.get("/api/openapi.json")).json()

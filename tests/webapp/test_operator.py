@@ -1,4 +1,4 @@
-"""The operator's commands, typed as an operator types them."""
+"""The operator's commands, run as an operator runs them."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def rows_of(served: Served, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def test_an_account_is_added_and_signs_in(served: Served) -> None:
-    """The password comes from standard input; the user name from the address unless given."""
+async def test_added_account_can_sign_in(served: Served) -> None:
+    """The password comes from standard input, the user name from the address."""
     code, output = run(served, "users", "add", EMAIL, stdin=f"{PASSWORD}\nignored\n")
 
     assert code == 0
@@ -72,10 +72,10 @@ async def test_an_account_is_added_and_signs_in(served: Served) -> None:
         pytest.param("no-address", PASSWORD, "email", id="no address"),
     ],
 )
-def test_a_refused_account_says_why(
+def test_refused_account_says_why(
     environ: dict[str, str], email: str, password: str, words: str
 ) -> None:
-    """Not zero, the reason, and never the password."""
+    """Code 1 and the reason, never the password."""
     code, output = run(environ, "users", "add", email, stdin=f"{password}\n")
 
     assert code == 1
@@ -83,7 +83,7 @@ def test_a_refused_account_says_why(
     assert PASSWORD not in output
 
 
-def test_an_account_is_not_added_twice(environ: dict[str, str]) -> None:
+def test_account_is_not_added_twice(environ: dict[str, str]) -> None:
     """The second one is refused, with a reason."""
     run(environ, "users", "add", EMAIL, "--username", "Ada", stdin=PASSWORD)
 
@@ -94,7 +94,7 @@ def test_an_account_is_not_added_twice(environ: dict[str, str]) -> None:
 
 
 async def test_sessions_are_counted_listed_and_revoked(served: Served) -> None:
-    """What an operator sees is what is there; a revoked visitor is signed out."""
+    """Numbers and rows are those of the collection; a revoked visitor is signed out."""
     assert rows_of(served, "sessions", "stats") == [{"live_sessions": 0, "retired_sessions": 0}]
     async with Visitor(base_of(served), EMAIL) as one, Visitor(base_of(served), EMAIL) as two:
         assert (await one.sign_up(), await one.sign_in(), await two.sign_in()) == (201, 200, 200)
@@ -113,8 +113,8 @@ async def test_sessions_are_counted_listed_and_revoked(served: Served) -> None:
         assert rows_of(served, "sessions", "purge", "--yes") == [{"deleted_sessions": 0}]
 
 
-async def test_a_forgotten_password_is_replaced(served: Served) -> None:
-    """The old one opens nothing, its sessions are over, the new one signs in."""
+async def test_forgotten_password_is_replaced(served: Served) -> None:
+    """The old one is refused, its sessions have ended, and the new one signs in."""
     async with Visitor(base_of(served), EMAIL) as visitor:
         assert (await visitor.sign_up(), await visitor.sign_in()) == (201, 200)
 
@@ -127,8 +127,8 @@ async def test_a_forgotten_password_is_replaced(served: Served) -> None:
         assert await visitor.sign_in(OTHER_PASSWORD) == 200
 
 
-async def test_a_disabled_account_is_out_until_it_is_enabled(served: Served) -> None:
-    """Its sessions end, and its sign-in is answered like a wrong password."""
+async def test_disabled_account_is_signed_out_until_it_is_enabled(served: Served) -> None:
+    """Its sessions end, and signing in fails as with a wrong password."""
     async with Visitor(base_of(served), EMAIL) as visitor:
         assert (await visitor.sign_up(), await visitor.sign_in()) == (201, 200)
 
@@ -147,9 +147,7 @@ async def test_a_disabled_account_is_out_until_it_is_enabled(served: Served) -> 
     ],
     ids=" ".join,
 )
-def test_an_unknown_account_is_not_done(
-    environ: dict[str, str], arguments: tuple[str, ...]
-) -> None:
+def test_unknown_account_is_code_1(environ: dict[str, str], arguments: tuple[str, ...]) -> None:
     """Code 1 and a sentence that names the address."""
     code, output = run(environ, *arguments, stdin=PASSWORD)
 
@@ -157,8 +155,8 @@ def test_an_unknown_account_is_not_done(
     assert output == "There is no account with the email address 'nobody@example.com'.\n"
 
 
-async def test_a_rotation_is_told_what_comes_next(served: Served) -> None:
-    """Counted until none is left; the wrong order is told by the release phase, too."""
+async def test_stats_and_check_say_the_next_step_of_a_rotation(served: Served) -> None:
+    """Sessions under the older secret are counted; `check` reports a secret removed too early."""
     older, newer = served["SESSION_SECRET"], generate_secret()
     rotated = served | {"SESSION_SECRET": f"{newer},{older}"}
     too_soon = served | {"SESSION_SECRET": newer}
@@ -173,10 +171,10 @@ async def test_a_rotation_is_told_what_comes_next(served: Served) -> None:
         assert "remove the older ones" in run(rotated, "check")[1]
 
 
-def test_mongodb_gone_is_a_sentence(
+def test_missing_mongodb_is_one_sentence(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands run the start-up hooks, so they fail as a start fails."""
+    """The commands run the start-up hooks, so they fail like a start."""
     monkeypatch.setattr("webapp.database.client.START_SECONDS", 0.2)
     uri = f"mongodb://127.0.0.1:{free_port()}"
 
@@ -186,8 +184,8 @@ def test_mongodb_gone_is_a_sentence(
     assert output.startswith("MONGO_URI: MongoDB does not answer")
 
 
-def test_a_new_secret_is_fit(environ: dict[str, str]) -> None:
-    """What `secret` prints is accepted, and never the same twice."""
+def test_new_secret_is_accepted(environ: dict[str, str]) -> None:
+    """`secret` prints a secret that is accepted, another one each time."""
     first, second = (run({}, "secret")[1].strip() for _ in range(2))
 
     assert first != second
@@ -206,7 +204,7 @@ def test_a_new_secret_is_fit(environ: dict[str, str]) -> None:
 def test_help_documents_every_exit_code(
     command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each command explains itself and what its exit code means."""
+    """The help of each command lists every exit code."""
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
 
@@ -221,10 +219,10 @@ def test_help_documents_every_exit_code(
     [("sessions",), ("users", "ad"), ("sessions", "list"), ("what",), ("--dev", "check")],
     ids=" ".join,
 )
-def test_a_typing_error_is_code_2(
+def test_wrong_arguments_are_code_2(
     typed: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the usage, before anything is read or reached."""
+    """The usage is printed before the environment is read."""
     with pytest.raises(SystemExit) as ended:
         main([*typed])
 
@@ -232,7 +230,7 @@ def test_a_typing_error_is_code_2(
     assert capsys.readouterr().err.startswith("usage: python -m webapp")
 
 
-# Tests that run in the background inherit that Ctrl-C is ignored.
+# Tests that run in the background ignore Ctrl-C, and processes inherit that.
 LOG_IN = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -242,9 +240,9 @@ os.execv(sys.executable, sys.argv[2:])
 
 
 def typed_at_a_terminal(environ: dict[str, str], *arguments: str, answers: str) -> tuple[int, str]:
-    """Run a command on a terminal of its own and type `answers`."""
+    """Run a command in a terminal of its own and type `answers`."""
     ours, theirs = pty.openpty()
-    # getpass and Ctrl-C want the controlling terminal, not just any.
+    # getpass and Ctrl-C need the controlling terminal.
     process = subprocess.Popen(
         [sys.executable, "-c", LOG_IN, str(theirs), sys.executable, "-m", "webapp", *arguments],
         env={**inherited(), **environ},
@@ -266,8 +264,8 @@ def typed_at_a_terminal(environ: dict[str, str], *arguments: str, answers: str) 
     return process.wait(30), shown.decode()
 
 
-async def test_on_a_terminal_destruction_asks_first(served: Served) -> None:
-    """Anything but y changes nothing; y and --yes do it."""
+async def test_destructive_commands_ask_first_on_a_terminal(served: Served) -> None:
+    """Any answer but y changes nothing; y and --yes do it."""
     async with Visitor(base_of(served), EMAIL) as visitor:
         await visitor.sign_up()
         await visitor.sign_in()
@@ -283,7 +281,7 @@ async def test_on_a_terminal_destruction_asks_first(served: Served) -> None:
         assert typed_at_a_terminal(served, *revoke, "--yes", answers="")[0] == 0
 
 
-def test_on_a_terminal_a_password_is_typed_twice_and_not_shown(environ: dict[str, str]) -> None:
+def test_password_is_typed_twice_and_not_shown_on_a_terminal(environ: dict[str, str]) -> None:
     """Two different ones are refused."""
     wrong = typed_at_a_terminal(
         environ, "users", "add", EMAIL, answers=f"{PASSWORD}\n{OTHER_PASSWORD}\n"
@@ -296,10 +294,10 @@ def test_on_a_terminal_a_password_is_typed_twice_and_not_shown(environ: dict[str
     assert PASSWORD not in wrong[1] + right[1]
 
 
-async def test_long_work_shows_that_it_goes_on(
+async def test_long_work_shows_its_progress_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal the seconds are counted, on standard error; elsewhere nothing is."""
+    """On a terminal the seconds are counted on standard error, elsewhere not."""
     monkeypatch.setattr(commands, "PROGRESS_SECONDS", 0.01)
     asked = asyncio.Event()
 

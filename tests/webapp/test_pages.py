@@ -1,4 +1,4 @@
-"""The pages as their visitors go through them, without a browser's help."""
+"""The pages over HTTP, without a browser."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from webapp.accounts.users import ACCOUNTS
 from webapp.database.mongod import Mongod, find_mongod
 from webapp.http.app_keys import STORAGE
 
-# What Python can hold and a form cannot send is tried on the function alone.
+# Values that a form cannot send are tested on the function alone.
 SENDABLE = [case for case in HOSTILE if case.id not in {"missing", "a list", "lone surrogate"}]
 SIGN_IN = {"email": ADA["email"], "password": ADA["password"]}
 
 
-def led_to(response: ClientResponse) -> str:
-    """Return where a 303 leads."""
+def redirected_to(response: ClientResponse) -> str:
+    """Return the Location of a 303."""
     assert response.status == 303
     return response.headers["Location"]
 
 
-async def test_the_whole_way_through_the_pages(client: Client) -> None:
-    """Sign up, sign in, see the profile, sign out: each step says how it ended."""
+async def test_sign_up_sign_in_and_sign_out_through_the_pages(client: Client) -> None:
+    """Sign up, sign in, see the profile, sign out: each page says what was done."""
     signed_up = await client.post("/signup", data=ADA)
     assert signed_up.url.path == "/login"
     assert "Your account is ready. Please sign in." in await text_of(signed_up)
@@ -58,16 +58,16 @@ async def test_the_whole_way_through_the_pages(client: Client) -> None:
     assert signed_out.history[0].headers["Clear-Site-Data"] == '"cache", "storage"'
 
 
-async def test_sign_up_leads_to_the_sign_in_page_without_a_session(client: Client) -> None:
+async def test_sign_up_redirects_to_the_sign_in_page_without_a_session(client: Client) -> None:
     """303 to /login and no cookie: signing up does not sign in."""
     response = await client.post("/signup", data=ADA, allow_redirects=False)
 
-    assert urlsplit(led_to(response)).path == "/login"
+    assert urlsplit(redirected_to(response)).path == "/login"
     assert "Set-Cookie" not in response.headers
 
 
-async def test_a_refused_sign_up_keeps_what_was_typed_but_no_password(client: Client) -> None:
-    """422; every faulty field has its sentence; the password is typed again."""
+async def test_refused_sign_up_keeps_what_was_typed_but_no_password(client: Client) -> None:
+    """422; every wrong field has its sentence; the password is not repeated."""
     response = await client.post(
         "/signup", data={"username": "A & B", "email": "nowhere", "password": "2short"}
     )
@@ -83,7 +83,7 @@ async def test_a_refused_sign_up_keeps_what_was_typed_but_no_password(client: Cl
 
 
 @pytest.mark.parametrize("field", ["username", "email", "password"])
-async def test_an_errors_sentence_is_tied_to_its_input(client: Client, field: str) -> None:
+async def test_error_is_linked_to_its_input(client: Client, field: str) -> None:
     """`aria-describedby` names the sentence and `aria-invalid` marks the field."""
     page = await (await client.post("/signup", data=ADA | {field: ""})).text()
 
@@ -94,7 +94,7 @@ async def test_an_errors_sentence_is_tied_to_its_input(client: Client, field: st
     assert f'id="{field}-error"' in page
 
 
-async def test_a_taken_address_is_409_on_the_page(client: Client) -> None:
+async def test_taken_address_is_409_on_the_page(client: Client) -> None:
     """The page says which field is taken."""
     await sign_up(client)
 
@@ -104,8 +104,8 @@ async def test_a_taken_address_is_409_on_the_page(client: Client) -> None:
     assert "There is an account with this email address already." in await text_of(response)
 
 
-async def test_a_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Client) -> None:
-    """The pages differ in nothing but the address that was typed."""
+async def test_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Client) -> None:
+    """The pages are the same except for the typed address."""
     await sign_up(client)
 
     wrong = await client.post("/login", data=SIGN_IN | {"password": "wrong", "remember": "yes"})
@@ -121,7 +121,7 @@ async def test_a_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Cli
     assert page == (await unknown.text()).replace("eve@", "ada@")
 
 
-async def test_too_many_sign_ins_are_told_how_long_to_wait(client: Client) -> None:
+async def test_throttled_sign_in_says_how_long_to_wait(client: Client) -> None:
     """429 with Retry-After and a sentence, and the form is still there."""
     await sign_up(client)
     for _ in range(5):
@@ -135,7 +135,7 @@ async def test_too_many_sign_ins_are_told_how_long_to_wait(client: Client) -> No
     assert f'value="{ADA["email"]}"' in await response.text()
 
 
-async def test_a_full_password_pool_keeps_what_was_typed(client: Client) -> None:
+async def test_full_password_pool_keeps_what_was_typed(client: Client) -> None:
     """503 with Retry-After and a sentence, in the form, with the address still there."""
     await sign_up(client)
     room = client.app[ACCOUNTS]._passwords._room
@@ -150,11 +150,9 @@ async def test_a_full_password_pool_keeps_what_was_typed(client: Client) -> None
     assert f'value="{ADA["email"]}"' in await response.text()
 
 
-@pytest.mark.parametrize("signed_in", [False, True], ids=["a stranger", "somebody signed in"])
-async def test_a_double_clicked_sign_in_signs_nobody_out(
-    client: Client, *, signed_in: bool
-) -> None:
-    """Whichever answer comes last, its cookie is that of a living session."""
+@pytest.mark.parametrize("signed_in", [False, True], ids=["signed out", "signed in"])
+async def test_double_clicked_sign_in_signs_nobody_out(client: Client, *, signed_in: bool) -> None:
+    """Whichever answer comes last, its cookie is that of an active session."""
     await arrive(client)
     jar = client.session.cookie_jar
     old = jar.filter_cookies(client.make_url("/"))["session"].value
@@ -182,10 +180,10 @@ async def test_a_double_clicked_sign_in_signs_nobody_out(
         pytest.param({}, "", id="not ticked"),
     ],
 )
-async def test_the_box_decides_how_long_the_cookie_lives(
+async def test_remember_box_decides_how_long_the_cookie_lives(
     client: Client, ticked: dict[str, str], max_age: str
 ) -> None:
-    """The "remember me" box is a checkbox that is sent when it is ticked."""
+    """The "remember me" box is sent only when it is ticked."""
     await sign_up(client)
 
     response = await client.post("/login", data=SIGN_IN | ticked, allow_redirects=False)
@@ -193,8 +191,8 @@ async def test_the_box_decides_how_long_the_cookie_lives(
     assert response.cookies["session"]["max-age"] == max_age
 
 
-async def test_a_visitor_is_led_to_sign_in_and_back(client: Client) -> None:
-    """`next` goes through the query and the hidden field to where the visitor wanted to be."""
+async def test_visitor_is_redirected_to_sign_in_and_back(client: Client) -> None:
+    """`next` goes through the query and the hidden field to the page that was asked for."""
     await sign_up(client)
 
     asked = await client.get("/profile/sessions")
@@ -206,39 +204,39 @@ async def test_a_visitor_is_led_to_sign_in_and_back(client: Client) -> None:
 
 
 @pytest.mark.parametrize("hostile", SENDABLE)
-async def test_a_hostile_next_stays_on_this_site(client: Client, hostile: str) -> None:
-    """Neither the form nor the redirect ever names another place."""
+async def test_hostile_next_stays_on_this_site(client: Client, hostile: str) -> None:
+    """Neither the form nor the redirect names another site."""
     await sign_up(client)
 
     form = await client.get("/login", params={"next": hostile})
     response = await client.post("/login", data=SIGN_IN | {"next": hostile}, allow_redirects=False)
 
     assert 'name="next" value="/profile"' in await form.text()
-    assert led_to(response) == "/profile"
+    assert redirected_to(response) == "/profile"
 
 
-async def test_who_is_signed_in_needs_no_sign_in_page(client: Client) -> None:
-    """The form leads on to where the visitor was going."""
+async def test_sign_in_page_redirects_a_visitor_who_is_signed_in(client: Client) -> None:
+    """The redirect goes to the page that was asked for."""
     await arrive(client)
 
     response = await client.get("/login?next=/profile/sessions", allow_redirects=False)
 
-    assert led_to(response) == "/profile/sessions"
+    assert redirected_to(response) == "/profile/sessions"
 
 
-async def test_a_dead_cookie_is_led_to_sign_in_and_told_why(client: Client) -> None:
-    """A session that ended elsewhere: 303 to /login with the sentence."""
+async def test_ended_session_redirects_to_sign_in_with_the_reason(client: Client) -> None:
+    """A session that was ended elsewhere: 303 to /login with the sentence."""
     await arrive(client)
     await client.app[STORAGE].clear()
 
     response = await client.get("/profile", allow_redirects=False)
     followed = await client.get("/profile")
 
-    assert urlsplit(led_to(response)).path == "/login"
+    assert urlsplit(redirected_to(response)).path == "/login"
     assert "Your session has ended, please sign in again." in await text_of(followed)
 
 
-async def test_an_expired_session_is_told_so(client: Client) -> None:
+async def test_page_says_that_the_session_has_expired(client: Client) -> None:
     """After the idle timeout the page says that the session ended."""
     await arrive(client)
     storage = client.app[STORAGE]
@@ -252,7 +250,7 @@ async def test_an_expired_session_is_told_so(client: Client) -> None:
 
 
 async def test_changing_the_password_signs_out_every_other_device(client: Client) -> None:
-    """This device stays with a new cookie, the phone is told, the old password is dead."""
+    """This device gets a new cookie, the phone is signed out, the old password is refused."""
     await arrive(client)
     before = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
     async with another_device(client) as phone:
@@ -266,8 +264,8 @@ async def test_changing_the_password_signs_out_every_other_device(client: Client
         assert response.url.path == "/profile"
         page = await text_of(response)
         assert "Your password is changed. All other devices are signed out." in page
-        told = await phone.get("/profile")
-        assert "Your session has ended, please sign in again." in await text_of(told)
+        ended = await phone.get("/profile")
+        assert "Your session has ended, please sign in again." in await text_of(ended)
     assert await client.app[STORAGE].count() == 1
     after = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
     assert before != after
@@ -291,10 +289,10 @@ async def test_changing_the_password_signs_out_every_other_device(client: Client
         pytest.param({"new_password": ""}, 422, "Please fill in this field.", id="empty"),
     ],
 )
-async def test_a_refused_password_change_says_why_and_changes_nothing(
+async def test_refused_password_change_says_why_and_changes_nothing(
     client: Client, changes: dict[str, str], status: int, sentence: str
 ) -> None:
-    """The form comes back with the sentence, the old password stays, other devices stay."""
+    """The form is shown with the sentence; password and other devices stay."""
     await arrive(client)
     form = {"current_password": ADA["password"], "new_password": NEW_PASSWORD}
     async with another_device(client) as phone:
@@ -310,7 +308,7 @@ async def test_a_refused_password_change_says_why_and_changes_nothing(
 
 
 async def test_guessing_the_current_password_is_throttled(client: Client) -> None:
-    """Whoever finds an open browser gets five guesses, as at the sign-in."""
+    """In an open browser there are five guesses, as at the sign-in."""
     await arrive(client)
 
     statuses = [
@@ -321,14 +319,14 @@ async def test_guessing_the_current_password_is_throttled(client: Client) -> Non
     assert statuses == [403] * 5 + [429] * 2
 
 
-async def test_a_session_opened_with_the_old_password_meanwhile_is_over(client: Client) -> None:
-    """A sign-in under way while the password changes does not slip past the signing out."""
+async def test_session_opened_with_the_old_password_ends(client: Client) -> None:
+    """A sign-in that is in flight while the password changes does not stay signed in."""
     await arrive(client)
     async with another_device(client) as attacker:
         await sign_in(attacker)
         storage = client.app[STORAGE]
         revoke_owner = storage.revoke_owner
-        storage.revoke_owner = _nothing_yet  # type: ignore[assignment, method-assign]
+        storage.revoke_owner = _revoke_nothing  # type: ignore[assignment, method-assign]
         await client.post(
             "/profile/password",
             data={"current_password": ADA["password"], "new_password": NEW_PASSWORD},
@@ -339,8 +337,8 @@ async def test_a_session_opened_with_the_old_password_meanwhile_is_over(client: 
     assert (await client.get("/api/profile")).status == 200
 
 
-async def test_deleting_the_account_ends_everything(client: Client) -> None:
-    """The page asks for the password, deletes, and says so on the start page."""
+async def test_deleting_the_account_ends_its_sessions(client: Client) -> None:
+    """The page asks for the password, and the start page says that the account is deleted."""
     await arrive(client)
 
     refused = await client.post("/profile/delete", data={"current_password": "wrong"})
@@ -354,7 +352,7 @@ async def test_deleting_the_account_ends_everything(client: Client) -> None:
 
 
 async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> None:
-    """Both devices are shown in words; the one signed out is named once, and is told."""
+    """Both devices are listed; the next page names the one that was signed out, once."""
     await arrive(client)
     async with another_device(client, IPHONE) as phone:
         await sign_in(phone)
@@ -367,16 +365,16 @@ async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> N
         response = await client.post("/profile/sessions", data={"handle": handles[0]})
 
         assert "Safari on iPhone was signed out." in await text_of(response)
-        told = await phone.get("/profile")
-        assert "Your session has ended, please sign in again." in await text_of(told)
+        ended = await phone.get("/profile")
+        assert "Your session has ended, please sign in again." in await text_of(ended)
     again = await client.get("/profile/sessions")
     assert "was signed out" not in await text_of(again)
     once_more = await client.post("/profile/sessions", data={"handle": handles[0]})
     assert "That device was signed out already." in await text_of(once_more)
 
 
-async def test_signing_out_this_device_leads_home(client: Client) -> None:
-    """The current device's button is a logout."""
+async def test_signing_out_this_device_redirects_to_the_start_page(client: Client) -> None:
+    """The button of the current device is a logout."""
     await arrive(client)
 
     response = await client.post(
@@ -395,10 +393,10 @@ async def test_signing_out_this_device_leads_home(client: Client) -> None:
         (2, "2 other devices were signed out."),
     ],
 )
-async def test_a_form_without_a_handle_signs_all_others_out(
+async def test_form_without_a_handle_signs_all_others_out(
     client: Client, others: int, sentence: str
 ) -> None:
-    """The sentence counts them, and this device stays."""
+    """The sentence counts them, and this device stays signed in."""
     await arrive(client)
     for _ in range(others):
         async with another_device(client) as phone:
@@ -410,13 +408,13 @@ async def test_a_form_without_a_handle_signs_all_others_out(
     assert await client.app[STORAGE].count() == 1
 
 
-async def test_nobody_signs_somebody_elses_device_out(client: Client) -> None:
-    """A stranger's handle changes nothing."""
+async def test_device_of_another_account_cannot_be_signed_out(client: Client) -> None:
+    """A handle of another account changes nothing."""
     await arrive(client, GRACE)
-    async with another_device(client) as stranger:
-        await arrive(stranger)
+    async with another_device(client) as other:
+        await arrive(other)
 
-        response = await stranger.post(
+        response = await other.post(
             "/profile/sessions", data={"handle": await _current_handle(client)}
         )
 
@@ -433,8 +431,8 @@ async def test_nobody_signs_somebody_elses_device_out(client: Client) -> None:
         pytest.param("👩🏽‍🚀 עדה ada", id="emoji and right-to-left"),
     ],
 )
-async def test_a_name_full_of_markup_is_shown_as_text(client: Client, name: str) -> None:
-    """User names are text on every page that shows them, and isolated from its direction."""
+async def test_markup_in_a_user_name_is_shown_as_text(client: Client, name: str) -> None:
+    """User names are text on every page, with a text direction of their own."""
     await arrive(client, ADA | {"username": name})
 
     for path in ("/", "/profile", "/profile/delete"):
@@ -444,10 +442,10 @@ async def test_a_name_full_of_markup_is_shown_as_text(client: Client, name: str)
         assert "<img src=x" not in page
 
 
-async def test_a_label_full_of_markup_is_shown_as_text(
+async def test_markup_in_a_label_is_shown_as_text(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels of another origin than our own words are text too, direction marks included."""
+    """Any label is text too, with direction marks in it."""
     label = '<b onclick="x">\u202eSafari</b> 🦊'
     monkeypatch.setattr("webapp.app.describe", lambda _: label)
     client = await make_app()
@@ -458,16 +456,16 @@ async def test_a_label_full_of_markup_is_shown_as_text(
     assert "<bdi>&lt;b onclick=&#34;x&#34;&gt;\u202eSafari&lt;/b&gt; 🦊</bdi>" in page
 
 
-async def test_a_notice_in_an_address_says_only_our_own_sentences(client: Client) -> None:
-    """A link cannot make this site say what somebody else wrote."""
+async def test_notice_in_an_address_shows_only_listed_sentences(client: Client) -> None:
+    """A link cannot make this site show any other text."""
     page = await (await client.get("/login?notice=Send+your+password+to+eve")).text()
 
     assert "eve" not in page
     assert 'role="status"' not in page
 
 
-async def test_the_start_page_knows_who_is_signed_in(client: Client) -> None:
-    """Strangers are invited, members are greeted."""
+async def test_start_page_greets_who_is_signed_in(client: Client) -> None:
+    """Visitors see how to sign up; users are greeted."""
     assert "Create an account" in await (await client.get("/")).text()
 
     await arrive(client)
@@ -479,7 +477,7 @@ async def test_the_start_page_knows_who_is_signed_in(client: Client) -> None:
     "path",
     ["/", "/signup", "/login", "/profile", "/profile/password", "/profile/sessions", "/nothing"],
 )
-async def test_a_page_weighs_under_thirty_kilobytes_in_all(client: Client, path: str) -> None:
+async def test_page_is_smaller_than_thirty_kilobytes_in_all(client: Client, path: str) -> None:
     """The page with its stylesheet and icon, uncompressed; all of it from this site."""
     await arrive(client)
     page = await (await client.get(path)).text()
@@ -496,7 +494,7 @@ async def test_a_page_weighs_under_thirty_kilobytes_in_all(client: Client, path:
     assert "<script" not in page
 
 
-async def test_the_start_page_is_served_while_mongodb_is_away(
+async def test_start_page_is_served_while_mongodb_is_away(
     make_app: MakeApp, mongo_uri: str, tmp_path: Path
 ) -> None:
     """`/` and static files answer 200; what needs the session says 503 with Retry-After."""
@@ -526,5 +524,5 @@ async def _current_handle(client: Browser) -> str:
     return next(s["handle"] for s in listed["sessions"] if s["current"])
 
 
-async def _nothing_yet(*_: object, **__: object) -> int:
+async def _revoke_nothing(*_: object, **__: object) -> int:
     return 0

@@ -21,11 +21,11 @@ from webapp.accounts.password_rules import problem_with
         pytest.param("tab\tand\nline end", id="control characters"),
         pytest.param("      spaces      ", id="blanks at both ends"),
         pytest.param("x9" + "q4 z7 w2" * 120, id="very long"),
-        pytest.param("124816326412825", id="digits that are no run"),
+        pytest.param("124816326412825", id="digits that are not a run"),
     ],
 )
-def test_a_good_password_is_accepted(password: str) -> None:
-    """Anything long that attackers do not try first is fine, whatever is in it."""
+def test_good_password_is_accepted(password: str) -> None:
+    """A long password that attackers do not try first is accepted, with any characters."""
     assert problem_with(password, min_length=15) is None
 
 
@@ -58,8 +58,8 @@ def test_a_good_password_is_accepted(password: str) -> None:
         pytest.param("Countess Lovelace", "your name", id="the user name"),
     ],
 )
-def test_a_bad_password_is_refused_with_its_reason(password: str, reason: str) -> None:
-    """Each refusal says what is wrong in words of its own."""
+def test_bad_password_is_refused_with_its_reason(password: str, reason: str) -> None:
+    """Each refusal says what is wrong."""
     names = ("countess lovelace", "lovelace@example.org")
 
     problem = problem_with(password, min_length=15, names=names)
@@ -68,7 +68,7 @@ def test_a_bad_password_is_refused_with_its_reason(password: str, reason: str) -
     assert reason in problem
 
 
-def test_the_least_length_is_the_configured_one() -> None:
+def test_minimum_length_is_the_configured_one() -> None:
     """Eight characters are enough where the operator says so."""
     assert problem_with("kq7 vx2z", min_length=8) is None
     assert problem_with("kq7 vx2", min_length=8) is not None

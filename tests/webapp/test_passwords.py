@@ -1,4 +1,4 @@
-"""How passwords are kept: Argon2id, PHC text, and a pool that says no in time."""
+"""How passwords are hashed: Argon2id in PHC text, in a pool that refuses work when it is full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHEAP = Cost(memory_kib=64, passes=1)
 
 @pytest.fixture
 def passwords() -> Iterator[Passwords]:
-    """Lend a pool that hashes at a low cost."""
+    """Return a pool that hashes at a low cost."""
     pool = Passwords(CHEAP)
     yield pool
     pool.close()
@@ -32,7 +32,7 @@ async def test_stored_text_is_phc_with_at_least_owasps_parameters() -> None:
     pool.close()
 
 
-async def test_a_password_opens_only_its_own_hash(passwords: Passwords) -> None:
+async def test_password_matches_only_its_own_hash(passwords: Passwords) -> None:
     """The right password verifies and another does not."""
     phc = await passwords.hash("right")
 
@@ -41,7 +41,7 @@ async def test_a_password_opens_only_its_own_hash(passwords: Passwords) -> None:
 
 
 async def test_two_hashes_of_one_password_differ(passwords: Passwords) -> None:
-    """Every hash has a salt of its own."""
+    """Every hash has its own salt."""
     assert await passwords.hash("same") != await passwords.hash("same")
 
 
@@ -52,8 +52,8 @@ async def test_composed_and_decomposed_spellings_are_one_password(passwords: Pas
     assert await passwords.verify("cafe\u0301 fin", phc)
 
 
-async def test_a_missing_account_never_verifies(passwords: Passwords) -> None:
-    """The decoy is hashed for an unknown user, and nothing opens it."""
+async def test_missing_account_never_verifies(passwords: Passwords) -> None:
+    """For an unknown user a decoy is verified, and no password matches it."""
     assert not await passwords.verify("anything", None)
 
 
@@ -61,7 +61,7 @@ async def test_a_missing_account_never_verifies(passwords: Passwords) -> None:
     "phc",
     [
         pytest.param("", id="nothing"),
-        pytest.param("plain text", id="no PHC text"),
+        pytest.param("plain text", id="not PHC text"),
         pytest.param("$argon2id$v=19$m=64,t=1,p=1$c2FsdA$", id="no hash"),
         pytest.param("$2b$12$abcdefghijklmnopqrstuv", id="another algorithm"),
     ],
@@ -80,8 +80,8 @@ async def test_damaged_stored_text_never_verifies(passwords: Passwords, phc: str
         pytest.param(Cost(memory_kib=64, passes=1, lanes=2), id="more lanes"),
     ],
 )
-async def test_a_hash_of_another_cost_is_outdated(passwords: Passwords, cost: Cost) -> None:
-    """Raising any parameter marks the old hashes for renewal."""
+async def test_hash_of_another_cost_is_outdated(passwords: Passwords, cost: Cost) -> None:
+    """After any parameter is raised, old hashes are outdated."""
     raised = Passwords(cost)
 
     phc = await passwords.hash("x")
@@ -91,11 +91,11 @@ async def test_a_hash_of_another_cost_is_outdated(passwords: Passwords, cost: Co
     raised.close()
 
 
-async def test_a_full_pool_refuses_at_once_and_has_room_again_later() -> None:
-    """Beyond its bound the pool answers `Busy`; a finished hash makes room."""
+async def test_full_pool_refuses_at_once_and_has_room_again_later() -> None:
+    """A full pool raises `Busy`; a finished hash makes room."""
     pool = Passwords(CHEAP, threads=1, most_at_once=2)
-    gate = threading.Event()
-    held = asyncio.ensure_future(pool._run(gate.wait))
+    release = threading.Event()
+    held = asyncio.ensure_future(pool._run(release.wait))
     waiting = asyncio.ensure_future(pool.hash("second"))
     await asyncio.sleep(0)
 
@@ -104,20 +104,20 @@ async def test_a_full_pool_refuses_at_once_and_has_room_again_later() -> None:
 
     assert refused.value.status == 503
     assert refused.value.headers["Retry-After"] == "2"
-    gate.set()
+    release.set()
     await asyncio.gather(held, waiting)
     assert await pool.hash("fourth")
     pool.close()
 
 
-async def test_a_hash_whose_request_went_away_keeps_its_place_until_it_is_done() -> None:
-    """Cancelling the waiter neither stops the thread nor frees its place too early."""
+async def test_cancelled_hash_keeps_its_place_until_it_is_done() -> None:
+    """A cancelled request neither stops the thread nor frees its place too early."""
     pool = Passwords(CHEAP, threads=1, most_at_once=1)
-    gate, started = threading.Event(), threading.Event()
+    release, started = threading.Event(), threading.Event()
 
     def hold() -> None:
         started.set()
-        gate.wait()
+        release.wait()
 
     held = asyncio.ensure_future(pool._run(hold))
     await asyncio.to_thread(started.wait)
@@ -127,6 +127,6 @@ async def test_a_hash_whose_request_went_away_keeps_its_place_until_it_is_done()
 
     with pytest.raises(Busy):
         await pool.hash("too early")
-    gate.set()
+    release.set()
     pool._threads.shutdown(wait=True)
     assert pool._room.acquire(blocking=False)

@@ -1,4 +1,4 @@
-"""Whose word counts about where a request came from."""
+"""Which forwarded headers are believed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def headers_of(case: Case) -> CIMultiDict[str]:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
-def test_a_trusted_peer_is_believed_exactly_this_far(case: Case) -> None:
-    """The n-th entry from the right is the client; what cannot be read is refused."""
+def test_headers_of_a_trusted_peer_are_resolved_or_refused(case: Case) -> None:
+    """The n-th entry from the right is the client; malformed headers are refused."""
     policy = ForwardedPolicy(case.hops, PRIVATE_RANGES)
 
     if case.client is None:
@@ -36,14 +36,14 @@ def test_a_trusted_peer_is_believed_exactly_this_far(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 def test_without_trusted_hops_every_header_is_ignored(case: Case) -> None:
-    """Hops 0: the peer is the client, in plain http, whatever it sends."""
+    """Hops 0: the peer is the client, over plain http."""
     policy = ForwardedPolicy(0, PRIVATE_RANGES)
 
     assert policy.resolve(ROUTER, headers_of(case)) == (ROUTER, "http")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
-def test_an_untrusted_peer_speaks_for_itself_alone(case: Case) -> None:
+def test_headers_of_an_untrusted_peer_are_ignored(case: Case) -> None:
     """A peer outside TRUSTED_PROXIES cannot choose its address or scheme."""
     policy = ForwardedPolicy(case.hops, PRIVATE_RANGES)
 
@@ -76,7 +76,7 @@ def test_other_headers_are_never_read(name: str) -> None:
         pytest.param("203.0.113.7", False, id="public"),
         pytest.param("::ffff:203.0.113.7", False, id="public, mapped into IPv6"),
         pytest.param("fe80::1%eth0", False, id="link local with a zone"),
-        pytest.param("unknown", False, id="no address at all"),
+        pytest.param("unknown", False, id="not an address"),
     ],
 )
 def test_only_peers_in_the_trusted_ranges_count(peer: str, trusted: bool) -> None:  # noqa: FBT001
@@ -85,13 +85,13 @@ def test_only_peers_in_the_trusted_ranges_count(peer: str, trusted: bool) -> Non
 
 
 @pytest.mark.parametrize("hops", range(10))
-def test_the_policy_passes_its_own_check(hops: int) -> None:
+def test_policy_passes_its_own_check(hops: int) -> None:
     """The start-up hook accepts every allowed number of hops, and a list of one range."""
     ForwardedPolicy(hops, PRIVATE_RANGES).check_itself()
     ForwardedPolicy(hops, [network("fd00::/8")]).check_itself()
 
 
-def test_the_check_finds_a_policy_that_believes_the_wrong_entry() -> None:
+def test_check_finds_a_policy_that_believes_the_wrong_entry() -> None:
     """A policy that takes the left-most entry does not pass, nor one that guesses a scheme."""
 
     class LeftMost(ForwardedPolicy):
@@ -126,14 +126,14 @@ def test_the_check_finds_a_policy_that_believes_the_wrong_entry() -> None:
         pytest.param("app.example/x", None, None, id="path"),
     ],
 )
-def test_a_host_header_is_a_name_and_perhaps_a_port(
+def test_host_header_is_split_into_name_and_port(
     host: str, name: str | None, port: int | None
 ) -> None:
-    """Case, a trailing dot and the port do not matter; anything odd is no host."""
+    """Case and a trailing dot do not matter; anything malformed is no host."""
     assert host_name_of(host) == name
     assert port_of(host) == port
 
 
-def test_a_peer_that_is_no_address_is_none() -> None:
+def test_peer_without_an_address_is_none() -> None:
     """A Unix socket's peer has no address."""
     assert peer_address("") is None

@@ -1,4 +1,4 @@
-"""Where `next` may lead: a path of this site and nowhere else."""
+"""Where `next` may redirect to: a path of this site and nowhere else."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_hostile_next_leads_home(hostile: object) -> None:
-    """Whatever is not plainly a path of this site is ignored."""
+def test_hostile_next_is_replaced_by_the_default(hostile: object) -> None:
+    """Everything that is not a plain path of this site is ignored."""
     assert local_path(hostile) == DEFAULT_PATH
 
 
@@ -45,12 +45,12 @@ def test_a_hostile_next_leads_home(hostile: object) -> None:
     "path",
     ["/", "/profile/sessions", "/profile?tab=a%20b&x=//y", "/a-b_c.d~e/@me", "/caf%C3%A9"],
 )
-def test_a_path_of_this_site_is_kept(path: str) -> None:
-    """A plain path, with a query or without, is where the visitor was going."""
+def test_path_of_this_site_is_kept(path: str) -> None:
+    """A plain path is accepted, with a query or without."""
     assert local_path(path) == path
 
 
-def test_a_query_holds_only_what_has_a_value() -> None:
-    """Empty values leave no trace in the address."""
+def test_query_has_only_values_that_are_not_empty() -> None:
+    """Empty values are left out."""
     assert with_query("/login", notice="", next="/a?b=c&d") == "/login?next=%2Fa%3Fb%3Dc%26d"
     assert with_query("/login", notice="") == "/login"

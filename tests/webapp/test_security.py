@@ -1,4 +1,4 @@
-"""What protects browsers."""
+"""What protects browsers: headers, the cross-site check, CORS."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ async def test_every_answer_carries_the_headers(client: Client, path: str, statu
     assert "Strict-Transport-Security" not in answer.headers
 
 
-async def test_hsts_is_said_on_https_for_a_year_or_more(make_app: MakeApp) -> None:
-    """Over https, errors included; never over http, where anybody could say it."""
+async def test_hsts_is_sent_on_https_for_a_year_or_more(make_app: MakeApp) -> None:
+    """Over https, with errors too; never over http, where anybody could change it."""
     client = await make_app(**PRODUCTION)
 
     found = [(await client.get(path, headers=ROUTED)).headers for path in ("/", "/nowhere")]
@@ -64,15 +64,7 @@ async def test_hsts_is_said_on_https_for_a_year_or_more(make_app: MakeApp) -> No
         assert int(age) >= 365 * 24 * 3600
 
 
-@pytest.mark.parametrize("path", ["/login", "/profile", "/api/profile", "/api/sessions"])
-async def test_nothing_personal_is_kept_by_a_cache(client: Client, path: str) -> None:
-    """The back button after a sign-out shows nothing, nor does a shared cache."""
-    answer = await client.get(path, allow_redirects=False)
-
-    assert answer.headers["Cache-Control"] == "no-store"
-
-
-async def test_an_unmet_expectation_is_answered_with_the_headers(client: Client) -> None:
+async def test_unmet_expectation_is_answered_with_the_headers(client: Client) -> None:
     """The server answers `Expect` before any middleware runs."""
     answer = await client.get("/", headers={"Expect": "the-unexpected"})
 
@@ -85,11 +77,11 @@ async def test_an_unmet_expectation_is_answered_with_the_headers(client: Client)
     ("headers", "own"),
     [
         pytest.param([("Sec-Fetch-Site", "same-origin")], True, id="own page"),
-        pytest.param([("Sec-Fetch-Site", "none")], True, id="the user's own doing"),
+        pytest.param([("Sec-Fetch-Site", "none")], True, id="typed address or bookmark"),
         pytest.param([("Sec-Fetch-Site", "same-site")], False, id="sibling subdomain"),
         pytest.param([("Sec-Fetch-Site", "cross-site")], False, id="another site"),
         pytest.param([("Sec-Fetch-Site", "")], False, id="empty"),
-        pytest.param([("Sec-Fetch-Site", "same-origin")] * 2, False, id="said twice"),
+        pytest.param([("Sec-Fetch-Site", "same-origin")] * 2, False, id="twice"),
         pytest.param(
             [("Sec-Fetch-Site", "cross-site"), ("Origin", SITE)], False, id="site over origin"
         ),
@@ -112,7 +104,7 @@ def test_only_the_sites_own_pages_may_change_anything(
     headers: list[tuple[str, str]],
     own: bool,  # noqa: FBT001
 ) -> None:
-    """`Sec-Fetch-Site` decides, else `Origin`; in doubt it is refused."""
+    """`Sec-Fetch-Site` decides, else `Origin`; everything unclear is refused."""
     client = Who(address="203.0.113.7", scheme="https", host="app.example")
 
     assert is_own_site(CIMultiDict(headers), client, (), without_evidence=False) is own
@@ -126,16 +118,16 @@ def test_only_the_sites_own_pages_may_change_anything(
         pytest.param("localhost", "http://localhost:80", id="default port"),
     ],
 )
-def test_an_origin_is_compared_with_its_port(host: str, origin: str) -> None:
-    """The port that a browser leaves out is the scheme's default."""
+def test_origin_is_compared_with_its_port(host: str, origin: str) -> None:
+    """A missing port is the default of the scheme."""
     client = Who(address="127.0.0.1", scheme="http", host=host)
 
     assert is_own_site(CIMultiDict(Origin=origin), client, (), without_evidence=False)
     assert not is_own_site(CIMultiDict(Origin=origin + "9"), client, (), without_evidence=False)
 
 
-async def test_a_foreign_change_is_refused_before_its_body_is_read(client: Client) -> None:
-    """403 while the body is still on its way."""
+async def test_cross_site_request_is_refused_before_its_body_is_read(client: Client) -> None:
+    """403 before the body has arrived."""
     answered = asyncio.Event()
 
     async def held_back() -> AsyncIterator[bytes]:
@@ -148,7 +140,7 @@ async def test_a_foreign_change_is_refused_before_its_body_is_read(client: Clien
     answered.set()
 
 
-async def test_curl_needs_evidence_in_production_only(make_app: MakeApp) -> None:
+async def test_request_without_origin_is_refused_in_production_only(make_app: MakeApp) -> None:
     """With neither header: allowed in development, refused in production."""
     development = await make_app()
     production = await make_app(**PRODUCTION)
@@ -168,12 +160,12 @@ async def test_curl_needs_evidence_in_production_only(make_app: MakeApp) -> None
 
 
 async def test_trace_is_not_allowed(client: Client) -> None:
-    """TRACE would show a script the headers that it may not read."""
+    """TRACE would show scripts the headers that they must not read."""
     assert (await client.request("TRACE", "/")).status == 405
 
 
-async def test_an_allowed_origin_may_use_the_api_with_its_cookie(make_app: MakeApp) -> None:
-    """Preflight and request are answered for exactly this origin, with credentials."""
+async def test_allowed_origin_may_use_the_api_with_its_cookie(make_app: MakeApp) -> None:
+    """Preflight and request are allowed for exactly this origin, with credentials."""
     client = await make_app(**ORIGIN)
     cross = {"Origin": FRONT_END, "Sec-Fetch-Site": "cross-site"}
 
@@ -193,8 +185,8 @@ async def test_an_allowed_origin_may_use_the_api_with_its_cookie(make_app: MakeA
     assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
 
 
-async def test_an_allowed_origin_never_reaches_the_pages(make_app: MakeApp) -> None:
-    """CORS is for the API; a form of another site stays refused."""
+async def test_allowed_origin_never_reaches_the_pages(make_app: MakeApp) -> None:
+    """CORS is for the API only; a form of another site is refused."""
     client = await make_app(**ORIGIN)
 
     answer = await client.post(
@@ -207,7 +199,7 @@ async def test_an_allowed_origin_never_reaches_the_pages(make_app: MakeApp) -> N
 
 @pytest.mark.parametrize("origin", [OTHER, "null", FRONT_END + ".evil.example", FRONT_END + "/"])
 async def test_other_origins_get_no_permission(make_app: MakeApp, origin: str) -> None:
-    """No answer names an origin that is not listed, and their changes are refused."""
+    """No answer names an origin that is not listed, and its POST is refused."""
     client = await make_app(**ORIGIN)
     cross = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
 
@@ -220,7 +212,7 @@ async def test_other_origins_get_no_permission(make_app: MakeApp, origin: str) -
 
 
 async def test_without_allowed_origins_there_is_no_cors(client: Client) -> None:
-    """A preflight is an ordinary OPTIONS then."""
+    """A preflight is then answered like any OPTIONS."""
     answer = await client.options(
         "/api/auth/login", headers={"Origin": OTHER, "Access-Control-Request-Method": "POST"}
     )

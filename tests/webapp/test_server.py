@@ -1,4 +1,4 @@
-"""How the process serves and how it ends, seen from inside."""
+"""How the process serves and how it ends, tested inside one process."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Serving:
         self.task = asyncio.ensure_future(serve(app, self.signals, when_open=self.opened.set))
 
     async def end(self) -> None:
-        """Send the signal and wait for the end."""
+        """Send SIGTERM and wait for the end."""
         os.kill(os.getpid(), signal.SIGTERM)
         await self.task
 
 
 @pytest.fixture
 def start(environ: dict[str, str]) -> Start:
-    """Serve an app with these environment variables until it is told to end."""
+    """Serve an app with these environment variables until it gets a signal."""
 
     async def serving(**changes: str) -> Serving:
         port = free_port()
@@ -64,34 +64,36 @@ def _signals_as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("already_accepted", [True, False], ids=["accepted", "waiting"])
-async def test_whoever_was_let_in_by_the_kernel_is_answered(
+async def test_accepted_connections_are_answered_while_the_process_ends(
     start: Start,
     already_accepted: bool,  # noqa: FBT001
 ) -> None:
-    """Connections that were accepted just now, or wait for it, when the port closes are served."""
+    """Connections that were just accepted, or wait to be, are served after the port has closed."""
     serving = await start()
-    knocking = []
+    waiting = []
     for _ in range(20):  # the event loop does not run meanwhile, so nobody is accepted
-        visitor = socket.create_connection(("127.0.0.1", serving.port))
-        visitor.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        knocking.append(visitor)
+        connection = socket.create_connection(("127.0.0.1", serving.port))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        waiting.append(connection)
     if already_accepted:
-        os.kill(os.getpid(), signal.SIGTERM)  # heard a turn of the loop later than the knocking
+        os.kill(
+            os.getpid(), signal.SIGTERM
+        )  # handled one iteration of the loop after the connections
     else:
         serving.signals._stopped.set()  # at once
 
     await serving.task
 
     answers = []
-    for visitor in knocking:
-        visitor.settimeout(5)
-        answers.append(visitor.recv(65536))
-        visitor.close()
+    for connection in waiting:
+        connection.settimeout(5)
+        answers.append(connection.recv(65536))
+        connection.close()
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
 
 
-async def test_a_request_over_a_kept_connection_is_answered_while_draining(start: Start) -> None:
-    """The router may use a connection that it keeps a moment longer; it is then told to stop."""
+async def test_request_over_a_kept_connection_is_answered_while_draining(start: Start) -> None:
+    """A router may still use a connection that it keeps; the answer tells it to close it."""
     serving = await start()
     slow_begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -114,7 +116,7 @@ async def test_a_request_over_a_kept_connection_is_answered_while_draining(start
         )
         await slow_begun.wait()
         async with kept.get(f"{base}/healthz"):
-            pass  # a second connection, kept; and the first one's request is under way by now
+            pass  # a second connection, kept; by now the request of the first one is in flight
         os.kill(os.getpid(), signal.SIGTERM)
         while not serving.app[IN_FLIGHT].draining:
             await serving.app[IN_FLIGHT].wait_for_change()
@@ -127,10 +129,10 @@ async def test_a_request_over_a_kept_connection_is_answered_while_draining(start
     await serving.task
 
 
-async def test_what_takes_too_long_is_cut_off(
+async def test_request_that_never_ends_is_cut_off(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A request that never ends does not keep the process alive."""
+    """Such a request does not keep the process alive."""
     monkeypatch.setattr(server, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(server, "SHUTDOWN_SECONDS", 0.1)
     serving = await start()
@@ -156,10 +158,10 @@ async def test_what_takes_too_long_is_cut_off(
     assert "1 requests took too long" in caplog.text
 
 
-async def test_a_clean_up_that_hangs_is_given_up(
+async def test_clean_up_that_hangs_is_given_up(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exit code is 0 all the same; the platform's patience is shorter than a hang."""
+    """The process ends all the same, before the platform kills it."""
     monkeypatch.setattr(server, "CLEANUP_SECONDS", 0.2)
     serving = await start()
 
@@ -174,8 +176,8 @@ async def test_a_clean_up_that_hangs_is_given_up(
     assert "the clean-up took too long" in caplog.text
 
 
-async def test_the_end_is_told_to_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """An operator sees when the port opened, when the end began, and that it was reached."""
+async def test_start_and_end_are_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says when the port opened, when the end began, and that it is complete."""
     caplog.set_level(logging.INFO, logger="webapp.server")
     serving = await start()
     await serving.end()
@@ -187,7 +189,7 @@ async def test_the_end_is_told_to_the_log(start: Start, caplog: pytest.LogCaptur
     ]
 
 
-async def test_it_listens_on_ipv6_too(start: Start) -> None:
+async def test_server_listens_on_ipv6(start: Start) -> None:
     """HOST may be an IPv6 address."""
     serving = await start(HOST="::1")
     async with (
@@ -198,18 +200,18 @@ async def test_it_listens_on_ipv6_too(start: Start) -> None:
     await serving.end()
 
 
-async def test_a_host_that_is_not_this_machine_is_refused(
+async def test_host_that_is_not_this_machine_is_refused(
     environ: dict[str, str],
 ) -> None:
-    """One sentence that names host and port; what was opened is closed again."""
+    """One sentence names host and port; everything that was opened is closed."""
     config = Config.from_environ(environ | {"HOST": "203.0.113.7", "PORT": "8080"})
 
     with pytest.raises(PortRefused, match=r"PORT: 203\.0\.113\.7 port 8080 cannot be opened"):
         await serve(await create_app(config), StopSignals())
 
 
-async def test_work_is_cancelled_by_a_signal() -> None:
-    """A start that hangs can be stopped; one that ended keeps its result and its error."""
+async def test_signal_cancels_the_start() -> None:
+    """A start that hangs can be stopped; one that has ended keeps its result or error."""
     signals = StopSignals()
 
     async def fail() -> None:
@@ -223,8 +225,8 @@ async def test_work_is_cancelled_by_a_signal() -> None:
     assert await unless_stopped(asyncio.Event().wait(), signals) is None
 
 
-async def test_the_last_moments_ignore_signals() -> None:
-    """A process that is ending does not change its exit code."""
+async def test_signals_are_ignored_while_the_process_ends() -> None:
+    """They do not change the exit code."""
     StopSignals().ignore_from_now_on()
 
     os.kill(os.getpid(), signal.SIGTERM)
@@ -233,8 +235,8 @@ async def test_the_last_moments_ignore_signals() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
-async def test_what_the_start_has_made_is_left_out_of_garbage_collection(start: Start) -> None:
-    """While it serves; a full collection would walk through all of it and keep visitors waiting."""
+async def test_objects_of_the_start_are_left_out_of_garbage_collection(start: Start) -> None:
+    """While the app serves: a full collection would walk through all of them and block requests."""
     serving = await start()
     while_serving = gc.get_freeze_count()
 

@@ -1,4 +1,4 @@
-"""`python -m webapp` as a process, with nothing but environment variables."""
+"""`python -m webapp` as a process, configured by environment variables only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines_of(process: Process) -> list[dict[str, object]]:
 
 
 async def test_signed_in_users_stay_signed_in_over_a_restart(served: dict[str, str]) -> None:
-    """Sign up, sign in, stop, start: the same cookie still opens the profile."""
+    """Sign up, sign in, stop, start: the same cookie is still accepted."""
     async with Visitor(base_of(served)) as visitor:
         with webapp(environ=served) as first:
             first.wait_for(LISTENING)
@@ -52,7 +52,7 @@ async def test_signed_in_users_stay_signed_in_over_a_restart(served: dict[str, s
 
 
 async def test_two_processes_share_a_session(served: dict[str, str]) -> None:
-    """Signed in at one process, known at the other; signed out at one, out at both."""
+    """A visitor who signs in at one process is signed in at the other."""
     other = served | {"PORT": str(free_port())}
     with webapp(environ=served) as first, webapp(environ=other) as second:
         first.wait_for(LISTENING)
@@ -65,10 +65,10 @@ async def test_two_processes_share_a_session(served: dict[str, str]) -> None:
             assert await visitor.profile() == 200
 
 
-async def test_a_request_whose_body_still_arrives_is_answered_and_saved(
+async def test_request_whose_body_still_arrives_is_answered_and_saved(
     served: dict[str, str],
 ) -> None:
-    """SIGTERM, twice, in the middle of a sign-in: exit 0, and its cookie opens the next process."""
+    """SIGTERM twice during a sign-in: exit 0, and the next process accepts its cookie."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:
@@ -83,7 +83,7 @@ async def test_a_request_whose_body_still_arrives_is_answered_and_saved(
             await visitor.sign_up()
             signing_in = asyncio.ensure_future(visitor.post("/api/auth/login", slow_body()))
             await begun.wait()
-            assert await visitor.profile() == 401  # by now the other request is under way
+            assert await visitor.profile() == 401  # by now the other request is in flight
             process.signal(signal.SIGTERM)
             await asyncio.to_thread(process.wait_for, "ending: 1 requests in flight")
             process.signal(signal.SIGTERM)
@@ -99,10 +99,10 @@ async def test_a_request_whose_body_still_arrives_is_answered_and_saved(
             assert await visitor.profile() == 200
 
 
-async def test_kept_connections_are_told_to_close_and_do_not_hold_up_the_end(
+async def test_idle_connections_do_not_delay_the_end(
     served: dict[str, str],
 ) -> None:
-    """An idle browser connection does not keep a process alive."""
+    """A connection that a browser keeps open does not keep the process alive."""
     with webapp(environ=served) as process:
         process.wait_for(LISTENING)
         async with ClientSession() as client:
@@ -115,10 +115,10 @@ async def test_kept_connections_are_told_to_close_and_do_not_hold_up_the_end(
             assert time.monotonic() - begun < DRAIN_SECONDS
 
 
-def test_signals_while_it_starts_and_while_it_ends_leave_the_exit_code_alone(
+def test_repeated_signals_do_not_change_the_exit_code(
     served: dict[str, str],
 ) -> None:
-    """SIGTERM after SIGTERM, from the first moment to the last: 0."""
+    """SIGTERM after SIGTERM until the process has ended: 0."""
     with webapp(environ=served) as process:
         process.wait_for(LISTENING)
         while process._process.poll() is None:
@@ -126,8 +126,8 @@ def test_signals_while_it_starts_and_while_it_ends_leave_the_exit_code_alone(
         assert process.wait() == 0
 
 
-def test_a_stop_while_mongodb_is_awaited_ends_at_once(served: dict[str, str]) -> None:
-    """A start that cannot come about can still be stopped."""
+def test_start_that_waits_for_mongodb_can_be_stopped(served: dict[str, str]) -> None:
+    """SIGTERM ends it at once with 0."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_uri = f"mongodb://127.0.0.1:{silent.getsockname()[1]}"
         with webapp(environ=served | {"MONGO_URI": silent_uri, "LOG_LEVEL": "DEBUG"}) as process:
@@ -137,8 +137,8 @@ def test_a_stop_while_mongodb_is_awaited_ends_at_once(served: dict[str, str]) ->
     assert LISTENING not in process.output
 
 
-def test_a_port_in_use_is_one_sentence(served: dict[str, str]) -> None:
-    """No traceback, not zero, and the port is named."""
+def test_port_in_use_is_one_sentence(served: dict[str, str]) -> None:
+    """Code 1, a sentence with the port, no traceback."""
     address = ("127.0.0.1", int(served["PORT"]))
     with socket.create_server(address), webapp(environ=served) as process:
         assert process.wait() == 1
@@ -182,8 +182,8 @@ async def test_access_lines_have_the_documented_fields_and_no_secrets(
     assert not [secret for secret in secrets if secret in process.output]
 
 
-async def test_unreadable_requests_are_lines_of_the_same_form(served: dict[str, str]) -> None:
-    """What aiohttp cannot parse is answered with our headers, logged, and never quoted."""
+async def test_unreadable_requests_are_logged_like_others(served: dict[str, str]) -> None:
+    """They are answered with the app's headers and logged, and never quoted."""
     raw = (
         b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: session=private" + b"x" * 9000 + b"\r\n\r\n"
     )
@@ -207,7 +207,7 @@ async def test_unreadable_requests_are_lines_of_the_same_form(served: dict[str, 
 
 
 def _refused(served: dict[str, str]) -> None:
-    """Knock until the port is closed."""
+    """Connect until the port is closed."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", int(served["PORT"]))).close()

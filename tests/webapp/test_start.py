@@ -1,4 +1,4 @@
-"""What a start that cannot come about says: one line per problem, soon, and never a secret."""
+"""A start that fails: one line per problem, in time, without a secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from tests.processes import LISTENING, ROOT, free_port, run_webapp, webapp
+from tests.processes import LISTENING, free_port, run_webapp, webapp
 from tests.webapp.commands import run_command
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app, parts
@@ -68,8 +68,8 @@ def soon_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}
 
 
-def test_everything_wrong_at_once_is_told_at_once() -> None:
-    """One line per variable, code 78, in under two seconds, no secret even at DEBUG."""
+def test_all_wrong_settings_are_reported_at_once() -> None:
+    """One line per variable, code 78, in under two seconds, no secret, also at DEBUG."""
     wrong = WRONG_AT_ONCE | {
         "SESSION_SECRET": f"{SECRET},{SECRET}",
         "MONGO_URI": f"mongodb://app:{PASSWORD}@db/?tls=perhaps",
@@ -82,8 +82,8 @@ def test_everything_wrong_at_once_is_told_at_once() -> None:
     assert {line.partition(":")[0] for line in lines} == set(wrong)
 
 
-def test_without_a_database_it_does_not_start() -> None:
-    """There is no silent fallback to memory."""
+def test_start_needs_a_database() -> None:
+    """Without MONGO_URI nothing is kept in memory instead."""
     lines = refused_as_a_process({"SESSION_SECRET": SECRET, "APP_ENV": "development"})
 
     assert len(lines) == 1
@@ -92,8 +92,8 @@ def test_without_a_database_it_does_not_start() -> None:
 
 
 @pytest.mark.usefixtures("soon_refused")
-def test_mongodb_away(environ: dict[str, str]) -> None:
-    """Nobody listens there: told within 15 seconds."""
+def test_unreachable_mongodb_is_reported_in_time(environ: dict[str, str]) -> None:
+    """Nothing listens there: reported within 15 seconds."""
     uri = f"mongodb://app:{PASSWORD}@127.0.0.1:{free_port()}"
 
     lines = refused(environ | {"MONGO_URI": uri})
@@ -103,8 +103,8 @@ def test_mongodb_away(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("soon_refused")
-def test_mongodb_silent(environ: dict[str, str]) -> None:
-    """Somebody listens there and never says a word."""
+def test_silent_mongodb_is_reported_in_time(environ: dict[str, str]) -> None:
+    """A server that accepts and never answers is reported within 15 seconds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lines = refused(environ | {"MONGO_URI": f"mongodb://127.0.0.1:{silent.getsockname()[1]}"})
 
@@ -112,16 +112,16 @@ def test_mongodb_silent(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("soon_refused")
-def test_a_host_name_that_does_not_exist(environ: dict[str, str]) -> None:
-    """A mongodb+srv name without records is an address to mend."""
+def test_unknown_srv_name_is_reported(environ: dict[str, str]) -> None:
+    """A mongodb+srv name without records is a wrong address."""
     lines = refused(environ | {"MONGO_URI": "mongodb+srv://nowhere.invalid/shop"})
 
     assert lines[-1].startswith("MONGO_URI: ")
 
 
 @pytest.mark.usefixtures("soon_refused")
-def test_tls_towards_a_server_without_it(environ: dict[str, str], mongo_uri: str) -> None:
-    """The sentence names TLS and the options to look at."""
+def test_tls_to_a_server_without_tls_is_reported(environ: dict[str, str], mongo_uri: str) -> None:
+    """The sentence names TLS and its options."""
     lines = refused(environ | {"MONGO_URI": f"{mongo_uri}/?tls=true"})
 
     assert lines[-1].startswith("MONGO_URI: ")
@@ -129,10 +129,10 @@ def test_tls_towards_a_server_without_it(environ: dict[str, str], mongo_uri: str
 
 
 @pytest.mark.usefixtures("soon_refused")
-def test_no_tls_towards_a_server_with_it(
+def test_plaintext_to_a_server_with_tls_is_reported(
     environ: dict[str, str], mongod: Mongod, tmp_path: Path
 ) -> None:
-    """The server hangs up; the sentence says what that means."""
+    """The server closes the connection; the sentence says why."""
     arguments = ("--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(certificate(tmp_path)))
     with TlsMongod(mongod._binary, tmp_path / "tls", arguments=arguments) as server:
         plain = refused(environ | {"MONGO_URI": server.uri})
@@ -143,7 +143,7 @@ def test_no_tls_towards_a_server_with_it(
 
 
 class TlsMongod(Mongod):
-    """A mongod that speaks TLS only: it answers once it greets with TLS."""
+    """A mongod with TLS only: it is ready when a TLS handshake succeeds."""
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         context = ssl.create_default_context()
@@ -159,7 +159,7 @@ class TlsMongod(Mongod):
 
 
 def certificate(folder: Path) -> Path:
-    """Make a certificate that nobody trusts, key and all in one file."""
+    """Create a certificate that nobody trusts, with its key in the same file."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -197,28 +197,28 @@ def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def uri_of(guarded: Mongod, user: str, password: str = PASSWORD) -> dict[str, str]:
-    """Return the address that this user would set."""
+    """Return the settings that this user would have."""
     uri = guarded.uri.replace("//", f"//{user}:{password}@")
     return {"MONGO_URI": f"{uri}/shop?authSource=admin", "MONGO_DATABASE": "shop"}
 
 
-def test_a_wrong_password(environ: dict[str, str], guarded: Mongod) -> None:
-    """The sentence speaks of user and password, and shows neither."""
+def test_wrong_database_password_is_reported(environ: dict[str, str], guarded: Mongod) -> None:
+    """The sentence names user and password as the cause, and shows neither."""
     lines = refused(environ | uri_of(guarded, "writer", "wrong-" + PASSWORD))
 
     assert lines[-1].startswith("MONGO_URI: MongoDB refuses the user name or the password")
 
 
-def test_no_rights_on_the_database(environ: dict[str, str], guarded: Mongod) -> None:
-    """A user of another database may not make indexes here."""
+def test_user_of_another_database_is_reported(environ: dict[str, str], guarded: Mongod) -> None:
+    """A user of another database may not create indexes here."""
     lines = refused(environ | uri_of(guarded, "stranger"))
 
     assert "indexes" in lines[-1] or "may not write" in lines[-1]
     assert "an administrator run" in lines[-1]
 
 
-def test_a_user_who_may_only_read(environ: dict[str, str], guarded: Mongod) -> None:
-    """Found at start, not at the first sign-in, also when the indexes are there already."""
+def test_read_only_user_is_reported(environ: dict[str, str], guarded: Mongod) -> None:
+    """Found at start, not at the first sign-in, also when the indexes exist."""
     without_indexes = refused(environ | uri_of(guarded, "reader"))
     assert run_command("check", environ=environ | uri_of(guarded, "writer"))[0] == 0
     with_indexes = refused(environ | uri_of(guarded, "reader"))
@@ -228,10 +228,10 @@ def test_a_user_who_may_only_read(environ: dict[str, str], guarded: Mongod) -> N
     assert "db.grantRolesToUser" in with_indexes[-1]
 
 
-def test_a_user_without_index_rights_is_served_when_the_indexes_exist(
+def test_user_without_index_rights_is_served_when_the_indexes_exist(
     environ: dict[str, str], guarded: Mongod
 ) -> None:
-    """Least privilege: an administrator makes the indexes once, with `check`."""
+    """Least privilege: an administrator creates the indexes once, with `check`."""
     least = environ | uri_of(guarded, "least")
     with MongoClient[dict[str, object]](guarded.uri.replace("//", f"//root:{PASSWORD}@")) as client:
         client.drop_database("shop")
@@ -244,7 +244,7 @@ def test_a_user_without_index_rights_is_served_when_the_indexes_exist(
     assert code == 0, output
 
 
-def test_a_user_who_may_make_indexes_and_nothing_else(
+def test_user_who_may_only_create_indexes_is_reported(
     environ: dict[str, str], guarded: Mongod
 ) -> None:
     """Missing rights to write are found by a write that changes nothing."""
@@ -253,10 +253,10 @@ def test_a_user_who_may_make_indexes_and_nothing_else(
     assert "may not write to the database 'shop'" in lines[-1]
 
 
-async def test_a_policy_that_fails_its_own_check_stops_the_start(
+async def test_policy_that_fails_its_own_check_stops_the_start(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hook 2: nothing is connected when forwarded headers would be believed wrongly."""
+    """Hook 2: the app does not start when it would believe forged headers."""
 
     def believe(_policy: ForwardedPolicy, peer: str, _headers: object) -> tuple[str, str]:
         return peer, "https"
@@ -267,8 +267,8 @@ async def test_a_policy_that_fails_its_own_check_stops_the_start(
         await create_app(Config.from_environ(environ))
 
 
-def test_an_index_in_the_way(environ: dict[str, str], guarded: Mongod) -> None:
-    """An index that sessions cannot use is named with the command that mends it."""
+def test_conflicting_index_is_reported(environ: dict[str, str], guarded: Mongod) -> None:
+    """An index that sessions cannot use is named with the command that fixes it."""
     root = guarded.uri.replace("//", f"//root:{PASSWORD}@")
     with MongoClient[dict[str, object]](root) as client:
         client.drop_database("shop")
@@ -308,15 +308,15 @@ async def test_failed_start_closes_its_connections(
 
 
 def test_check_passes_and_opens_no_port(environ: dict[str, str]) -> None:
-    """The release phase: exit 0, and nothing was served."""
+    """The release phase exits with 0 and serves nothing."""
     code, output = run_command("check", environ=environ)
 
     assert code == 0
     assert LISTENING not in output
 
 
-def test_a_failed_start_opens_no_port(environ: dict[str, str]) -> None:
-    """Nobody is let in before the hooks have passed."""
+def test_failed_start_opens_no_port(environ: dict[str, str]) -> None:
+    """The port is closed until the hooks have passed."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = free_port()
         uri = f"mongodb://127.0.0.1:{silent.getsockname()[1]}"
@@ -328,7 +328,7 @@ def test_a_failed_start_opens_no_port(environ: dict[str, str]) -> None:
 
 
 def test_warnings_are_logged_and_do_not_stop_the_start(environ: dict[str, str]) -> None:
-    """A likely typing error is told by name, without its value."""
+    """A probable typing error is reported by name, without its value."""
     code, output = run_command("check", environ=environ | {"MONGODB_URI": "mongodb://private"})
 
     assert code == 0
@@ -336,20 +336,11 @@ def test_warnings_are_logged_and_do_not_stop_the_start(environ: dict[str, str]) 
     assert "private" not in output
 
 
-def test_an_unforeseen_refusal_tells_its_code() -> None:
-    """The server's own words are left out: they may repeat what was sent."""
+def test_unknown_error_is_reported_by_its_code() -> None:
+    """The server's message is left out: it may repeat what was sent."""
     error = OperationFailure("the text with private things", code=12345)
 
     sentence = explain(error, "shop")
 
     assert sentence.startswith("MONGO_URI: MongoDB refused an operation with code 12345")
     assert "private" not in sentence
-
-
-def test_the_environment_is_read_in_one_place() -> None:
-    """Only `__main__` reads os.environ; everything else is given a mapping."""
-    readers = [
-        path.name for path in (ROOT / "webapp").rglob("*.py") if "os.environ" in path.read_text()
-    ]
-
-    assert readers == ["__main__.py"]

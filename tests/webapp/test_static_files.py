@@ -13,10 +13,8 @@ from webapp.handlers.static_files import IMMUTABLE, StaticFiles
 @pytest.mark.parametrize(
     ("name", "content_type"), [("style.css", "text/css"), ("icon.svg", "image/svg+xml")]
 )
-async def test_the_linked_address_is_kept_for_ever(
-    client: Client, name: str, content_type: str
-) -> None:
-    """The versioned address is immutable; the bare one, and an old version, are asked again."""
+async def test_linked_address_is_immutable(client: Client, name: str, content_type: str) -> None:
+    """The versioned address is immutable; with no version, or an old one, browsers ask again."""
     address = StaticFiles().address(name)
 
     linked = await client.get(address)
@@ -29,8 +27,8 @@ async def test_the_linked_address_is_kept_for_ever(
     assert await linked.read() == await old.read()
 
 
-def test_another_content_has_another_address(tmp_path: Path) -> None:
-    """Nobody sees the new page with the old stylesheet."""
+def test_changed_content_has_another_address(tmp_path: Path) -> None:
+    """A new page never uses an old stylesheet."""
     file = tmp_path / "style.css"
     file.write_text("a")
     before = StaticFiles(tmp_path).address("style.css")
@@ -52,5 +50,5 @@ def test_another_content_has_another_address(tmp_path: Path) -> None:
     ],
 )
 async def test_nothing_else_is_served(client: Client, path: str) -> None:
-    """Only the files of the folder are there, by their very names."""
+    """Only the files of the folder are served, by their exact names."""
     assert (await client.get(path)).status == 404

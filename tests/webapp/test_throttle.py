@@ -1,4 +1,4 @@
-"""How often somebody may try, counted in a real MongoDB under a clock that tests move."""
+"""How often somebody may try, counted in a real MongoDB with a clock that the tests set."""
 
 # ruff: noqa: RUF001 -- a look-alike spelling is tested here
 
@@ -21,7 +21,7 @@ Database = AsyncIOMotorDatabase[dict[str, Any]]
 
 
 class Clock:
-    """Seconds since the epoch that pass when a test says so."""
+    """Seconds since the epoch, which a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -33,7 +33,7 @@ class Clock:
 
 @pytest.fixture
 async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    """Lend a Motor database of this test's own."""
+    """Return a Motor database of this test's own."""
     client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
     yield client[database_name]
     client.close()
@@ -41,15 +41,15 @@ async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database
 
 @pytest.fixture
 def clock() -> Clock:
-    """Lend a clock that stands still."""
+    """Return a clock that stands still."""
     return Clock()
 
 
 @pytest.fixture
 async def throttle(database: Database, clock: Clock) -> Throttle:
-    """Lend a throttle under the test's clock.
+    """Return a throttle with the clock of the test.
 
-    Without the TTL index: the server's own clock would sweep what is over by its time.
+    Without the TTL index: the server's own clock would delete what is expired by its time.
     """
     found = Throttle(database, SECRET)
     found.clock = clock
@@ -112,10 +112,10 @@ async def test_five_failures_are_free_and_then_each_doubles_the_wait(
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
 
 
-async def test_tries_while_blocked_do_not_extend_the_block(
+async def test_attempts_while_locked_do_not_extend_the_lock(
     throttle: Throttle, clock: Clock
 ) -> None:
-    """Knocking on a closed lock changes nothing; `Retry-After` counts down honestly."""
+    """Attempts at a closed lock change nothing; `Retry-After` counts down."""
     await fail(throttle, 5)
     clock.now += 1
     await fail(throttle, 1)
@@ -129,7 +129,7 @@ async def test_tries_while_blocked_do_not_extend_the_block(
     await fail(throttle, 1)
 
 
-async def test_tries_while_blocked_do_not_use_up_the_addresss_quota(
+async def test_attempts_while_locked_do_not_use_the_quota_of_the_address(
     throttle: Throttle, clock: Clock
 ) -> None:
     """Somebody whose account is locked can still sign in to another one from the same address."""
@@ -140,10 +140,10 @@ async def test_tries_while_blocked_do_not_use_up_the_addresss_quota(
     await fail(throttle, 1, ATTACKER, "grace@example.org")
 
 
-async def test_parallel_tries_that_a_lock_refuses_do_not_use_up_the_addresss_quota(
+async def test_refused_parallel_attempts_do_not_use_the_quota_of_the_address(
     throttle: Throttle,
 ) -> None:
-    """Fifty at once, of which five are free: the others have not been tried."""
+    """Of fifty at once five are free, and only those count."""
     tries = (fail(throttle) for _ in range(50))
     results = await asyncio.gather(*tries, return_exceptions=True)
 
@@ -163,10 +163,8 @@ async def test_success_opens_the_lock(throttle: Throttle, clock: Clock) -> None:
     assert await wait_of(throttle) == 1
 
 
-async def test_parallel_tries_get_no_more_than_the_free_ones(
-    throttle: Throttle, clock: Clock
-) -> None:
-    """Of fifty tries at once five are let through, and the others do not extend the block."""
+async def test_parallel_attempts_get_only_the_free_ones(throttle: Throttle, clock: Clock) -> None:
+    """Of fifty at once five are let through, and the others do not extend the lock."""
     answers = await asyncio.gather(*(fail(throttle) for _ in range(50)), return_exceptions=True)
 
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 5
@@ -177,10 +175,8 @@ async def test_parallel_tries_get_no_more_than_the_free_ones(
     assert await wait_of(throttle) == 2
 
 
-async def test_the_loser_of_a_race_does_not_move_the_end_of_the_block(
-    throttle: Throttle, clock: Clock
-) -> None:
-    """A try that found the lock open and comes to it late leaves it as it is."""
+async def test_late_attempt_does_not_extend_the_lock(throttle: Throttle, clock: Clock) -> None:
+    """An attempt that found the lock open and uses it late changes nothing."""
     lock = throttle._id("account", ADA)
     await fail(throttle, 5)
     clock.now += 0.5
@@ -192,8 +188,8 @@ async def test_the_loser_of_a_race_does_not_move_the_end_of_the_block(
     await throttle._use(lock)
 
 
-async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttle) -> None:
-    """The owner signs in from home while an attacker's guesses have closed the account."""
+async def test_familiar_address_is_not_locked_out_by_others(throttle: Throttle) -> None:
+    """The owner signs in from home while the guesses of an attacker have locked the account."""
     await succeed(throttle)
     await fail(throttle, 5)
     assert await wait_of(throttle) == 1
@@ -203,8 +199,8 @@ async def test_a_familiar_address_is_not_shut_out_by_strangers(throttle: Throttl
     assert await wait_of(throttle) == 1
 
 
-async def test_a_familiar_address_has_a_lock_of_its_own(throttle: Throttle) -> None:
-    """Guessing from a familiar address is throttled all the same."""
+async def test_familiar_address_has_a_lock_of_its_own(throttle: Throttle) -> None:
+    """Guessing from a familiar address is throttled too."""
     await succeed(throttle)
 
     await fail(throttle, 5, HOME)
@@ -213,10 +209,10 @@ async def test_a_familiar_address_has_a_lock_of_its_own(throttle: Throttle) -> N
     await fail(throttle)
 
 
-async def test_a_familiar_address_is_forgotten_after_thirty_days(
+async def test_familiar_address_is_forgotten_after_thirty_days(
     throttle: Throttle, clock: Clock
 ) -> None:
-    """A month later the address is a stranger's again."""
+    """A month later the address is not familiar any more."""
     await succeed(throttle)
     clock.now += 30 * 86400
     await fail(throttle, 5)
@@ -224,8 +220,8 @@ async def test_a_familiar_address_is_forgotten_after_thirty_days(
     assert await wait_of(throttle, HOME) == 1
 
 
-async def test_being_familiar_to_one_account_opens_no_other(throttle: Throttle) -> None:
-    """The owner of one account is a stranger to the next."""
+async def test_address_is_familiar_to_one_account_only(throttle: Throttle) -> None:
+    """The address of one account is not familiar to another."""
     await succeed(throttle, ATTACKER, "mallory@example.org")
     await fail(throttle, 5)
 
@@ -233,7 +229,7 @@ async def test_being_familiar_to_one_account_opens_no_other(throttle: Throttle) 
 
 
 async def test_failures_are_forgotten_after_a_day(throttle: Throttle, clock: Clock) -> None:
-    """Yesterday's typing errors do not count today, swept or not."""
+    """Failures of yesterday do not count, whether they are deleted yet or not."""
     await fail(throttle, 5)
     clock.now += 86401
 
@@ -242,18 +238,18 @@ async def test_failures_are_forgotten_after_a_day(throttle: Throttle, clock: Clo
     assert await wait_of(throttle) == 1
 
 
-async def test_the_account_is_folded_before_it_is_counted(throttle: Throttle) -> None:
-    """Spelling the address in capitals buys no more guesses."""
+async def test_email_is_folded_before_it_is_counted(throttle: Throttle) -> None:
+    """Another spelling of the address gives no more guesses."""
     for spelling in (ADA, "ADA@example.org", " Ada@Example.ORG", "ａda@example.org", ADA):
         await fail(throttle, 1, email=spelling)
 
     assert await wait_of(throttle, email="aDa@example.org") == 1
 
 
-async def test_an_address_has_a_hundred_failures_in_a_quarter_of_an_hour(
+async def test_address_has_a_hundred_failures_per_quarter_of_an_hour(
     throttle: Throttle, clock: Clock
 ) -> None:
-    """The hundred and first try waits for the rest of the window, then all are free again."""
+    """The hundred and first attempt waits for the rest of the window, then all are free again."""
     for n in range(QUOTA):
         await fail(throttle, 1, ATTACKER, f"{n}@example.org")
     clock.now += 300
@@ -265,7 +261,7 @@ async def test_an_address_has_a_hundred_failures_in_a_quarter_of_an_hour(
 
 
 async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> None:
-    """A whole school behind one address may sign in."""
+    """Any number of people behind one address may sign in."""
     for n in range(QUOTA + 5):
         await succeed(throttle, email=f"{n}@example.org")
 
@@ -282,10 +278,10 @@ async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> 
         pytest.param("unknown", "unknown", True, id="peers without an address"),
     ],
 )
-async def test_an_ipv6_customer_is_one_address(
+async def test_ipv6_addresses_are_counted_by_network(
     throttle: Throttle, one: str, other: str, *, shared: bool
 ) -> None:
-    """IPv6 addresses count by /64: a customer has all of them."""
+    """IPv6 addresses count by /64: a customer has all addresses in it."""
     for _ in range(QUOTA):
         await throttle.count_sign_up(one)
 
@@ -309,8 +305,8 @@ async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock
     await throttle.count_sign_up(HOME)
 
 
-async def test_a_withdrawn_try_was_never_made(throttle: Throttle) -> None:
-    """Tries that the server was too busy to look at use up nothing."""
+async def test_busy_attempt_is_not_counted(throttle: Throttle) -> None:
+    """Attempts that the server was too busy to check use nothing up."""
     for _ in range(QUOTA + 5):
         with pytest.raises(Busy):
             async with throttle.attempt(ADA, ATTACKER):
@@ -333,10 +329,10 @@ async def test_all_processes_share_the_counters(
     assert await wait_of(other) == 1
 
 
-async def test_the_collection_tells_nobody_who_tried(
+async def test_collection_contains_no_email_and_no_address(
     throttle: Throttle, database: Database
 ) -> None:
-    """Keys are keyed hashes: no address, no email, and no plain hash of them."""
+    """Its keys are keyed hashes: no address, no email, and no plain hash of them."""
     await succeed(throttle)
     await fail(throttle)
     other_secret = Throttle(database, "another secret of the tests")
@@ -350,8 +346,8 @@ async def test_the_collection_tells_nobody_who_tried(
     assert other_secret._id("account", ADA) not in [document["_id"] for document in documents]
 
 
-async def test_every_counter_has_an_end(throttle: Throttle, database: Database) -> None:
-    """The TTL index sweeps every kind of counter."""
+async def test_every_counter_expires(throttle: Throttle, database: Database) -> None:
+    """The TTL index deletes every kind of counter."""
     await succeed(throttle)
     await fail(throttle)
     await throttle.count_sign_up(HOME)
