@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from motor.motor_asyncio import AsyncIOMotorClient
 from pytest_aiohttp import AiohttpClient
 
 from storage import generate_secret
 from webapp.accounts.passwords import Cost
 from webapp.app import create_app
 from webapp.config.settings import Config
+from webapp.database.client import Database
 
 Client = TestClient[web.Request, web.Application]
 MakeApp = Callable[..., Awaitable[Client]]
@@ -20,6 +23,8 @@ MakeApp = Callable[..., Awaitable[Client]]
 # The least that Argon2id accepts: what a hash costs matters to test_passwords and
 # test_loop_stays_free alone.
 CHEAP = Cost(memory_kib=8, passes=1)
+# Production behind one router.
+PRODUCTION = {"APP_ENV": "production", "TRUSTED_PROXY_HOPS": "1", "ALLOWED_HOSTS": "app.example"}
 # What a browser adds to a form of the site's own page.
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html,application/xhtml+xml"}
 
@@ -36,13 +41,11 @@ def environ(mongo_uri: str, database_name: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def production(environ: dict[str, str]) -> dict[str, str]:
-    """Give a valid production environment: one router, the host app.example."""
-    return environ | {
-        "APP_ENV": "production",
-        "TRUSTED_PROXY_HOPS": "1",
-        "ALLOWED_HOSTS": "app.example",
-    }
+async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
+    """Return a database of this test's own, without an app."""
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
+    yield client[database_name]
+    client.close()
 
 
 @pytest.fixture

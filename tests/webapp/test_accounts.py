@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 
 from tests.webapp.people import ADA, GRACE, NEW_PASSWORD
 from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.users import Account, Accounts
+from webapp.database.client import Database
 from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
-
-Database = AsyncIOMotorDatabase[dict[str, Any]]
 
 
 class CountingPasswords(Passwords):
@@ -28,14 +25,6 @@ class CountingPasswords(Passwords):
         """Count, then verify."""
         self.verified += 1
         return await super().verify(password, phc)
-
-
-@pytest.fixture
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    """Return a Motor database of this test's own."""
-    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
-    yield client[database_name]
-    client.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.webapp.conftest import Client, MakeApp
+from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from webapp.database.mongod import Mongod
 
 TOKEN = "a-token-of-sixteen-or-more"
@@ -33,9 +33,7 @@ async def test_without_its_database_it_is_alive_and_not_ready(
 
 async def test_health_checks_work_by_address_over_plain_http(make_app: MakeApp) -> None:
     """A router's health check passes in production without forwarded headers or a known host."""
-    client = await make_app(
-        APP_ENV="production", TRUSTED_PROXY_HOPS="1", ALLOWED_HOSTS="app.example"
-    )
+    client = await make_app(**PRODUCTION)
 
     answers = [await client.get(path) for path in ("/healthz", "/readyz")]
 

@@ -9,24 +9,20 @@ import logging
 import pytest
 from aiohttp import web
 
-from tests.webapp.conftest import Client, MakeApp
+from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from tests.webapp.forwarded_cases import CASES, REAL
 from webapp.http import middlewares
 from webapp.http.app_keys import CLIENT
 
 HTTPS = {"X-Forwarded-For": REAL, "X-Forwarded-Proto": "https", "Host": "app.example"}
 HTTP = {**HTTPS, "X-Forwarded-Proto": "http"}
-PRODUCTION = {
-    "APP_ENV": "production",
-    "TRUSTED_PROXY_HOPS": "1",
-    "ALLOWED_HOSTS": "app.example, www.app.example",
-}
+TWO_HOSTS = PRODUCTION | {"ALLOWED_HOSTS": "app.example, www.app.example"}
 
 
 @pytest.fixture
 async def behind_router(make_app: MakeApp) -> Client:
     """Start the app as in production, behind one router: the test client."""
-    return await make_app(**PRODUCTION)
+    return await make_app(**TWO_HOSTS)
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ async def test_forwarded_headers_over_http(
 ) -> None:
     """A handler sees the client of the case; each refusal is a 400, one event and one count."""
     caplog.set_level(logging.INFO)
-    client = await make_app(**PRODUCTION, METRICS_TOKEN="m" * 32)
+    client = await make_app(**TWO_HOSTS, METRICS_TOKEN="m" * 32)
     cases = [case for case in CASES if case.hops == 1]
 
     for case in cases:
@@ -160,7 +156,7 @@ async def test_untrusted_direct_connection_is_logged_once(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A peer outside TRUSTED_PROXIES is logged once, and its headers are ignored."""
-    client = await make_app(**PRODUCTION, TRUSTED_PROXIES="10.0.0.0/8")
+    client = await make_app(**TWO_HOSTS, TRUSTED_PROXIES="10.0.0.0/8")
 
     answers = [await client.get("/", headers=HTTPS, allow_redirects=False) for _ in range(3)]
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from multidict import CIMultiDict
 
-from tests.webapp.conftest import Client, MakeApp
+from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from webapp.http.cross_site import is_own_site
 from webapp.http.headers import CSP
 from webapp.http.proxy import Client as Who
@@ -22,7 +22,6 @@ ROUTED = {
     "Host": "app.example",
     "Sec-Fetch-Site": "same-origin",
 }
-PRODUCTION = {"APP_ENV": "production", "TRUSTED_PROXY_HOPS": "1", "ALLOWED_HOSTS": "app.example"}
 
 
 @pytest.mark.parametrize(

@@ -71,14 +71,13 @@ async def test_accepted_connections_are_answered_while_the_process_ends(
     """Connections that were just accepted, or wait to be, are served after the port has closed."""
     serving = await start()
     waiting = []
-    for _ in range(20):  # the event loop does not run meanwhile, so nobody is accepted
+    for _ in range(20):  # the event loop does not run here, so none is accepted
         connection = socket.create_connection(("127.0.0.1", serving.port))
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         waiting.append(connection)
     if already_accepted:
-        os.kill(
-            os.getpid(), signal.SIGTERM
-        )  # handled one iteration of the loop after the connections
+        # Handled one iteration of the loop after the connections.
+        os.kill(os.getpid(), signal.SIGTERM)
     else:
         serving.signals._stopped.set()  # at once
 

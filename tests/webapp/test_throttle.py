@@ -5,19 +5,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 
 from webapp.accounts.throttle import QUOTA, Throttle
+from webapp.database.client import Database
 from webapp.http.refusals import Busy, SignInRefused, TooManyAttempts
 
 SECRET = "a secret of the tests that is long enough"
 ADA = "ada@example.org"
 HOME, ATTACKER = "198.51.100.7", "203.0.113.9"
-Database = AsyncIOMotorDatabase[dict[str, Any]]
 
 
 class Clock:
@@ -29,14 +26,6 @@ class Clock:
     def __call__(self) -> float:
         """Return the time."""
         return self.now
-
-
-@pytest.fixture
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    """Return a Motor database of this test's own."""
-    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongo_uri)
-    yield client[database_name]
-    client.close()
 
 
 @pytest.fixture
