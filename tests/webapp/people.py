@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from aiohttp import ClientResponse, ClientSession, CookieJar
 
 from tests.webapp.conftest import BROWSER, Client
+from webapp.accounts.throttle import THROTTLE
 
 Browser = Client | ClientSession
 
@@ -28,6 +30,12 @@ IPHONE = (
     " Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
 )
 NEW_PASSWORD = "copper window and slow tea"
+
+
+def stop_throttle_clock(client: Client) -> None:
+    """Let no lock of the throttle open by itself, however slow the machine is."""
+    now = time.time()
+    client.app[THROTTLE].clock = lambda: now
 
 
 async def sign_up(client: Browser, **changes: Any) -> ClientResponse:

@@ -11,7 +11,15 @@ import pytest
 from aiohttp import ClientResponse
 
 from tests.webapp.conftest import Client, MakeApp
-from tests.webapp.people import ADA, GRACE, another_device, arrive, sign_in, sign_up
+from tests.webapp.people import (
+    ADA,
+    GRACE,
+    another_device,
+    arrive,
+    sign_in,
+    sign_up,
+    stop_throttle_clock,
+)
 from webapp.accounts.passwords import Passwords
 from webapp.accounts.throttle import QUOTA, THROTTLE
 from webapp.accounts.users import ACCOUNTS
@@ -325,6 +333,7 @@ async def test_disabled_account_is_signed_out_and_cannot_sign_in(client: Client)
 
 async def test_guessing_is_throttled_with_retry_after(client: Client) -> None:
     """The sixth guess is 429 with the seconds to wait; so is the right password until then."""
+    stop_throttle_clock(client)
     await sign_up(client)
     for _ in range(5):
         assert (await sign_in(client, password="wrong password")).status == 401
@@ -340,6 +349,7 @@ async def test_guessing_is_throttled_with_retry_after(client: Client) -> None:
 async def test_forged_forwarded_addresses_do_not_evade_the_throttle(make_app: MakeApp) -> None:
     """Entries to the left of the trusted hop are ignored, so every guess has the same address."""
     client = await make_app(TRUSTED_PROXY_HOPS="1")
+    stop_throttle_clock(client)
     await sign_up(client, **GRACE)
     statuses = [
         (

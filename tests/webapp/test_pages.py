@@ -23,6 +23,7 @@ from tests.webapp.people import (
     arrive,
     sign_in,
     sign_up,
+    stop_throttle_clock,
     text_of,
 )
 from tests.webapp.test_redirects import HOSTILE
@@ -123,6 +124,7 @@ async def test_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Clien
 
 async def test_throttled_sign_in_says_how_long_to_wait(client: Client) -> None:
     """429 with Retry-After and a sentence, and the form is still there."""
+    stop_throttle_clock(client)
     await sign_up(client)
     for _ in range(5):
         await client.post("/login", data=SIGN_IN | {"password": "wrong"})
@@ -309,6 +311,7 @@ async def test_refused_password_change_says_why_and_changes_nothing(
 
 async def test_guessing_the_current_password_is_throttled(client: Client) -> None:
     """In an open browser there are five guesses, as at the sign-in."""
+    stop_throttle_clock(client)
     await arrive(client)
 
     statuses = [
