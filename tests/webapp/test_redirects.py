@@ -50,7 +50,6 @@ def test_path_of_this_site_is_kept(path: str) -> None:
     assert local_path(path) == path
 
 
-def test_query_has_only_values_that_are_not_empty() -> None:
-    """Empty values are left out."""
-    assert with_query("/login", notice="", next="/a?b=c&d") == "/login?next=%2Fa%3Fb%3Dc%26d"
-    assert with_query("/login", notice="") == "/login"
+def test_values_in_a_query_are_escaped() -> None:
+    """A value cannot add another field."""
+    assert with_query("/login", next="/a?b=c&d") == "/login?next=%2Fa%3Fb%3Dc%26d"

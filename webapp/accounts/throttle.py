@@ -62,9 +62,8 @@ class Throttle:
     `clock` returns seconds since the epoch and may be replaced: tests use one that they set.
     """
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], secret: str | bytes) -> None:
-        raw = secret.encode() if isinstance(secret, str) else secret
-        self._key = hmac.digest(raw, b"webapp throttle v1", hashlib.sha256)
+    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], secret: str) -> None:
+        self._key = hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
         self.clock: Callable[[], float] = time.time
         self._counters: AsyncIOMotorCollection[dict[str, Any]] = database["throttle"].with_options(
             codec_options=CodecOptions(tz_aware=True, tzinfo=UTC)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -28,16 +28,22 @@ NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variable:
-    """The declaration of one environment variable, see `variable`."""
+    """An environment variable with its rule.
+
+    `parse` returns the value or raises `ValueError` with *what is wrong; what is needed*.
+    `development` is the default there, when it is another.  `required` and
+    `required_in_production` say how to get a value that must be set.
+    """
 
     name: str
-    parse: Callable[[str], Any]
-    default: Any
-    development: Any
-    required: str | None
-    required_in_production: str | None
+    parse: Callable[[str], object]
+    default: object
+    _: KW_ONLY
+    development: object = None
+    required: str | None = None
+    required_in_production: str | None = None
 
 
 def variable(
@@ -45,31 +51,12 @@ def variable(
     parse: Callable[[str], object],
     default: object,
     *,
-    development: object = None,
-    required: str | None = None,
-    required_in_production: str | None = None,
     secret: bool = False,
+    **rules: Any,
 ) -> Any:
-    """Declare a dataclass field that is read from an environment variable.
-
-    `parse` returns the value or raises `ValueError` with *what is wrong; what is needed*.
-    `development` is the default there, where it is another.  `required` and
-    `required_in_production` say how to get a value that has no default.  A `secret` is left out
-    of the `repr`.
-    """
-    return field(
-        repr=not secret,
-        metadata={
-            _DECLARATION: Variable(
-                name=name,
-                parse=parse,
-                default=default,
-                development=default if development is None else development,
-                required=required,
-                required_in_production=required_in_production,
-            )
-        },
-    )
+    """Declare a dataclass field that is read from a `Variable`; a secret is not in the `repr`."""
+    declaration = Variable(name, parse, default, **rules)
+    return field(repr=not secret, metadata={_DECLARATION: declaration})
 
 
 def declared(settings: type[DataclassInstance]) -> dict[str, Variable]:
@@ -98,7 +85,8 @@ class Variables:
     def read(self, variable: Variable, *, production: bool) -> Any:
         """Return the parsed value; the default when it is unset, and after a problem."""
         text = self.text(variable.name)
-        default = variable.default if production else variable.development
+        is_other = not production and variable.development is not None
+        default = variable.development if is_other else variable.default
         if text is None:
             how = variable.required or (production and variable.required_in_production)
             if how:

@@ -22,13 +22,13 @@ from webapp.http.bodies import json_fields
 async def sign_up(request: web.Request) -> web.Response:
     """Create an account: 201 with its profile."""
     form = from_json(SignUp, await json_fields(request))
-    return _json(_profile(await auth.sign_up(request, form)), status=201)
+    return web.json_response(_profile(await auth.sign_up(request, form)), status=201)
 
 
 async def sign_in(request: web.Request) -> web.Response:
     """Open a session: 200 with the profile, and the cookie."""
     form = from_json(SignIn, await json_fields(request))
-    return _json(_profile(await auth.sign_in(request, form)))
+    return web.json_response(_profile(await auth.sign_in(request, form)))
 
 
 async def sign_out(request: web.Request) -> web.Response:
@@ -39,7 +39,7 @@ async def sign_out(request: web.Request) -> web.Response:
 
 async def profile(request: web.Request) -> web.Response:
     """Return the profile of who is signed in."""
-    return _json(_profile(await auth.current_account(request)))
+    return web.json_response(_profile(await auth.current_account(request)))
 
 
 async def delete_profile(request: web.Request) -> web.Response:
@@ -54,7 +54,7 @@ async def device_list(request: web.Request) -> web.Response:
     """Return every active session of this account."""
     account = await auth.current_account(request)
     found = await devices.signed_in(request, account)
-    return _json({"sessions": [_device(device) for device in found]})
+    return web.json_response({"sessions": [_device(device) for device in found]})
 
 
 async def sign_out_device(request: web.Request) -> web.Response:
@@ -76,7 +76,7 @@ async def sign_out_others(request: web.Request) -> web.Response:
 async def description(request: web.Request) -> web.Response:
     """Return the OpenAPI description of this API."""
     config = request.app[CONFIG]
-    return _json(
+    return web.json_response(
         openapi.description(
             password_min_length=config.password_min_length, cookie_name=config.cookie_name
         )
@@ -98,10 +98,6 @@ def add_routes(app: web.Application) -> None:
             web.get(f"{API}/openapi.json", description),
         ]
     )
-
-
-def _json(body: object, *, status: int = 200) -> web.Response:
-    return web.json_response(body, status=status)
 
 
 def _no_content(*, leaving: bool = False) -> web.Response:

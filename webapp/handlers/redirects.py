@@ -25,6 +25,5 @@ def local_path(next_: object) -> str:
 
 
 def with_query(path: str, **query: str) -> str:
-    """Return `path` with a query of the non-empty values."""
-    text = urlencode({name: value for name, value in query.items() if value})
-    return f"{path}?{text}" if text else path
+    """Return `path` with a query."""
+    return f"{path}?{urlencode(query)}"
