@@ -1,4 +1,4 @@
-"""A visitor who goes away in the middle of a request leaves no half-written session."""
+"""A visitor who disconnects during a request: a started save is completed, with all its steps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ pytestmark = real_drivers
 WRITES = {"insert", "update", "delete"}
 
 
-class Departures:
-    """Visitors who leave while MongoDB holds their writes up."""
+class Disconnects:
+    """Visitors who disconnect while MongoDB blocks writes."""
 
     def __init__(self, log: CommandLog, mongo_uri: str) -> None:
         self._log = log
@@ -34,7 +34,7 @@ class Departures:
         self._noticed = 0
 
     def set_up(self, app: web.Application, storage: MongoStorage) -> None:
-        """Set the storage up below a middleware that notices who has left."""
+        """Set the storage up inside a middleware that notices cancelled requests."""
 
         @web.middleware
         async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,8 +48,8 @@ class Departures:
         setup(app, storage)
 
     @asynccontextmanager
-    async def writes_held_up(self) -> AsyncIterator[None]:
-        """Let the server answer reads, but no write, until the context ends."""
+    async def writes_blocked(self) -> AsyncIterator[None]:
+        """Let the server answer reads, but no writes, until the context ends."""
         self._log.commands.clear()
         async with AsyncMongoClient[dict[str, Any]](self._mongo_uri) as client:
             await client.admin.command("fsync", lock=True)
@@ -59,29 +59,29 @@ class Departures:
                 await client.admin.command("fsyncUnlock")
 
     async def write_is_sent(self) -> None:
-        """Wait until a write is on its way to the server."""
+        """Wait until a write was sent to the server."""
         await until(lambda: bool(WRITES & set(self._log.names)))
 
-    async def leave(self, request: asyncio.Task[Any]) -> None:
-        """Let the visitor leave, and wait until the app's server has noticed."""
+    async def disconnect(self, request: asyncio.Task[Any]) -> None:
+        """Close the connection, and wait until the app has noticed."""
         noticed = self._noticed
         request.cancel()
         await until(lambda: self._noticed > noticed)
 
 
 @pytest.fixture
-def departures(log: CommandLog, mongo_uri: str) -> Departures:
-    """Let visitors leave in the middle of their requests."""
-    return Departures(log, mongo_uri)
+def disconnects(log: CommandLog, mongo_uri: str) -> Disconnects:
+    """Let visitors disconnect during their requests."""
+    return Disconnects(log, mongo_uri)
 
 
 @pytest.fixture
-async def site(open_site: OpenSite, storage: MongoStorage, departures: Departures) -> Site:
-    """Start an app that notices who has left."""
-    return await open_site(storage, departures.set_up)
+async def site(open_site: OpenSite, storage: MongoStorage, disconnects: Disconnects) -> Site:
+    """Start an app that notices cancelled requests."""
+    return await open_site(storage, disconnects.set_up)
 
 
-async def _supersede(request: web.Request) -> web.StreamResponse:
+async def _replace(request: web.Request) -> web.StreamResponse:
     (await new_session(request))["name"] = "Bob"
     return web.Response()
 
@@ -94,7 +94,7 @@ def _changing(change: Change) -> Callable[[web.Request], Awaitable[web.StreamRes
     return handler
 
 
-def _begin_anew(session: Any) -> None:
+def _log_out_and_write(session: Any) -> None:
     session.invalidate()
     session["name"] = "Bob"
 
@@ -119,8 +119,8 @@ SAVES = [
     pytest.param(_changing(lambda s: s.update(name="Bob")), _has_changed, id="change"),
     pytest.param(_changing(lambda s: s.update(user_id=7)), _has_moved, id="login"),
     pytest.param(_changing(lambda s: s.renew()), _has_moved, id="renewal"),
-    pytest.param(_changing(_begin_anew), _has_moved, id="begun anew"),
-    pytest.param(_supersede, _has_moved, id="new session"),
+    pytest.param(_changing(_log_out_and_write), _has_moved, id="written after logout"),
+    pytest.param(_replace, _has_moved, id="new session"),
     pytest.param(_changing(lambda s: s.invalidate()), _is_gone, id="logout"),
 ]
 
@@ -129,18 +129,18 @@ SAVES = [
 async def test_started_save_is_completed_after_the_visitor_disconnects(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     is_complete: Callable[[Document, list[Document]], bool],
-    departures: Departures,
+    disconnects: Disconnects,
     visitor: Visitor,
     collection: Any,
 ) -> None:
-    """All of its steps are done, not only the one that was under way."""
+    """All of its steps are done, not only the one that was sent."""
     await visitor.do(lambda session: session.update(name="Ada"))
     before = await collection.find_one({})
 
-    async with departures.writes_held_up():
+    async with disconnects.writes_blocked():
         request = asyncio.create_task(visitor.visit(handler))
-        await departures.write_is_sent()
-        await departures.leave(request)
+        await disconnects.write_is_sent()
+        await disconnects.disconnect(request)
         assert await collection.find({}).to_list(None) == [before]
 
     async def completed() -> bool:
@@ -150,19 +150,19 @@ async def test_started_save_is_completed_after_the_visitor_disconnects(
 
 
 async def test_queued_save_is_completed_after_the_visitor_disconnects(
-    departures: Departures, site: Site, storage: MongoStorage, log: CommandLog
+    disconnects: Disconnects, site: Site, storage: MongoStorage, log: CommandLog
 ) -> None:
-    """Being handed over is enough: the write need not have left for the server yet."""
+    """A save is started as soon as it waits for a batch."""
     ada, bob = await site.visitor(), await site.visitor()
     for visitor in (ada, bob):
         await visitor.do(lambda session: session.update(step=1))
 
-    async with departures.writes_held_up():
+    async with disconnects.writes_blocked():
         first = asyncio.create_task(ada.do(lambda session: session.update(step=2)))
-        await departures.write_is_sent()
+        await disconnects.write_is_sent()
         second = asyncio.create_task(bob.do(lambda session: session.update(step=2)))
         await until(lambda: log.names.count("find") == 2 and storage.queued == 1)
-        await departures.leave(second)
+        await disconnects.disconnect(second)
     await first
 
     async def stored() -> bool:
@@ -172,31 +172,31 @@ async def test_queued_save_is_completed_after_the_visitor_disconnects(
 
 
 async def test_both_steps_of_a_rotation_are_completed_after_the_visitor_disconnects(
-    departures: Departures, make_storage: MakeStorage, open_site: OpenSite
+    disconnects: Disconnects, make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """A save after a rotation has two steps; both are done."""
+    """Sealing again and the change are two updates; both are done."""
     visitor = await (await open_site(make_storage(secrets=OLD))).visitor()
     await visitor.do(lambda session: session.update(step=1))
-    site = await open_site(make_storage(secrets=[NEW, OLD]), departures.set_up)
-    mover = await site.visitor(visitor.cookie)
+    site = await open_site(make_storage(secrets=[NEW, OLD]), disconnects.set_up)
+    rotated = await site.visitor(visitor.cookie)
 
-    async with departures.writes_held_up():
-        request = asyncio.create_task(mover.do(lambda session: session.update(step=2)))
-        await departures.write_is_sent()
-        await departures.leave(request)
+    async with disconnects.writes_blocked():
+        request = asyncio.create_task(rotated.do(lambda session: session.update(step=2)))
+        await disconnects.write_is_sent()
+        await disconnects.disconnect(request)
 
     async def stored() -> bool:
-        return await visitor.session() == {} and await mover.session() == {"step": 2}
+        return await visitor.session() == {} and await rotated.session() == {"step": 2}
 
     await until(stored)
 
 
 async def test_visitor_who_disconnects_before_the_save_changes_nothing(
-    departures: Departures, visitor: Visitor, site: Site
+    disconnects: Disconnects, visitor: Visitor, site: Site
 ) -> None:
-    """What was never handed over is not written, and the session serves on."""
+    """A save that was not started writes nothing; the session stays as it was."""
     await visitor.do(lambda session: session.update(step=1))
-    leaver = await site.visitor(visitor.cookie)
+    other = await site.visitor(visitor.cookie)
     changed, never = asyncio.Event(), asyncio.Event()
 
     async def handler(request: web.Request) -> web.Response:
@@ -205,8 +205,8 @@ async def test_visitor_who_disconnects_before_the_save_changes_nothing(
         await never.wait()
         return web.Response()
 
-    request = asyncio.create_task(leaver.visit(handler))
+    request = asyncio.create_task(other.visit(handler))
     await changed.wait()
-    await departures.leave(request)
+    await disconnects.disconnect(request)
 
     assert await visitor.session() == {"step": 1}

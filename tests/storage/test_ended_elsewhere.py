@@ -1,4 +1,4 @@
-"""A session that ended while a request was under way stays ended, and no cookie says otherwise."""
+"""A session that ends during a request stays ended: its save writes nothing, sends no cookie."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from tests.storage.conftest import (
     Clock,
     MakeStorage,
     OpenSite,
-    Site,
     Visitor,
     every_driver,
     real_drivers,
     set_cookie_of,
 )
-from tests.storage.direct import load, loaded, stored, values, visit
-from tests.storage.overlap import at_once, during
+from tests.storage.direct import changed, load, values, visit
+from tests.storage.overlap import during
 
 TWO_HOURS = 2 * 3600
 TWO_WEEKS = 14 * 24 * 3600
@@ -32,7 +31,7 @@ TWO_WEEKS = 14 * 24 * 3600
 
 @dataclass
 class Elsewhere:
-    """Another process of the site, where the same visitor has been signed in as well."""
+    """Another process of the site, with the same session."""
 
     storage: MongoStorage
     visitor: Visitor
@@ -54,7 +53,7 @@ async def elsewhere(
     clock: Clock,
     collection: Any,
 ) -> Elsewhere:
-    """Sign the visitor in, and open a second process that knows the session."""
+    """Sign the visitor in, and open a second process with the same session."""
     await visitor.do(lambda session: session.update(user_id=7, cart=[1], name="Ada"))
     storage = make_storage()
     site = await open_site(storage)
@@ -106,7 +105,7 @@ def _set_max_age(session: MongoSession) -> None:
     session.max_age = 60
 
 
-def _start_anew(session: MongoSession) -> None:
+def _log_out_and_write(session: MongoSession) -> None:
     session.invalidate()
     session.update(user_id=7, name="Ada")
 
@@ -119,7 +118,7 @@ SAVES = [
     pytest.param(lambda session: session.renew(), id="renewal"),
     pytest.param(lambda session: session.update(user_id=9), id="other owner"),
     pytest.param(lambda session: session.pop("user_id"), id="owner removed"),
-    pytest.param(_start_anew, id="invalidated and written"),
+    pytest.param(_log_out_and_write, id="written after invalidate()"),
 ]
 
 
@@ -129,17 +128,17 @@ async def _save_after(
     there: Elsewhere,
     visitor: Visitor,
 ) -> list[str]:
-    """Save after the end; returns the Set-Cookie lines, and checks that nothing was written."""
-    left: list[dict[str, Any]] = []
+    """Save after the end; check that nothing was written; return the Set-Cookie lines."""
+    expected: list[dict[str, Any]] = []
 
     async def meanwhile() -> None:
         await ending(there)
-        left.extend(await there.documents())
+        expected.extend(await there.documents())
 
     response = await during(visitor, meanwhile, change)
 
     assert response.status == 200
-    assert await there.documents() == left
+    assert await there.documents() == expected
     return set_cookie_of(response)
 
 
@@ -152,7 +151,7 @@ async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_n
     visitor: Visitor,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The answer goes out without a cookie, and one line of the log tells why."""
+    """The response has no cookie, and one line of the log says why."""
     caplog.set_level(logging.INFO, "storage")
 
     cookies = await _save_after(ending, change, elsewhere, visitor)
@@ -169,13 +168,13 @@ async def test_due_touch_does_not_restore_a_session_that_ended_elsewhere(
     elsewhere: Elsewhere,
     visitor: Visitor,
 ) -> None:
-    """A request that only looks, however long it takes, leaves the ended session ended."""
+    """A slow request that only reads does not write an ended session again."""
 
-    def look_for_long(session: MongoSession) -> None:
+    def read_slowly(session: MongoSession) -> None:
         elsewhere.clock.advance(TWO_HOURS)
         assert session["name"] == "Ada"
 
-    cookies = await _save_after(ending, look_for_long, elsewhere, visitor)
+    cookies = await _save_after(ending, read_slowly, elsewhere, visitor)
 
     assert cookies == []
 
@@ -186,7 +185,7 @@ async def test_logout_of_a_session_that_ended_elsewhere_still_deletes_the_cookie
     elsewhere: Elsewhere,
     visitor: Visitor,
 ) -> None:
-    """Who asks to be signed out is told so by the cookie, whatever happened meanwhile."""
+    """A visitor who signs out loses the cookie, whatever happened meanwhile."""
 
     async def meanwhile() -> None:
         await ending(elsewhere)
@@ -200,7 +199,7 @@ async def test_logout_of_a_session_that_ended_elsewhere_still_deletes_the_cookie
 async def test_session_that_ended_before_the_request_is_no_session(
     elsewhere: Elsewhere, visitor: Visitor
 ) -> None:
-    """The next request after the end finds an empty, new session."""
+    """The next request after a revoke gets an empty new session, and no cookie."""
     await _revoke(elsewhere)
 
     response = await visitor.do(lambda session: [session.new, len(session)])
@@ -209,51 +208,25 @@ async def test_session_that_ended_before_the_request_is_no_session(
     assert set_cookie_of(response) == []
 
 
-@real_drivers
-async def test_saves_that_share_a_trip_learn_each_for_itself_whose_session_ended(
-    site: Site, storage: MongoStorage, collection: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of sixty parallel saves the living half is stored; the ended half writes nothing."""
-    visitors = [await site.visitor() for _ in range(60)]
-    for number, visitor in enumerate(visitors):
-        await visitor.do(lambda session, owner=number % 2: session.update(user_id=owner, step=1))
-    caplog.set_level(logging.INFO, "storage")
-    sent = storage.counters["commands"]
-
-    responses = await at_once(
-        *((visitor, lambda session: session.update(step=2)) for visitor in visitors),
-        meanwhile=lambda: storage.revoke_owner(1),
-    )
-
-    assert storage.counters["commands"] - sent < len(visitors)
-    assert {response.status for response in responses} == {200}
-    assert [set_cookie_of(response) for response in responses] == [[]] * len(visitors)
-    assert [record.levelname for record in caplog.records] == ["INFO"] * 30
-    assert await collection.count_documents({}) == 30
-    seen = [(await visitor.session()).get("step") for visitor in visitors]
-    assert seen == [2, None] * 30
-
-
 @every_driver
+@pytest.mark.parametrize("count", [1, 3], ids=["alone", "in one batch"])
 async def test_saves_of_expired_sessions_write_nothing(
-    make_storage: MakeStorage, clock: Clock
+    make_storage: MakeStorage, clock: Clock, count: int
 ) -> None:
-    """They share a command, which says only how many documents it found."""
+    """The filter of an update excludes expired sessions; the result says how many matched."""
     storage = make_storage(max_age=60)
-    begun = [await load(storage, cookie) for cookie in await stored(storage, 3)]
-    for one in begun:
-        one.session["late"] = True
+    _cookies, visits = await changed(storage, count)
     clock.advance(60)
-    responses = [web.Response() for _ in begun]
+    responses = [web.Response() for _ in visits]
 
     await asyncio.gather(
         *(
-            storage.save_session(one.request, response, one.session)
-            for one, response in zip(begun, responses, strict=True)
+            storage.save_session(begun.request, response, begun.session)
+            for begun, response in zip(visits, responses, strict=True)
         )
     )
 
-    assert [response.headers.getall("Set-Cookie", []) for response in responses] == [[], [], []]
+    assert [response.headers.getall("Set-Cookie", []) for response in responses] == [[]] * count
     assert storage.counters["updates"] == 0
 
 
@@ -261,11 +234,9 @@ async def test_saves_of_expired_sessions_write_nothing(
 async def test_batch_stores_the_save_before_the_expiry_and_not_the_one_after_it(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """A session that was alive for the earlier one of them may be over for the later one."""
+    """Each save of a batch is checked against the time at which it was made."""
     storage = make_storage(max_age=60)
-    in_time, late = await loaded(storage, await stored(storage, 2))
-    for begun in (in_time, late):
-        begun.session["n"].append(1)
+    _cookies, (in_time, late) = await changed(storage, 2)
     clock.advance(59)
 
     async def save_late() -> None:
@@ -275,14 +246,16 @@ async def test_batch_stores_the_save_before_the_expiry_and_not_the_one_after_it(
     sent = storage.counters["commands"]
     await asyncio.gather(in_time.save(), save_late())
 
-    assert storage.counters["commands"] - sent == 2  # one bulk write, and who was missed
+    assert (
+        storage.counters["commands"] - sent == 2
+    )  # the bulk write, and the find of the ended ones
     assert [begun.session.abandoned for begun in (in_time, late)] == [False, True]
 
 
 async def test_session_written_after_invalidate_gets_no_values_saved_in_parallel(
     make_storage: MakeStorage,
 ) -> None:
-    """What is written after a logout starts from nothing."""
+    """A session that is written after a logout is a new one."""
     storage = make_storage()
     cookie = str(await visit(storage, None, lambda session: session.update(name="Ada")))
     begun = await load(storage, cookie)

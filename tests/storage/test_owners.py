@@ -1,4 +1,4 @@
-"""Whose session it is: listed, and ended from outside."""
+"""The sessions of an owner: listed, revoked by handle, and revoked all together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from tests.storage.conftest import (
     CommandLog,
     MakeStorage,
     OpenSite,
-    Visitor,
     every_driver,
     real_drivers,
-    set_cookie_of,
 )
 from tests.storage.direct import load, values, visit
 
@@ -28,7 +26,7 @@ AT_NOON = datetime.fromtimestamp(NOON, UTC)
 
 
 def sign_in(owner: object) -> Any:
-    """Return a change that makes somebody the owner."""
+    """Return a change that sets the owner."""
 
     def change(session: MongoSession) -> None:
         session["user_id"] = owner
@@ -67,7 +65,7 @@ async def test_sessions_are_listed_with_handle_dates_and_label(
 
 @every_driver
 async def test_sessions_come_newest_activity_first(make_storage: MakeStorage, clock: Clock) -> None:
-    """Whatever the order in which they began."""
+    """The order of their creation does not matter."""
     storage = make_storage(max_age=1200)
     cookies = []
     for _ in range(4):
@@ -85,9 +83,9 @@ async def test_sessions_come_newest_activity_first(make_storage: MakeStorage, cl
 async def test_list_has_the_active_sessions_of_one_owner_only(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Not another's, not nobody's, not an expired one."""
+    """No sessions of other owners, no anonymous ones, and no expired ones."""
     storage = make_storage(max_age=1200, absolute_timeout=1800)
-    await visit(storage, None, sign_in(7))  # will be over
+    await visit(storage, None, sign_in(7))  # will have expired
     clock.advance(1199)
     await visit(storage, None, sign_in(7))
     await visit(storage, None, sign_in(8))
@@ -115,7 +113,7 @@ async def test_list_has_the_active_sessions_of_one_owner_only(
 async def test_owners_are_compared_as_text(
     make_storage: MakeStorage, stored: object, asked: object
 ) -> None:
-    """7 is "7": what an app has at hand finds what it stored, and what it stored is loaded."""
+    """An app that stored 7 may ask for "7"; the stored value itself is loaded as it was."""
     storage = make_storage()
 
     cookie = await visit(storage, None, sign_in(stored))
@@ -126,7 +124,7 @@ async def test_owners_are_compared_as_text(
 
 
 async def test_none_is_refused_as_an_owner(make_storage: MakeStorage) -> None:
-    """None for an owner is a mistake, not "everybody's": it is refused by name."""
+    """None does not mean all owners, and anonymous sessions have no owner."""
     storage = make_storage()
     await visit(storage, None, lambda session: session.update(cart=[1]))
     await visit(storage, None, sign_in(None))
@@ -140,7 +138,7 @@ async def test_none_is_refused_as_an_owner(make_storage: MakeStorage) -> None:
 
 
 async def test_handle_is_known_for_a_stored_session_only(make_storage: MakeStorage) -> None:
-    """A new session has none, one that was just saved has, one that ended has none any more."""
+    """A new session has none, a saved one has one, and an ended one has none again."""
     storage = make_storage()
     new = await load(storage)
     assert storage.handle(new.session) is None
@@ -156,7 +154,7 @@ async def test_handle_is_known_for_a_stored_session_only(make_storage: MakeStora
 
 
 async def test_handle_is_no_valid_cookie(make_storage: MakeStorage) -> None:
-    """Neither as it is nor cut to the length of a token."""
+    """Neither the whole handle nor its first 43 characters are a token."""
     storage = make_storage()
     cookie = await visit(storage, None, sign_in(7))
     handle = storage.handle((await load(storage, cookie)).session) or ""
@@ -178,37 +176,22 @@ async def test_handle_changes_with_the_token(make_storage: MakeStorage) -> None:
 
 
 @every_driver
-async def test_revoked_session_is_over_for_its_visitor(
-    visitor: Visitor, storage: MongoStorage
-) -> None:
-    """Signed out from another device: the next request has no session, and no cookie is sent."""
-    await visitor.do(sign_in(7))
-
-    revoked = await storage.revoke((await listed(storage, 7))[0].handle, owner=7)
-    response = await visitor.do(dict)
-
-    assert revoked is True
-    assert await response.json() == {}
-    assert set_cookie_of(response) == []
-
-
-@every_driver
 async def test_nobody_revokes_the_session_of_another_owner(make_storage: MakeStorage) -> None:
-    """A handle that was guessed or seen is worth nothing without being its owner."""
+    """With `owner`, the handle of another owner or of an anonymous session ends nothing."""
     storage = make_storage()
     cookie = await visit(storage, None, sign_in(7))
-    nobodys = await visit(storage, None, lambda session: session.update(cart=[1]))
+    anonymous = await visit(storage, None, lambda session: session.update(cart=[1]))
     handle = (await listed(storage, 7))[0].handle
-    nobodys_handle = storage.handle((await load(storage, nobodys)).session) or ""
+    anonymous_handle = storage.handle((await load(storage, anonymous)).session) or ""
 
     assert await storage.revoke(handle, owner=8) is False
     assert await storage.revoke(handle, owner="") is False
-    assert await storage.revoke(nobodys_handle, owner=7) is False
+    assert await storage.revoke(anonymous_handle, owner=7) is False
     assert await values(storage, cookie) == {"user_id": 7}
 
     assert await storage.revoke(handle, owner="7") is True
     assert await storage.revoke(handle, owner="7") is False
-    assert await storage.revoke(nobodys_handle) is True
+    assert await storage.revoke(anonymous_handle) is True
 
 
 @pytest.mark.parametrize(
@@ -229,7 +212,7 @@ async def test_nobody_revokes_the_session_of_another_owner(make_storage: MakeSto
 async def test_text_that_names_no_session_revokes_nothing(
     make_storage: MakeStorage, text: Any
 ) -> None:
-    """Whatever a form was sent with: False, no error and no other session gone."""
+    """Whatever a form contains: the result is False, and no session ends."""
     storage = make_storage()
     await visit(storage, None, sign_in(7))
 
@@ -241,7 +224,7 @@ async def test_text_that_names_no_session_revokes_nothing(
 async def test_text_that_is_no_handle_costs_no_command(
     storage: MongoStorage, log: CommandLog
 ) -> None:
-    """It is told from a handle without asking MongoDB."""
+    """It cannot be a handle, so MongoDB is not asked."""
     await storage.revoke("nonsense")
 
     assert log.names == []
@@ -251,7 +234,7 @@ async def test_text_that_is_no_handle_costs_no_command(
 async def test_all_sessions_of_an_owner_end_except_the_one_that_is_kept(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
-    """What a handler calls for "sign out everywhere else"."""
+    """For "sign out everywhere else" in a handler."""
     storage = make_storage()
     site = await open_site(storage)
     here, there, other = [await site.visitor() for _ in range(3)]
@@ -272,7 +255,7 @@ async def test_all_sessions_of_an_owner_end_except_the_one_that_is_kept(
 
 
 async def test_session_to_keep_is_a_session_not_its_handle(make_storage: MakeStorage) -> None:
-    """What would spare nothing, another library's session too, is refused before any deletion."""
+    """A handle or a session of another library is refused before anything is deleted."""
     storage = make_storage()
     cookie = await visit(storage, None, lambda session: session.update(user_id=7))
     handle = storage.handle((await load(storage, cookie)).session)
@@ -286,7 +269,7 @@ async def test_session_to_keep_is_a_session_not_its_handle(make_storage: MakeSto
 
 
 async def test_all_sessions_of_an_owner_end_without_one_to_keep(make_storage: MakeStorage) -> None:
-    """After a password change from outside, or when an account is deleted."""
+    """For a password reset, or when an account is deleted."""
     storage = make_storage()
     cookies = [await visit(storage, None, sign_in(7)) for _ in range(5)]
     unsaved = (await load(storage)).session
@@ -297,7 +280,7 @@ async def test_all_sessions_of_an_owner_end_without_one_to_keep(make_storage: Ma
 
 
 async def test_owner_key_may_be_another_name_empty_or_none(make_storage: MakeStorage) -> None:
-    """Another session key may hold the owner, the empty one too; with None there are no owners."""
+    """Any session key may contain the owner, even the empty one; with None there are no owners."""
     for owner_key in ("account", ""):
         storage = make_storage(owner_key=owner_key)
         cookie = await visit(storage, None, lambda s, k=owner_key: s.update({k: 7}))  # type: ignore[misc]
@@ -315,7 +298,7 @@ async def test_owner_key_may_be_another_name_empty_or_none(make_storage: MakeSto
 async def test_owners_sessions_are_found_through_the_index_in_one_command(
     storage: MongoStorage, collection: Any, log: CommandLog
 ) -> None:
-    """However many sessions others have; sealed values are not even read."""
+    """The projection excludes the sealed values."""
     await storage.create_indexes()
     await visit(storage, None, sign_in(7))
     log.commands.clear()

@@ -1,4 +1,4 @@
-"""Renewal: the same session under a new token, and exactly one of it, whoever else is at work."""
+"""Renewal: one session under a new token, whatever parallel requests do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def renew(request: web.Request) -> web.Response:
 async def test_renewed_session_keeps_its_values_under_a_new_token(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
-    """The old token is dead, the new one works, and one session is stored."""
+    """The old token is invalid, the new one works, and one session is stored."""
     await visitor.do(lambda session: session.update(name="Ada", cart=[1]))
     old_token = visitor.cookie
 
@@ -52,7 +52,7 @@ async def test_renewed_session_keeps_its_values_under_a_new_token(
 
 
 async def test_renewal_saves_the_changes_of_its_request(visitor: Visitor) -> None:
-    """New, nested and removed values go along with the new token."""
+    """New, nested and removed values are saved under the new token."""
     await visitor.do(lambda session: session.update(name="Ada", cart=[1], step=1))
 
     async def handler(request: web.Request) -> web.Response:
@@ -70,7 +70,7 @@ async def test_renewal_saves_the_changes_of_its_request(visitor: Visitor) -> Non
 async def test_renewal_keeps_the_creation_date(
     visitor: Visitor, collection: Any, clock: Clock
 ) -> None:
-    """The absolute lifetime goes on: renewing does not extend it."""
+    """A renewal does not extend the absolute timeout."""
     await visitor.do(lambda session: session.update(name="Ada"))
     created_at = (await collection.find_one({}))["created_at"]
 
@@ -87,7 +87,7 @@ async def test_renewal_keeps_the_creation_date(
 async def test_parallel_renewals_leave_exactly_one_session(
     times: int, twins: Twins, site: Site, collection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One answer carries the new token; the others carry no cookie at all."""
+    """One response has the cookie with the new token; the others have none."""
     caplog.set_level(logging.INFO, "storage")
 
     responses = await at_once(*((twins[number % 2], renew) for number in range(times)))
@@ -103,7 +103,7 @@ async def test_parallel_renewals_leave_exactly_one_session(
 
 @every_driver
 async def test_renewal_keeps_values_saved_in_parallel(twins: Twins) -> None:
-    """Changed, nested, new and removed values of a parallel request are in the renewed session."""
+    """Changed, nested, new and removed values of a parallel request are kept."""
 
     async def meanwhile() -> None:
         def change(session: Any) -> None:
@@ -120,7 +120,7 @@ async def test_renewal_keeps_values_saved_in_parallel(twins: Twins) -> None:
 
 
 async def test_own_changes_win_over_parallel_ones_in_a_renewal(twins: Twins) -> None:
-    """Of the same value the later save wins, here too."""
+    """Of the same value the later save wins, in a renewal too."""
 
     async def meanwhile() -> None:
         await twins[1].do(lambda session: session.update(name="Bob", log=[9], cart=[9]))
@@ -137,7 +137,7 @@ async def test_own_changes_win_over_parallel_ones_in_a_renewal(twins: Twins) -> 
 
 
 async def test_renewal_keeps_a_max_age_saved_in_parallel(twins: Twins, collection: Any) -> None:
-    """A "remember me" is not undone by a renewal beside it, and the cookie says so."""
+    """A parallel "remember me" is not undone, and the cookie has its Max-Age."""
 
     async def meanwhile() -> None:
         await twins[1].do(lambda session: setattr(session, "max_age", 100))
@@ -154,7 +154,7 @@ async def test_renewal_keeps_a_max_age_saved_in_parallel(twins: Twins, collectio
 async def test_renewal_during_parallel_writes_loses_no_acknowledged_value(
     twins: Twins, storage: MongoStorage, site: Site
 ) -> None:
-    """Each write either moved along or said in the log that it came too late."""
+    """Each parallel write is in the renewed session, unless it was not acknowledged."""
     written = storage.counters["updates"]
 
     def put(number: int) -> Any:
@@ -170,7 +170,7 @@ async def test_renewal_during_parallel_writes_loses_no_acknowledged_value(
 
 
 async def test_renewing_an_empty_session_stores_nothing(visitor: Visitor, collection: Any) -> None:
-    """Without values there is nothing to protect."""
+    """Without values there is no session."""
     response = await visitor.visit(renew)
 
     assert set_cookie_of(response) == []
@@ -178,7 +178,7 @@ async def test_renewing_an_empty_session_stores_nothing(visitor: Visitor, collec
 
 
 async def test_every_renewal_in_a_row_gives_another_token(visitor: Visitor) -> None:
-    """No token comes back."""
+    """Six tokens after five renewals."""
     await visitor.do(lambda session: session.update(name="Ada"))
     tokens = {visitor.cookie}
 
@@ -193,7 +193,7 @@ async def test_every_renewal_in_a_row_gives_another_token(visitor: Visitor) -> N
 async def test_second_save_after_a_renewal_does_not_restore_a_removed_value(
     make_storage: MakeStorage,
 ) -> None:
-    """A second save of the request does not bring it back either."""
+    """A value that a parallel request removed stays removed after both saves."""
     storage = make_storage()
     cookie = await visit(storage, None, lambda session: session.update(a=1, b=2))
     renewing = await load(storage, cookie)
@@ -210,7 +210,7 @@ async def test_second_save_after_a_renewal_does_not_restore_a_removed_value(
 async def test_session_written_after_invalidate_gets_one_new_token(
     make_storage: MakeStorage,
 ) -> None:
-    """A second save of the request finds it done."""
+    """The second save of the request does not renew it again."""
     storage = make_storage()
     begun = await load(storage, await visit(storage, None, lambda s: s.update(a=1)))
     begun.session.invalidate()
@@ -225,7 +225,7 @@ async def test_session_written_after_invalidate_gets_one_new_token(
 async def test_renewing_a_session_of_another_storage_is_refused(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """`renew_session` names the storage that it belongs to."""
+    """`renew_session` says that the session must be from a `MongoStorage`."""
 
     def set_up(app: web.Application, _storage: MongoStorage) -> None:
         plain_setup(app, SimpleCookieStorage())
@@ -243,7 +243,7 @@ async def test_renewing_a_session_of_another_storage_is_refused(
 async def test_renewal_succeeds_when_the_old_document_was_damaged_meanwhile(
     visitor: Visitor, collection: Any
 ) -> None:
-    """Nothing can be adopted from it; what this request has loaded moves along."""
+    """No parallel changes can be read from it; the values that were loaded are kept."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def renew(request: web.Request) -> web.Response:
@@ -258,7 +258,7 @@ async def test_renewal_succeeds_when_the_old_document_was_damaged_meanwhile(
 
 
 class EndsEverythingAfterRemoval(monitoring.CommandListener):
-    """Deletes all sessions as soon as a renewal has removed the old one."""
+    """Deletes all sessions as soon as a renewal has removed the old document."""
 
     def __init__(self, uri: str, database: str) -> None:
         self._uri, self._database = uri, database
@@ -267,7 +267,7 @@ class EndsEverythingAfterRemoval(monitoring.CommandListener):
         """Ignore it."""
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Delete, from a client of its own."""
+        """Delete through another client."""
         if event.command_name == "findAndModify":
             with MongoClient[dict[str, Any]](self._uri) as client:
                 client[self._database]["sessions"].delete_many({})
@@ -279,18 +279,18 @@ class EndsEverythingAfterRemoval(monitoring.CommandListener):
 async def test_renewal_of_a_session_that_ends_meanwhile_sends_no_cookie(
     mongo_uri: str, database_name: str, make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """Values to adopt, but no session left to adopt them: no cookie names it."""
+    """The new session is deleted before the parallel changes are copied to it."""
     ending = EndsEverythingAfterRemoval(mongo_uri, database_name)
     async with AsyncMongoClient[dict[str, Any]](mongo_uri, event_listeners=[ending]) as client:
         storage = make_storage(client[database_name]["sessions"])
         site = await open_site(storage)
         visitor = await site.visitor()
         await visitor.do(lambda session: session.update(name="Ada"))
-        neighbour = await site.visitor(visitor.cookie)
+        other = await site.visitor(visitor.cookie)
 
         async def renew(request: web.Request) -> web.Response:
             await renew_session(request)
-            await neighbour.do(lambda session: session.update(colour="red"))
+            await other.do(lambda session: session.update(colour="red"))
             return web.Response()
 
         answer = await visitor.visit(renew)

@@ -1,4 +1,4 @@
-"""Which token a session gets, and when it is over: new_session, invalidate, emptied, unknown."""
+"""When a session starts and ends: new_session, invalidate, emptied sessions, unknown tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_new_session_replaces_the_stored_one(
     collection: Any,
     clock: Clock,
 ) -> None:
-    """The old document goes when the new one is saved; nothing carries over, not even its age."""
+    """The old document is deleted when the new one is saved; no value and no date is kept."""
     await visitor.do(lambda session: session.update(name="Ada"))
     old = await site.visitor(visitor.cookie)
     created_at = (await collection.find_one({}))["created_at"]
@@ -55,17 +55,25 @@ async def test_new_session_replaces_the_stored_one(
     assert (stored["created_at"] - created_at).total_seconds() == 60
 
 
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        pytest.param(len, id="left alone"),
+        pytest.param(lambda session: setattr(session, "max_age", 600), id="max_age"),
+        pytest.param(lambda session: session.renew(), id="renewal"),
+    ],
+)
 async def test_new_session_without_a_value_changes_nothing(
-    visitor: Visitor, collection: Any
+    visitor: Visitor, prepare: Callable[[Any], Any]
 ) -> None:
-    """As with every storage of aiohttp-session: the old one stays until the new one is stored."""
+    """The stored session stays until the new one is stored: a failed sign-in signs nobody out."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
-    async def handler(request: web.Request) -> web.Response:
-        await new_session(request)
-        return web.Response()
+    async def sign_in(request: web.Request) -> web.Response:
+        prepare(await new_session(request))
+        return web.Response(status=401)
 
-    response = await visitor.visit(handler)
+    response = await visitor.visit(sign_in)
 
     assert set_cookie_of(response) == []
     assert await visitor.session() == {"name": "Ada"}
@@ -74,17 +82,17 @@ async def test_new_session_without_a_value_changes_nothing(
 async def test_session_written_after_invalidate_gets_a_new_token(
     visitor: Visitor, site: Site, collection: Any, clock: Clock
 ) -> None:
-    """Nothing of before is left, the old token is dead, and the lifetime starts anew."""
+    """No older value is kept, the old token is invalid, and the lifetime starts again."""
     await visitor.do(lambda session: session.update(name="Ada", cart=[1]))
     old = await site.visitor(visitor.cookie)
     created_at = (await collection.find_one({}))["created_at"]
     clock.advance(60)
 
-    def begin_anew(session: Any) -> None:
+    def log_out_and_write(session: Any) -> None:
         session.invalidate()
         session["name"] = "Ada"
 
-    await visitor.do(begin_anew)
+    await visitor.do(log_out_and_write)
 
     assert visitor.cookie != old.cookie
     assert await visitor.session() == {"name": "Ada"}
@@ -127,7 +135,7 @@ def _renew_and_invalidate(session: Any) -> None:
 async def test_emptied_session_is_logged_out(
     empty: Change, visitor: Visitor, site: Site, collection: Any
 ) -> None:
-    """The document is gone, the token is dead, and the browser is told to drop the cookie."""
+    """The document is deleted, the token is invalid, and the response deletes the cookie."""
     await visitor.do(lambda session: session.update(name="Ada", user_id=7))
     thief = await site.visitor(visitor.cookie)
 
@@ -140,7 +148,7 @@ async def test_emptied_session_is_logged_out(
 
 
 @pytest.mark.parametrize(
-    "touch_it",
+    "change",
     [
         pytest.param(lambda session: session.invalidate(), id="invalidated"),
         pytest.param(lambda session: session.changed(), id="changed()"),
@@ -150,10 +158,10 @@ async def test_emptied_session_is_logged_out(
     ],
 )
 async def test_new_session_without_values_is_not_stored(
-    touch_it: Change, visitor: Visitor, collection: Any
+    change: Change, visitor: Visitor, collection: Any
 ) -> None:
-    """Without values there is no session, whatever was done to it, and no cookie to delete."""
-    response = await visitor.do(touch_it)
+    """Whatever was done to it: nothing is written, and no cookie is sent."""
+    response = await visitor.do(change)
 
     assert set_cookie_of(response) == []
     assert await collection.count_documents({}) == 0
@@ -163,7 +171,7 @@ async def test_new_session_without_values_is_not_stored(
 async def test_token_that_opens_no_session_is_never_adopted(
     fault: str, make_storage: MakeStorage, open_site: OpenSite, site: Site, clock: Clock
 ) -> None:
-    """A look at it sends no cookie; the next save is under a token that the server drew."""
+    """A read sends no cookie; the next save uses a new token of the server."""
     stranger = await (await open_site(make_storage(secrets=generate_secret()))).visitor(UNKNOWN)
     if fault == "unreadable":
         stranger.cookie = None
@@ -173,21 +181,21 @@ async def test_token_that_opens_no_session_is_never_adopted(
         visitor.cookie = None
         await visitor.do(lambda session: session.update(name="Ada"))
         clock.advance(14 * 24 * 3600)
-        # The browser has dropped the cookie by its own clock; a thief has not.
+        # A browser drops the cookie at its Max-Age; a thief does not.
     token = visitor.cookie
 
-    look = await visitor.do(lambda session: [session.new, dict(session)])
+    read = await visitor.do(lambda session: [session.new, dict(session)])
     write = await visitor.do(lambda session: session.update(name="Bob"))
 
-    assert await look.json() == [True, {}]
-    assert set_cookie_of(look) == []
+    assert await read.json() == [True, {}]
+    assert set_cookie_of(read) == []
     assert len(set_cookie_of(write)) == 1
     assert visitor.cookie not in {token, None}
     assert await (await site.visitor(token)).session() == {}
 
 
 async def test_set_new_identity_is_refused(visitor: Visitor) -> None:
-    """set_new_identity() exists in aiohttp-session; here it says what to call instead."""
+    """aiohttp-session has this method; the error says what to call instead."""
 
     def choose(session: Any) -> None:
         session["name"] = "Ada"
@@ -202,34 +210,13 @@ async def test_set_new_identity_is_refused(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize(
-    "prepare",
-    [lambda session: setattr(session, "max_age", 600), lambda session: session.renew()],
-    ids=["max_age", "renewal"],
-)
-async def test_new_session_without_a_value_changes_nothing_whatever_else_was_asked_for(
-    visitor: Visitor, prepare: Callable[[Any], Any]
-) -> None:
-    """A sign-in that failed after "remember me" was noted does not sign the visitor out."""
-    await visitor.do(lambda session: session.update(name="Ada"))
-
-    async def sign_in(request: web.Request) -> web.Response:
-        prepare(await new_session(request))
-        return web.Response(status=401)
-
-    response = await visitor.visit(sign_in)
-
-    assert set_cookie_of(response) == []
-    assert await visitor.session() == {"name": "Ada"}
-
-
-@pytest.mark.parametrize(
     "end", [lambda session: session.invalidate(), _write_and_empty], ids=["invalidated", "emptied"]
 )
 @pytest.mark.parametrize("loads_first", [False, True], ids=["not loaded", "loaded"])
 async def test_new_session_that_is_emptied_logs_out(
     visitor: Visitor, collection: Any, end: Callable[[Any], Any], *, loads_first: bool
 ) -> None:
-    """As with every storage of aiohttp-session: the stored one is over, and its cookie."""
+    """As with every storage of aiohttp-session: the stored session ends, and so does its cookie."""
     await visitor.do(lambda session: session.update(user_id="ada"))
 
     async def sign_out(request: web.Request) -> web.Response:
@@ -245,7 +232,7 @@ async def test_new_session_that_is_emptied_logs_out(
 
 
 async def test_parallel_get_session_calls_return_one_object(visitor: Visitor) -> None:
-    """What either of two tasks of a request changes is saved."""
+    """Changes of two tasks of one request are saved together."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def handler(request: web.Request) -> web.Response:
@@ -262,7 +249,7 @@ async def test_parallel_get_session_calls_return_one_object(visitor: Visitor) ->
 async def test_new_session_during_a_load_is_the_session_of_the_request(
     visitor: Visitor, collection: Any
 ) -> None:
-    """A load that comes back late does not put the old session in its place."""
+    """A load that ends later does not put the old session back."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def handler(request: web.Request) -> web.Response:
@@ -282,7 +269,7 @@ async def test_new_session_during_a_load_is_the_session_of_the_request(
 async def test_double_clicked_new_session_gives_two_valid_sessions(
     visitor: Visitor, site: Site, collection: Any
 ) -> None:
-    """A login through new_session() succeeds whoever was first to end the old session."""
+    """Both logins succeed, although only one of them ends the old session."""
     await visitor.do(lambda session: session.update(name="Ada"))
     old = await site.visitor(visitor.cookie)
 
