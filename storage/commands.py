@@ -64,16 +64,16 @@ Write = Insert | Update | Delete
 
 
 async def find_documents(
-    driver: Driver, identifiers: list[bytes], seconds: float
-) -> Sequence[bytes | None]:
-    """Read documents by their ids, as bytes; ``None`` for one that is not there."""
-    distinct = list(dict.fromkeys(identifiers))
+    driver: Driver, groups: list[Sequence[bytes]], seconds: float
+) -> list[list[bytes | None]]:
+    """Read groups of documents by their ids, as bytes; ``None`` for one that is not there."""
+    distinct = list(dict.fromkeys(identifier for group in groups for identifier in group))
     if len(distinct) == 1:
         documents = await driver.find_one(by_id(distinct[0]), seconds)
     else:
         documents = await driver.find(by_ids(distinct), len(distinct), seconds)
     found = {identifier_of(raw): raw for raw in documents}
-    return [found.get(identifier) for identifier in identifiers]
+    return [[found.get(identifier) for identifier in group] for group in groups]
 
 
 async def write_documents(

@@ -1,23 +1,34 @@
-"""The two ``Set-Cookie`` lines: one that sets the session cookie, one that deletes it.
+"""The session cookie: read from the request, set or deleted with the response.
 
-Both carry the same attributes: a browser ignores the deletion of a ``__Host-`` cookie otherwise
-(RFC 6265bis section 4.1.3.2).
+What sets a cookie and what deletes it carry the same attributes: a browser ignores the deletion of
+a ``__Host-`` cookie otherwise (RFC 6265bis section 4.1.3.2).
 """
 
 from __future__ import annotations
 
 import re
+from http.cookies import Morsel
+from typing import Any, ClassVar
 
 from aiohttp import hdrs, web
 
+from storage.tokens import from_cookie, to_cookie
+
 SAMESITE = ("Lax", "Strict", "None")
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ATTRIBUTE = re.compile(r"[\x20-\x3a\x3c-\x7e]*")
-_DELETED = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; "
+_DELETED = {"max-age": 0, "expires": "Thu, 01 Jan 1970 00:00:00 GMT"}
+
+
+class _Morsel(Morsel[str]):
+    """A ``Set-Cookie`` line; Python knows ``Partitioned`` from 3.14 on only."""
+
+    _reserved: ClassVar = {**Morsel._reserved, "partitioned": "Partitioned"}  # type: ignore[attr-defined]
+    _flags: ClassVar = {*Morsel._flags, "partitioned"}  # type: ignore[attr-defined]
 
 
 class SessionCookie:
-    """The cookie's name and attributes, checked once and spelled out once."""
+    """The cookie's name and attributes, checked once."""
 
     def __init__(
         self,
@@ -28,71 +39,100 @@ class SessionCookie:
         secure: bool | None,
         httponly: bool,
         samesite: str | None,
+        partitioned: bool,
     ) -> None:
         """Check the attributes; a wrong one raises an error that names it."""
         self.name: str = _matching(
-            "cookie_name", name, _TOKEN, "letters, digits and !#$%&'*+-.^_`|~"
+            "cookie_name", name, _NAME, "letters, digits and !#$%&'*+-.^_`|~"
         )
         self._secure = _flag("secure", secure, (True, False, None))
-        attributes = [f"Path={_path(path)}"]
-        if domain is not None:
-            attributes.append(f"Domain={_matching('domain', domain, _TOKEN, 'a host name')}")
+        self._attributes: dict[str, Any] = {"path": _path(path)}
+        if domain:
+            self._attributes["domain"] = _matching("domain", domain, _NAME, "a host name")
         if _flag("httponly", httponly, (True, False)):
-            attributes.append("HttpOnly")
+            self._attributes["httponly"] = True
         if samesite is not None:
-            attributes.append(f"SameSite={_samesite(samesite)}")
+            self._attributes["samesite"] = _samesite(samesite)
+        if _flag("partitioned", partitioned, (True, False)):
+            if samesite != "None":
+                raise ValueError(
+                    "partitioned: it is for cookies of other sites' pages; use samesite='None' "
+                    "with it, or leave it out"
+                )
+            self._attributes["partitioned"] = True
         prefix = name.lower()
-        if prefix.startswith("__host-") and (domain is not None or path != "/"):
+        if prefix.startswith("__host-") and (domain or path != "/"):
             raise ValueError("cookie_name: a __Host- cookie takes domain=None and path='/' only")
         if prefix.startswith(("__host-", "__secure-")):
             self._require_secure("cookie_name: a __Host- or __Secure- cookie")
         elif samesite == "None":
             self._require_secure("samesite: 'None'")
-        self._attributes = "; ".join(attributes)
-        self._alone = re.compile(rf"(?:^|; ){re.escape(name)}=([A-Za-z0-9_-]+)(?:;|$)")
+        # Pairs are split at ";" alone and stripped of space and tab alone, and the name is compared
+        # exactly (RFC 6265bis section 5). A general parser, which also splits at other blanks or
+        # reads quotes, would take a cookie of another name for ours, such as the
+        # "a=b __Host-session=..." that a sibling host may set. The look-ahead leaves the ";" to the
+        # next pair.
+        self._pair = re.compile(
+            rf"(?:^|;)[ \t]*{re.escape(name)}=([A-Za-z0-9_-]{{43}})[ \t]*(?=;|$)"
+        )
 
-    def read(self, request: web.Request) -> str | None:
-        """Return the cookie's text, as ``request.cookies`` has it.
+    def tokens(self, request: web.Request) -> list[bytes]:
+        """Return the session tokens of the request, in the browser's order, each once.
 
-        Parsing all cookies costs more than unsealing a value. A header that names this one once,
-        plainly, and quotes nothing can be read at a glance; whatever else is left to aiohttp.
+        A browser sends one for each path and domain that the cookie was set with, and HTTP/2 front
+        ends may split the header into lines (RFC 9113 section 8.2.3). Whatever is malformed is left
+        out.
         """
-        header = request.headers.get(hdrs.COOKIE)
-        if header is None:
-            return None
-        if header.count(self.name) == 1 and '"' not in header:
-            found = self._alone.search(header)
-            if found is not None:
-                return found[1]
-        return request.cookies.get(self.name)
+        texts = [
+            text
+            for line in request.headers.getall(hdrs.COOKIE, ())
+            for text in self._pair.findall(line)
+        ]
+        if len(texts) == 1:
+            token = from_cookie(texts[0])
+            return [] if token is None else [token]
+        found = map(from_cookie, dict.fromkeys(texts))
+        return [token for token in found if token is not None]
 
     def set(
-        self, request: web.Request, response: web.StreamResponse, token: str, seconds: int | None
+        self, request: web.Request, response: web.StreamResponse, token: bytes, seconds: int | None
     ) -> None:
-        """Add the line that sets the cookie; without ``seconds`` it ends with the browser."""
-        age = "" if seconds is None else f"Max-Age={seconds}; "
-        self._add(request, response, f"{self.name}={token}; {age}")
+        """Set the cookie; without ``seconds`` it ends with the browser."""
+        lifetime = {} if seconds is None else {"max-age": seconds}
+        self._send(request, response, to_cookie(token), lifetime)
 
     def delete(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Add the line that deletes the cookie."""
-        self._add(request, response, f'{self.name}=""; {_DELETED}')
+        """Delete the cookie."""
+        self._send(request, response, "", _DELETED)
 
-    def _add(self, request: web.Request, response: web.StreamResponse, start: str) -> None:
+    def write_header(self, response: web.StreamResponse) -> None:
+        """Write what was set into the headers, once aiohttp has written ``response.cookies``."""
+        morsel = response.cookies.get(self.name)
+        if isinstance(morsel, _Morsel):
+            self._remove_lines(response)
+            response.headers.add(hdrs.SET_COOKIE, morsel.OutputString())
+
+    def _send(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        value: str,
+        lifetime: dict[str, Any],
+    ) -> None:
+        morsel = _Morsel()
+        morsel.set(self.name, value, value or '""')
         secure = self._secure if self._secure is not None else request.secure
-        line = f"{start}{self._attributes}{'; Secure' if secure else ''}"
+        morsel.update({**self._attributes, **lifetime, **({"secure": True} if secure else {})})
+        response.cookies[self.name] = morsel
+        self._remove_lines(response)
+
+    def _remove_lines(self, response: web.StreamResponse) -> None:
+        # Of the app, or of a sub-app that has saved too: the last cookie is the only one.
         headers = response.headers
         if hdrs.SET_COOKIE in headers:
-            # An app and its sub-app may both have saved: the last word is the only one.
-            others = [
-                other
-                for other in headers.popall(hdrs.SET_COOKIE)
-                if not other.startswith(f"{self.name}=")
-            ]
-            for other in others:
-                headers.add(hdrs.SET_COOKIE, other)
-        # A header, not response.set_cookie(): once a stream is being prepared, aiohttp has already
-        # rendered the response's cookies.
-        headers.add(hdrs.SET_COOKIE, line)
+            for line in headers.popall(hdrs.SET_COOKIE):
+                if not line.startswith(f"{self.name}="):
+                    headers.add(hdrs.SET_COOKIE, line)
 
     def _require_secure(self, what: str) -> None:
         if self._secure is False:

@@ -155,7 +155,7 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
                 if not isinstance(session, MongoSession) or session.made_by is not storage:
                     continue
                 try:
-                    await storage.save_session(request, response, session)
+                    await storage.save_before_headers(request, response, session)
                 except BaseException:
                     _forget_framing(request)
                     # The hook of an outer app may have noted already that it starts.

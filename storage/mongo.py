@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +25,7 @@ from storage.sealing import Keyring
 from storage.session import MongoSession
 from storage.settings import Settings
 from storage.store import Store
-from storage.tokens import document_id, from_cookie, from_handle, to_handle
+from storage.tokens import document_id, from_handle, to_cookie, to_handle
 from storage.values import read_json, write_json
 
 COUNTERS = (
@@ -33,6 +33,8 @@ COUNTERS = (
     "inserts", "updates", "touches", "deletes", "commands", "unavailable",
 )  # fmt: skip
 _JSON = json.dumps, json.loads
+# Of several cookies of our name, so many are looked up.
+TOKENS_TRIED = 4
 # The session that was loaded for a request, and by whom: new_session() is not told the request.
 _LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
@@ -58,6 +60,7 @@ class MongoStorage(AbstractStorage):
         secure: bool | None = None,
         httponly: bool = True,
         samesite: str | None = "Lax",
+        partitioned: bool = False,
         encoder: Callable[[Any], Any] = json.dumps,
         decoder: Callable[[Any], Any] = json.loads,
     ) -> None:
@@ -77,6 +80,8 @@ class MongoStorage(AbstractStorage):
         operation_timeout: seconds that one load or one save may wait for MongoDB.
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
+        partitioned: let browsers keep the cookie in pages of other sites, for each site apart
+            (CHIPS); needs Secure and ``samesite="None"``.
         encoder, decoder: from a value to text or bytes, and back.
 
         Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
@@ -100,6 +105,7 @@ class MongoStorage(AbstractStorage):
             secure=secure,
             httponly=httponly,
             samesite=samesite,
+            partitioned=partitioned,
         )
         idle = duration("max_age", max_age)
         super().__init__(
@@ -137,8 +143,9 @@ class MongoStorage(AbstractStorage):
     # The way of a load
 
     def load_cookie(self, request: web.Request) -> str | None:
-        """Return the text of the session cookie, whatever it is."""
-        return self._cookie.read(request)
+        """Return the session token of the request as text, the first one of several."""
+        tokens = self._cookie.tokens(request)
+        return to_cookie(tokens[0]) if tokens else None
 
     async def new_session(self) -> MongoSession:
         """Return an empty session that is stored, under a new token, once it has a value."""
@@ -151,11 +158,11 @@ class MongoStorage(AbstractStorage):
         place would log the visitor out.
         """
         self._driver.check_open()
-        token = from_cookie(self.load_cookie(request))
-        if token is None:
+        tokens = self._cookie.tokens(request)[:TOKENS_TRIED]
+        if not tokens:
             return await self.new_session()
         held = len(request)
-        loaded = await self._store.load(token, self._now_ms())
+        loaded = await self._store.load(tokens, self._now_ms())
         # A parallel get_session() of the same request, or its new_session(), was faster. Counted
         # first: looking up what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
@@ -186,13 +193,20 @@ class MongoStorage(AbstractStorage):
         now_ms = self._now_ms()
         if is_unchanged(session, now_ms):
             return
-        superseded = self._superseded(request) if session.snapshot is None else None
+        replaced = self._replaced(request) if session.snapshot is None else ()
         try:
-            await self._saving.save(Visit(request, response, session, superseded, now_ms))
+            await self._saving.save(Visit(request, response, session, replaced, now_ms))
         except StorageUnavailable:
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
             raise
+
+    async def save_before_headers(
+        self, request: web.Request, response: web.StreamResponse, session: Session
+    ) -> None:
+        """Save as ``save_session`` does, in ``on_response_prepare``; for ``setup``."""
+        await self.save_session(request, response, session)
+        self._cookie.write_header(response)
 
     # Sessions from outside
 
@@ -289,13 +303,12 @@ class MongoStorage(AbstractStorage):
         session.made_by = self
         return session
 
-    def _superseded(self, request: web.Request) -> bytes | None:
-        """Return the id of the stored session that a new one replaces, if any."""
+    def _replaced(self, request: web.Request) -> Sequence[bytes]:
+        """Return the ids of the stored sessions that a new one replaces."""
         storage, loaded = request.get(_LOADED, (None, None))
         if loaded is None or storage is not self:
-            token = from_cookie(self.load_cookie(request))
-            return None if token is None else document_id(token)
-        return None if loaded.snapshot is None else loaded.snapshot.stored.identifier
+            return [document_id(token) for token in self._cookie.tokens(request)]
+        return () if loaded.snapshot is None else (loaded.snapshot.stored.identifier,)
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)

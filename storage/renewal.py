@@ -45,7 +45,7 @@ async def renew(
     try:
         removed = await store.take(old.stored.identifier, draft)
         if removed is None and not may_be_gone:
-            await store.delete(new.stored.identifier, draft.deadline)
+            await store.delete(draft.deadline, new.stored.identifier)
             return None
     except StorageUnavailable:
         store.abandon(new.stored.identifier)
@@ -76,7 +76,7 @@ async def _adopt(
         return Renewed(new, {}, [])
     if not adopted and len(dropped) == len(new.values):
         # Nothing is left to move: an emptied session is a logout.
-        await store.delete(new.stored.identifier, draft.deadline)
+        await store.delete(draft.deadline, new.stored.identifier)
         return None
     written = seal_values(new.keys, adopted, known=new.values)
     stored, dates = new.stored, None

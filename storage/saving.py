@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from storage.session import MongoSession
 from storage.settings import Settings, owner_text
 from storage.snapshot import Diff, Draft, Snapshot
 from storage.store import Store
-from storage.tokens import to_cookie, to_handle
+from storage.tokens import document_id, to_handle
 from storage.values import Value
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ class Visit(NamedTuple):
     request: web.Request
     response: web.StreamResponse
     session: MongoSession
-    # The stored session that a new one replaces.
-    superseded: bytes | None
+    # The ids of the stored sessions that a new one replaces.
+    replaced: Sequence[bytes]
     now_ms: int
 
 
@@ -97,9 +98,9 @@ class Saving:
         """Store a new session, then end the one that it replaces."""
         values = _all_values(visit.session, draft)
         new = await self._store.insert(draft, values, created_ms=visit.now_ms)
-        if visit.superseded is not None:
+        if visit.replaced:
             try:
-                await self._store.delete(visit.superseded, draft.deadline)
+                await self._store.delete(draft.deadline, *visit.replaced)
             except StorageUnavailable:
                 self._store.abandon(new.stored.identifier)
                 raise
@@ -163,12 +164,17 @@ class Saving:
         return await self._store.update(old, draft, move_dates=move_dates, set_max_age=set_max_age)
 
     async def _end(self, visit: Visit) -> None:
-        """Log out. A new session that was left empty ends the stored one that it replaces."""
+        """Log out. A new session that was left empty ends the stored ones that it replaces.
+
+        Every other cookie of our name that the request carried ends too: after a sign-out nobody is
+        signed in any more.
+        """
         old = visit.session.snapshot
-        ended = visit.superseded if old is None else old.stored.identifier
-        if ended is None:
+        ended = visit.replaced if old is None else (old.stored.identifier,)
+        if not ended:
             return
-        await self._store.delete(ended, self._store.deadline())
+        others = map(document_id, self._cookie.tokens(visit.request))
+        await self._store.delete(self._store.deadline(), *dict.fromkeys((*ended, *others)))
         visit.session.saved(None)
         self._cookie.delete(visit.request, visit.response)
 
@@ -180,7 +186,7 @@ class Saving:
         self._cookie.set(
             visit.request,
             visit.response,
-            to_cookie(new.token),
+            new.token,
             seconds if new.stored.persistent else None,
         )
 

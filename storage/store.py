@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class Store:
         self._settings = settings
         self._cache = cache
         self._counters = counters
-        self._finds: Batcher[bytes, bytes | None] = Batcher(
+        self._finds: Batcher[Sequence[bytes], list[bytes | None]] = Batcher(
             partial(find_documents, driver), driver.unavailable
         )
         # A write that was handed over is finished even if the visitor has gone.
@@ -90,25 +90,29 @@ class Store:
         await self._writes.drained()
         self._cache.clear()
 
-    async def load(self, token: bytes, now_ms: int) -> tuple[Snapshot, dict[str, Any]] | None:
+    async def load(
+        self, tokens: Sequence[bytes], now_ms: int
+    ) -> tuple[Snapshot, dict[str, Any]] | None:
         """Read and open one session, with values that are the caller's own.
 
-        ``None`` for one that is expired, unknown or unreadable.
+        Of several tokens the first one that opens a session with an owner counts, else the first
+        that opens one: a session of nobody, which a stranger may have planted, must not hide a
+        sign-in. All are looked up in one find. ``None`` where each is expired, unknown or
+        unreadable.
         """
-        identifier = document_id(token)
+        identifiers = [document_id(token) for token in tokens]
         self._counters["loads"] += 1
-        raw = await self._finds.submit(identifier, self._driver.deadline())
-        try:
-            snapshot = self._snapshot_of(token, identifier, raw, now_ms)
-            if snapshot is not None:
-                values = self.fresh(snapshot.values)
-                self._counters["hits"] += 1
-                return snapshot, values
-        except Unreadable as reason:
-            self._counters["unreadable"] += 1
-            logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
-        self._cache.forget(identifier)
-        return None
+        documents = await self._finds.submit(identifiers, self._driver.deadline())
+        found = None
+        for token, identifier, raw in zip(tokens, identifiers, documents, strict=True):
+            opened = self._opened(token, identifier, raw, now_ms)
+            if opened is not None and (found is None or opened[0].owner is not None):
+                found = opened
+                if opened[0].owner is not None:
+                    break
+        if found is not None:
+            self._counters["hits"] += 1
+        return found
 
     def fresh(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return values as objects for one request; raises ``Unreadable``."""
@@ -196,16 +200,18 @@ class Store:
         self._cache.forget(identifier)
         return bson_of(removed)
 
-    async def delete(self, identifier: bytes, deadline: float) -> None:
-        """End a session; it need not be there."""
-        await self._writes.submit(Delete(identifier), deadline)
-        # Afterwards: a parallel load would have put it back.
-        self._cache.forget(identifier)
-        self._counters["deletes"] += 1
+    async def delete(self, deadline: float, *identifiers: bytes) -> None:
+        """End sessions; they need not be there."""
+        submit = self._writes.submit
+        await asyncio.gather(*(submit(Delete(one), deadline) for one in identifiers))
+        for identifier in identifiers:
+            # Afterwards: a parallel load would have put it back.
+            self._cache.forget(identifier)
+            self._counters["deletes"] += 1
 
     def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as far as that is possible by now."""
-        _ = self._driver.start(self.delete(identifier, self._driver.deadline()))
+        _ = self._driver.start(self.delete(self._driver.deadline(), identifier))
 
     def forget(self, identifier: bytes) -> None:
         """Keep no value and no key of a session that has ended elsewhere."""
@@ -215,6 +221,19 @@ class Store:
         """Return the dates of a session that is used now."""
         end = self._lifetime.end(created_ms, draft.now_ms, draft.max_age)
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
+
+    def _opened(
+        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+    ) -> tuple[Snapshot, dict[str, Any]] | None:
+        try:
+            snapshot = self._snapshot_of(token, identifier, raw, now_ms)
+            if snapshot is not None:
+                return snapshot, self.fresh(snapshot.values)
+        except Unreadable as reason:
+            self._counters["unreadable"] += 1
+            logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
+        self._cache.forget(identifier)
+        return None
 
     def _snapshot_of(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int

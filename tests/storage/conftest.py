@@ -64,14 +64,14 @@ class Visitor:
         self._site = site
         self.client = client
 
-    async def do(self, change: Callable[[MongoSession], Any]) -> ClientResponse:
+    async def do(self, change: Callable[[MongoSession], Any], **options: Any) -> ClientResponse:
         """Call ``change`` with the session inside a handler; the answer is its result as JSON."""
 
         async def handler(request: web.Request) -> web.Response:
             result = change(await get_session(request))  # type: ignore[arg-type]
             return web.json_response(await result if inspect.isawaitable(result) else result)
 
-        return await self.visit(handler)
+        return await self.visit(handler, **options)
 
     async def visit(self, handler: Handler, **options: Any) -> ClientResponse:
         """Send a request that ``handler`` answers, and read the whole answer."""

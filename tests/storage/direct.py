@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from http.cookies import SimpleCookie
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,9 +67,9 @@ async def values(storage: MongoStorage, cookie: str | None) -> dict[str, Any]:
 
 def new_cookie(before: str | None, response: web.StreamResponse) -> str | None:
     """Return the cookie of a browser that had ``before`` and then got ``response``."""
-    for line in response.headers.getall("Set-Cookie", []):
-        morsel = SimpleCookie(line)["session"]
-        before = None if morsel["max-age"] == "0" else morsel.value
+    morsel = response.cookies.get("session")
+    if morsel is not None:
+        return None if morsel["max-age"] == 0 else morsel.value
     return before
 
 

@@ -55,6 +55,7 @@ DEFAULTS = {
     "secure": None,
     "httponly": True,
     "samesite": "Lax",
+    "partitioned": False,
     "encoder": json.dumps,
     "decoder": json.loads,
 }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret
-from tests.storage.conftest import SECRET, MakeStorage, every_driver, real_drivers
+from tests.storage.conftest import SECRET, MakeStorage, Visitor, every_driver, real_drivers
 from tests.storage.direct import load, values, visit
 
 NAMES = [
@@ -307,3 +307,38 @@ async def test_value_is_removed_from_a_session_above_a_lowered_limit(
     await visit(lowered, cookie, lambda session: session.pop("a"))
 
     assert await values(lowered, cookie) == {"b": "y" * 4000}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(1, True, id="one becomes true"),
+        pytest.param(True, 1, id="true becomes one"),
+        pytest.param(1, 1.0, id="one becomes a fraction"),
+        pytest.param(0.0, -0.0, id="zero becomes negative"),
+        pytest.param("1", 1, id="text becomes a number"),
+        pytest.param(None, 0, id="nothing becomes zero"),
+        pytest.param([], {}, id="list becomes dict"),
+        pytest.param(10**40, 10**40 + 1, id="huge number"),
+        pytest.param("\ud800", "\ud801", id="lone surrogates"),
+    ],
+)
+async def test_nested_change_of_kind_only_is_saved(
+    visitor: Visitor, before: Any, after: Any
+) -> None:
+    """Values that compare equal in Python are still told apart."""
+    await visitor.do(lambda session: session.update(cart={"items": [before]}))
+
+    await visitor.do(lambda session: session["cart"]["items"].__setitem__(0, after))
+
+    stored = (await visitor.session())["cart"]["items"][0]
+    assert json.dumps(stored) == json.dumps(after)
+
+
+async def test_nested_change_of_order_is_saved(visitor: Visitor) -> None:
+    """A dict whose keys changed places is another value."""
+    await visitor.do(lambda session: session.update(cart={"a": 1, "b": 2}))
+
+    await visitor.do(lambda session: session["cart"].update(a=session["cart"].pop("a")))
+
+    assert list((await visitor.session())["cart"]) == ["b", "a"]
