@@ -103,14 +103,14 @@ def checked_policy(config: Config) -> ForwardedPolicy:
 
 async def prepare_database(app: web.Application) -> None:
     """Reach MongoDB, then create the indexes and check that the user may write."""
-    await ping(app[DATABASE])
     try:
+        await ping(app[DATABASE])
         await app[STORAGE].create_indexes()
         await app[ACCOUNTS].create_indexes()
         await app[THROTTLE].create_indexes()
+        await check_rights(app[DATABASE])
     except (IndexConflict, StorageUnavailable, PyMongoError) as error:
         raise ConfigError(explain(error, app[DATABASE].name)) from None
-    await check_rights(app[DATABASE])
 
 
 def _storage(config: Config, database: Database) -> MongoStorage:

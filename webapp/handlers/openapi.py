@@ -47,84 +47,63 @@ def _paths() -> dict[str, Any]:
     return {
         "/auth/signup": {
             "post": _operation(
-                "Create an account",
-                "sign_up",
-                body="SignUp",
-                answers={201: "Profile"},
-                errors=(409, 422, 429, 503),
+                "sign_up", "Create an account", 201, "Profile", 409, 422, 429, 503, body="SignUp"
             )
         },
         "/auth/login": {
             "post": _operation(
-                "Sign in",
-                "sign_in",
-                body="SignIn",
-                answers={200: "Profile"},
-                errors=(401, 422, 429, 503),
+                "sign_in", "Sign in", 200, "Profile", 401, 422, 429, 503, body="SignIn"
             )
         },
         "/auth/logout": {
-            "post": _operation(
-                "Sign out, if signed in", "sign_out", answers={204: None}, errors=(503,)
-            )
+            "post": _operation("sign_out", "Sign out, if signed in", 204, None, 503),
         },
         "/profile": {
-            "get": _SECURED
-            | _operation("Who am I?", "get_profile", answers={200: "Profile"}, errors=(401, 503)),
+            "get": _SECURED | _operation("get_profile", "Who am I?", 200, "Profile", 401, 503),
             "delete": _SECURED
             | _operation(
-                "Delete the account and all its sessions",
                 "delete_profile",
+                "Delete the account and all its sessions",
+                204,
+                None,
+                *(401, 403, 422, 429, 503),
                 body="Confirmation",
-                answers={204: None},
-                errors=(401, 403, 422, 429, 503),
             ),
         },
         "/sessions": {
             "get": _SECURED
-            | _operation(
-                "Where am I signed in?",
-                "list_sessions",
-                answers={200: "Sessions"},
-                errors=(401, 503),
-            ),
+            | _operation("list_sessions", "Where am I signed in?", 200, "Sessions", 401, 503),
             "delete": _SECURED
-            | _operation(
-                "Sign out everywhere but here",
-                "end_other_sessions",
-                answers={204: None},
-                errors=(401, 503),
-            ),
+            | _operation("end_other_sessions", "Sign out everywhere else", 204, None, 401, 503),
         },
         "/sessions/{handle}": {
             "parameters": [_HANDLE],
             "delete": _SECURED
-            | _operation(
-                "Sign out one device", "end_session", answers={204: None}, errors=(401, 404, 503)
-            ),
+            | _operation("end_session", "Sign out one device", 204, None, 401, 404, 503),
         },
         "/openapi.json": {
-            "get": _operation("This description", "describe_api", answers={200: "Description"})
+            "get": _operation("describe_api", "This description", 200, "Description"),
         },
     }
 
 
 def _operation(
-    summary: str,
     name: str,
-    *,
-    answers: dict[int, str | None],
+    summary: str,
+    success: int,
+    schema: str | None,
+    *errors: int,
     body: str | None = None,
-    errors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     # 403: from the cross-site check, which comes before every route.
-    reading = (400, 413, 415) if body else ()
+    refused = (403, *((400, 413, 415) if body else ()), *errors)
+    responses = {
+        str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(refused)
+    }
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": name,
-        "responses": {str(status): _answer(schema) for status, schema in answers.items()}
-        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in reading + errors}
-        | {"403": {"$ref": "#/components/responses/403"}},
+        "responses": {str(success): _answer(schema), **responses},
     }
     if body:
         operation["requestBody"] = {"required": True, "content": _content(body)}

@@ -52,31 +52,27 @@ class ErrorPage(Protocol):
 def error_answers(page: ErrorPage) -> Middleware:
     """Give every error of the handlers further in the form that its reader expects."""
 
-    def explained(request: web.Request, error: web.HTTPException) -> web.HTTPException:
-        _explain(request, error, page)
-        return error
-
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except web.HTTPException as error:
             if error.status >= HTTPStatus.BAD_REQUEST:
-                explained(request, error)
+                _explain(request, error, page)
             raise
         except Exception as error:
             if isinstance(error, PyMongoError) and is_away(error):
                 _log.warning("MongoDB did not answer", exc_info=True)
                 away = Busy(_STORE_AWAY, retry_after_seconds=STORE_RETRY_SECONDS)
-                raise explained(request, away) from None
+                raise _explain(request, away, page) from None
             _log.error("unhandled error", exc_info=error)
-            raise explained(request, web.HTTPInternalServerError()) from error
+            raise _explain(request, web.HTTPInternalServerError(), page) from error
 
     return answer
 
 
-def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) -> None:
-    """Put the words for `error` into its body: a problem for `/api/`, else a page."""
+def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) -> web.HTTPException:
+    """Return `error` with its words as its body: a problem for `/api/`, else a page."""
     heading, sentence = _words(error)
     if is_api(request):
         error.text = json.dumps(_problem(error, sentence))
@@ -84,6 +80,7 @@ def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) ->
     else:
         error.text = page(request, status=error.status, heading=heading, sentence=sentence)
         error.content_type = "text/html"
+    return error
 
 
 def _words(error: web.HTTPException) -> tuple[str, str]:
