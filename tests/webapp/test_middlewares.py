@@ -146,7 +146,7 @@ async def test_path_with_two_slashes_redirects_to_the_same_host(behind_router: C
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods_over_http_are_refused(behind_router: Client, method: str) -> None:
-    """What a form sends over http is public already; a redirect would hide that."""
+    """What a form sent over http may be known to others; a redirect would hide that."""
     answer = await behind_router.request(method, "/login", headers=HTTP)
 
     assert answer.status == 403

@@ -29,7 +29,7 @@ from webapp.http.refusals import (
 
 
 async def current_account(request: web.Request) -> Account:
-    """Return whose session this is. Raises `NotSignedIn`.
+    """Return the account that is signed in. Raises `NotSignedIn`.
 
     A session whose account was deleted or disabled, or got another password, is ended.
     """

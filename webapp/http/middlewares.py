@@ -93,7 +93,7 @@ def allowed_host(config: Config) -> Middleware:
 
 @web.middleware
 async def https_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Redirect GET and HEAD to https; refuse others: what a form sent is public already."""
+    """Redirect GET and HEAD to https; refuse others: what a form sent may be known to others."""
     client = request[CLIENT]
     if client.scheme == "https" or request.path in EXEMPT:
         return await handler(request)
