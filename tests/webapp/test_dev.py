@@ -10,9 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from storage import generate_secret
-from tests.processes import free_port, run_webapp, webapp
+from tests.processes import LISTENING, free_port, run_webapp, webapp
 from tests.webapp.browsing import Visitor
 from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
 
@@ -215,6 +216,22 @@ def test_kept_password_that_became_too_short_is_replaced(
         _, password = demo_of(process.wait_for(OPEN))
 
     assert len(password) >= 15
+
+
+def test_taken_name_of_the_demo_account_is_one_sentence(
+    dev: dict[str, str], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Code 1 and the reason; the port was never opened."""
+    own = dev | {k: environ[k] for k in ("MONGO_URI", "MONGO_DATABASE")}
+    with MongoClient[dict[str, object]](own["MONGO_URI"]) as client:
+        users = client[own["MONGO_DATABASE"]]["users"]
+        users.insert_one({"email": "ada@example.com", "username_folded": "demo"})
+
+    code, output = run_webapp("--dev", environ=own, cwd=tmp_path)
+
+    assert (code, output.splitlines()[-1]) == (1, "This user name is taken.")
+    assert LISTENING not in output
+    assert "Traceback" not in output
 
 
 def test_dev_listens_on_loopback_whatever_host_says(
