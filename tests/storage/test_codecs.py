@@ -1,4 +1,4 @@
-"""An app's own encoder and decoder: odd ones, exchanged ones, ones that ask who is calling."""
+"""An encoder and a decoder of the app: unusual ones, new ones, and ones that use the context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def driver() -> str:
 
 
 def salted(value: object) -> str:
-    """Encode to another text each time, as an encoder that encrypts does."""
+    """Encode to another text each time, as an encrypting encoder does."""
     return json.dumps([os.urandom(8).hex(), value])
 
 
@@ -39,7 +39,7 @@ def unsalted(encoded: str) -> Any:
 async def test_second_save_with_a_salting_encoder_writes_nothing_again(
     make_storage: MakeStorage,
 ) -> None:
-    """What a parallel request wrote between the two saves, of app and sub-app say, stays."""
+    """What a parallel request wrote between the two saves is not overwritten."""
     storage = make_storage(encoder=salted, decoder=unsalted)
     cookie = str(await visit(storage, None, lambda session: session.update(name="Ada", n=7000)))
     begun = await load(storage, cookie)
@@ -53,7 +53,7 @@ async def test_second_save_with_a_salting_encoder_writes_nothing_again(
 
 
 async def test_decoder_is_called_in_the_context_of_its_request(make_storage: MakeStorage) -> None:
-    """At a sign-in too, whose steps run in a task of their own."""
+    """At a renewal too, which runs in a task of its own."""
     storage = make_storage(decoder=lambda text: (LANGUAGE.get(), json.loads(text))[1])
     LANGUAGE.set("en")
 
@@ -66,7 +66,7 @@ async def test_decoder_is_called_in_the_context_of_its_request(make_storage: Mak
 async def test_value_that_the_new_encoder_does_not_know_is_replaced(
     make_storage: MakeStorage,
 ) -> None:
-    """An app leaves pickle: its decoder still reads the old values, its encoder writes JSON."""
+    """An app moves from pickle to JSON: its decoder still reads the old values."""
     before = make_storage(encoder=pickle.dumps, decoder=pickle.loads)
     when = datetime(2026, 1, 1, tzinfo=UTC)
     cookie = str(await visit(before, None, lambda session: session.update(at=when, ats=[when])))
@@ -80,20 +80,24 @@ async def test_value_that_the_new_encoder_does_not_know_is_replaced(
 
 
 class Markup(str):
-    """Text of a class of its own, as template engines have it."""
+    """A subclass of str, as template engines have it."""
 
     __slots__ = ("page",)
 
 
 class Blob(bytes):
-    """Bytes of a class of their own."""
+    """A subclass of bytes."""
 
 
-@pytest.mark.parametrize("kind", [Markup, Blob])
-async def test_encoder_may_return_text_or_bytes_of_a_class_of_its_own(
-    make_storage: MakeStorage, kind: type
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(bytes, bytes), (Markup, str), (Blob, bytes)],
+    ids=lambda kind: kind.__name__,
+)
+async def test_encoder_may_return_bytes_or_a_subclass_of_str_or_bytes(
+    make_storage: MakeStorage, kind: type, expected: type
 ) -> None:
-    """The decoder gets plain ones, in the process that saved as in every other."""
+    """The decoder gets plain str or bytes, and nested changes are noticed."""
     seen: set[type] = set()
 
     def decode(encoded: Any) -> Any:
@@ -102,21 +106,22 @@ async def test_encoder_may_return_text_or_bytes_of_a_class_of_its_own(
 
     def encode(value: object) -> Any:
         text = json.dumps(value)
-        return kind(text) if kind is Markup else kind(text.encode())
+        return kind(text if expected is str else text.encode())
 
     storage = make_storage(encoder=encode, decoder=decode)
-    cookie = str(await visit(storage, None, lambda session: session.update(a=["x"])))
+    cookie = await visit(storage, None, lambda session: session.update(a=["x"]))
     assert await values(storage, cookie) == {"a": ["x"]}
-    await visit(storage, cookie, lambda session: session.update(a=["y"]))
 
-    assert await values(storage, cookie) == {"a": ["y"]}
-    assert seen == {kind.__base__}
+    await visit(storage, cookie, lambda session: session["a"].append("y"))
+
+    assert await values(storage, cookie) == {"a": ["x", "y"]}
+    assert seen == {expected}
 
 
 async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
     make_storage: MakeStorage,
 ) -> None:
-    """Neither in the error nor in what caused it."""
+    """Neither in the error nor in its cause."""
 
     def refuse(value: object) -> Any:
         raise ValueError(f"cannot take {value!r}")
@@ -132,22 +137,22 @@ async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
             assert caught.value.__suppress_context__
 
 
-async def test_decoder_makes_new_objects_for_every_request(
-    make_storage: MakeStorage,
-) -> None:
-    """What a decoder makes is asked of the decoder, also where a copy could be had for less."""
+async def test_decoder_makes_new_objects_for_every_request(make_storage: MakeStorage) -> None:
+    """They are not copied: a copy might have another type, or share a part with the original."""
     storage = make_storage(owner_key=None, encoder=bytes, decoder=bytearray)
     cookie = await visit(storage, None, lambda session: session.update(a=b"x"))
-    await values(storage, cookie)
+    one, two = await load(storage, cookie), await load(storage, cookie)
 
-    assert await values(storage, cookie) == {"a": bytearray(b"x")}
-    assert type((await values(storage, cookie))["a"]) is bytearray
+    one.session["a"].append(0)
+
+    assert two.session["a"] == bytearray(b"x")
+    assert type(two.session["a"]) is bytearray
 
 
 async def test_another_encoding_of_the_same_value_does_not_undo_a_parallel_change(
     make_storage: MakeStorage,
 ) -> None:
-    """Only what a request changed itself is written, whatever the encoder."""
+    """Only values that the request changed are written, whatever the encoder."""
     storage = make_storage()
     cookie = str(await visit(storage, None, lambda session: session.update(a=[1, 2])))
     begun = await load(
@@ -162,7 +167,7 @@ async def test_another_encoding_of_the_same_value_does_not_undo_a_parallel_chang
 
 
 def refusing(_encoded: object) -> Any:
-    """Decode nothing."""
+    """Refuse every value."""
     raise LookupError("the value itself")
 
 
@@ -170,16 +175,18 @@ def refusing(_encoded: object) -> Any:
 @pytest.mark.parametrize(
     ("codec", "message"),
     [
-        pytest.param({"encoder": lambda _: 7}, "the encoder returned int", id="number"),
         pytest.param(
-            {"decoder": refusing}, r"the decoder refused .* \(LookupError\)", id="one way"
+            {"encoder": lambda _: 7}, "the encoder returned int", id="encoder returns a number"
+        ),
+        pytest.param(
+            {"decoder": refusing}, r"the decoder refused .* \(LookupError\)", id="decoder refuses"
         ),
     ],
 )
 async def test_value_that_the_decoder_cannot_read_is_refused_by_name(
     make_storage: MakeStorage, codec: dict[str, Any], message: str, value: object
 ) -> None:
-    """An encoder that returns no text, and a decoder that cannot follow, are found at the save."""
+    """An encoder that returns no text and a decoder that refuses it are noticed at the save."""
     storage = make_storage(**codec)
 
     with pytest.raises(SessionNotSerializable, match=rf"session\['cart'\]: .*{message}") as caught:
@@ -191,21 +198,21 @@ async def test_value_that_the_decoder_cannot_read_is_refused_by_name(
 async def test_stored_value_that_the_decoder_refuses_is_no_session_and_no_error(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """An app that exchanged its decoder signs people out; it does not break."""
+    """An app with another decoder signs visitors out, without an error page."""
     before = await (await open_site(make_storage())).visitor()
     await before.do(lambda session: session.update(name="Ada"))
-    exchanged = make_storage(decoder=refusing)
+    storage = make_storage(decoder=refusing)
 
-    after = await (await open_site(exchanged)).visitor(before.cookie)
+    after = await (await open_site(storage)).visitor(before.cookie)
 
     assert await after.session() == {}
-    assert exchanged.counters["unreadable"] == 1
+    assert storage.counters["unreadable"] == 1
 
 
 async def test_new_encoder_rewrites_no_unchanged_value(
     make_storage: MakeStorage, open_site: OpenSite
 ) -> None:
-    """Another spelling of the same value is not a change."""
+    """Another encoding of the same value is no change."""
     before = await (await open_site(make_storage())).visitor()
     await before.do(lambda session: session.update(cart={"items": [1, 2]}, name="Zoë"))
     spaced = make_storage(encoder=partial(json.dumps, indent=2, ensure_ascii=False))
@@ -216,9 +223,28 @@ async def test_new_encoder_rewrites_no_unchanged_value(
 
 
 async def test_nested_value_of_a_foreign_type_is_saved(visitor: Visitor) -> None:
-    """What the encoder takes is stored, though it is no plain JSON type."""
+    """A nested change to an `OrderedDict` is noticed and stored."""
     await visitor.do(lambda session: session.update(cart=[]))
 
     await visitor.do(lambda session: session["cart"].append(OrderedDict(a=1)))
 
     assert await visitor.session() == {"cart": [{"a": 1}]}
+
+
+async def test_value_without_a_json_form_comes_back_with_an_own_encoder_and_decoder(
+    make_storage: MakeStorage,
+) -> None:
+    """Whatever the encoder accepts is stored, in its order."""
+
+    def encode(value: Any) -> str:
+        return json.dumps(value, default=lambda other: {"set": sorted(other)})
+
+    def decode(text: Any) -> Any:
+        return json.loads(text, object_hook=lambda found: set(found.get("set", ())) or found)
+
+    storage = make_storage(encoder=encode, decoder=decode)
+    cookie = await visit(storage, None, lambda session: session.update(x={"b": {2, 1}, "a": 0}))
+
+    got = await values(storage, cookie)
+
+    assert list(got["x"].items()) == [("b", {1, 2}), ("a", 0)]

@@ -1,4 +1,4 @@
-"""MongoDB fails at one step of a save: what was not stored is no success, and nobody signed out."""
+"""MongoDB fails at one step of a save: the response is a 503, and the session stays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from webapp.database.mongod import Mongod, find_mongod
 
 @pytest.fixture(scope="module")
 def faulty_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Run a second server, one that fails commands when it is told to."""
+    """Run a second server with fail points."""
     arguments = ("--setParameter", "enableTestCommands=1")
     folder = tmp_path_factory.mktemp("faulty")
     with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
@@ -59,7 +59,7 @@ def fail(server: Mongod, command: str) -> None:
 
 @contextmanager
 def unconfirmed(server: Mongod, command: str) -> Iterator[None]:
-    """Let the server carry out commands of that name, yet say that too few servers confirmed."""
+    """Let the server run commands of that name, but answer with a write concern error."""
     too_few = {"code": 64, "errmsg": "waiting for replication timed out"}
     data = {"failCommands": [command], "writeConcernError": too_few}
     with MongoClient[dict[str, Any]](server.uri) as client:
@@ -73,7 +73,7 @@ def unconfirmed(server: Mongod, command: str) -> Iterator[None]:
 async def test_write_concern_error_is_a_503_without_a_cookie(
     site: Site, faulty_mongod: Mongod
 ) -> None:
-    """Alone or in a shared trip: 503 for each visitor, and no cookie."""
+    """Alone or in a batch: each visitor gets a 503."""
     visitors = [await site.visitor() for _ in range(4)]
 
     with unconfirmed(faulty_mongod, "insert"):
@@ -88,19 +88,19 @@ async def test_write_concern_error_is_a_503_without_a_cookie(
 async def test_write_concern_error_of_a_renewal_ends_the_session(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
-    """A limit: the old session is gone, and of the new one no browser has heard."""
+    """A limitation: the old session is deleted, and no browser has the new token."""
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(name="Ada"))
 
     with unconfirmed(faulty_mongod, "findAndModify"):
         failed = await visitor.do(lambda session: session.renew())
 
-    async def nothing_is_left() -> bool:
+    async def all_deleted() -> bool:
         return bool(await collection.count_documents({}) == 0)
 
     assert failed.status == 503
     assert set_cookie_of(failed) == []
-    await until(nothing_is_left)
+    await until(all_deleted)
     assert await visitor.session() == {}
 
 
@@ -111,7 +111,7 @@ async def test_failed_touch_does_not_fail_the_read_and_sends_no_cookie(
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The visitor sees the page; the log says what was not written; the next request touches."""
+    """The page is served, the log has a warning, and the next request touches."""
     visitor = await (await open_site(make_storage(max_age=1200))).visitor()
     await visitor.do(lambda session: session.update(a=1))
     clock.advance(60)
@@ -131,7 +131,7 @@ async def test_failed_touch_does_not_fail_the_read_and_sends_no_cookie(
 async def test_failed_touch_is_not_repeated_by_the_same_request(
     site: Site, storage: MongoStorage, faulty_mongod: Mongod, clock: Clock
 ) -> None:
-    """A file is saved before it is sent and asked again as it starts: its visitor waits once."""
+    """A file response is saved before it is sent, and checked again when it starts."""
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(name="Ada"))
     clock.advance(2 * 3600)
@@ -152,7 +152,7 @@ async def test_failed_touch_is_not_repeated_by_the_same_request(
 async def test_failed_save_with_a_due_touch_is_a_503(
     open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod, clock: Clock
 ) -> None:
-    """A change that was not stored is no success: 503, no cookie, and the next request touches."""
+    """The change is not stored, no cookie is sent, and the next request touches."""
     visitor = await (await open_site(make_storage(max_age=1200))).visitor()
     await visitor.do(lambda session: session.update(a=1))
     clock.advance(60)
@@ -170,7 +170,7 @@ async def test_failed_save_with_a_due_touch_is_a_503(
 async def test_failed_save_of_a_max_age_is_a_503(
     open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod
 ) -> None:
-    """Nobody is told "remember me" when nobody remembers."""
+    """A "remember me" that was not stored is not confirmed."""
     visitor = await (await open_site(make_storage(max_age=1200))).visitor()
     await visitor.do(lambda session: session.update(a=1))
     fail(faulty_mongod, "update")
@@ -181,12 +181,12 @@ async def test_failed_save_of_a_max_age_is_a_503(
     assert set_cookie_of(failed) == []
 
 
-def _begin_anew(session: Any) -> None:
+def _log_out_and_write(session: Any) -> None:
     session.invalidate()
     session["name"] = "Bob"
 
 
-async def _supersede(request: web.Request) -> web.Response:
+async def _replace(request: web.Request) -> web.Response:
     (await new_session(request))["name"] = "Bob"
     return web.Response()
 
@@ -210,16 +210,20 @@ def _changing(change: Callable[[Any], Any]) -> Handler:
         pytest.param(
             _changing(lambda s: s.update(user_id=7)), "findAndModify", id="login, second step"
         ),
-        pytest.param(_changing(_begin_anew), "insert", id="begun anew, first step"),
-        pytest.param(_changing(_begin_anew), "findAndModify", id="begun anew, second step"),
-        pytest.param(_supersede, "insert", id="new session, first step"),
-        pytest.param(_supersede, "delete", id="new session, second step"),
+        pytest.param(
+            _changing(_log_out_and_write), "insert", id="written after logout, first step"
+        ),
+        pytest.param(
+            _changing(_log_out_and_write), "findAndModify", id="written after logout, second step"
+        ),
+        pytest.param(_replace, "insert", id="new session, first step"),
+        pytest.param(_replace, "delete", id="new session, second step"),
     ],
 )
 async def test_failed_step_of_a_save_leaves_the_session_as_it_was(
     handler: Handler, step: str, site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
-    """503 and no cookie; the session goes on, and what was begun for it is taken back."""
+    """503 and no cookie; the old session still works, and a new document is deleted again."""
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(name="Ada"))
     fail(faulty_mongod, step)
@@ -231,16 +235,16 @@ async def test_failed_step_of_a_save_leaves_the_session_as_it_was(
     assert set_cookie_of(failed) == []
     assert await visitor.session() == {"name": "Ada"}
 
-    async def taken_back() -> bool:
+    async def deleted_again() -> bool:
         return bool(await collection.count_documents({}) == 1)
 
-    await until(taken_back)
+    await until(deleted_again)
 
 
 async def test_failed_first_save_sends_no_cookie(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:
-    """Never a cookie for a session that was not stored."""
+    """No browser gets the token of a session that was not stored."""
     visitor = await site.visitor()
     fail(faulty_mongod, "insert")
 
@@ -254,13 +258,13 @@ async def test_failed_first_save_sends_no_cookie(
 async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
     site: Site, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old session is gone by then: better one value less, and a line in the log."""
+    """The old session is deleted by then: one change is lost, and the log says so."""
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(user_id=7, cart=[0]))
-    neighbour = await site.visitor(visitor.cookie)
+    other = await site.visitor(visitor.cookie)
 
     async def meanwhile() -> None:
-        await neighbour.do(lambda session: session["cart"].append(1))
+        await other.do(lambda session: session["cart"].append(1))
         fail(faulty_mongod, "update")
 
     with caplog.at_level(logging.WARNING, logger="storage.renewal"):
@@ -277,7 +281,7 @@ async def test_stream_with_a_failed_save_is_a_complete_503(
     site: Site,
     faulty_mongod: Mongod,
 ) -> None:
-    """The error page is not garbled by the stream that did not start."""
+    """The error page is not mixed with the stream that did not start."""
     visitor = await site.visitor()
     fail(faulty_mongod, "insert")
 

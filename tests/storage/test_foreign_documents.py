@@ -1,4 +1,4 @@
-"""Documents of somebody else in the collection: sessions go on beside them."""
+"""Documents of other programs in the collection: sessions work all the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = real_drivers
 async def test_documents_of_other_programs_do_not_affect_sessions(
     storage: MongoStorage, collection: Any
 ) -> None:
-    """Of any shape and with ids of any type, even with somebody's owner hash copied into them."""
+    """Of any form, with ids of any type, even with a copy of the hash of an owner."""
     cookie = await visit(storage, None, lambda session: session.update(user_id=7, name="Ada"))
     owner = (await collection.find_one({"_id": id_of(str(cookie))}))["owner"]
     dates = ("created_at", "last_seen_at", "expires_at")
@@ -38,7 +38,7 @@ async def test_documents_of_other_programs_do_not_affect_sessions(
     assert await values(storage, cookie) == {"user_id": 7, "name": "Bob"}
     assert len([info async for info in storage.sessions(7)]) == 1
     assert await storage.count() == 1
-    assert await storage.purge() == 1  # what the TTL index would sweep as well
+    assert await storage.purge() == 1  # which the TTL index would delete too
     assert await collection.count_documents({}) == len(foreign)
-    assert await storage.revoke_owner(7) == 3  # whoever says that they are this owner's
+    assert await storage.revoke_owner(7) == 3  # all with the hash of this owner
     assert await values(storage, cookie) == {}

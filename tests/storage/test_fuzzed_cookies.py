@@ -1,4 +1,4 @@
-"""Cookies that nobody was given: each is answered, and none opens a session."""
+"""Forged cookies: each request is answered, and none opens a session."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.storage.conftest import AiohttpServer
 from tests.storage.direct import visit
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# What a header may carry (RFC 9110 section 5.5); the server's parser refuses the rest itself.
+# What a header may contain (RFC 9110 section 5.5); the parser of the server refuses the rest.
 HEADER_BYTES = [b for b in range(256) if b in (0x09, *range(0x20, 0x7F), *range(0x80, 0x100))]
 
 
 def mutations(token: str, chance: random.Random) -> Iterator[bytes]:
-    """Yield Cookie headers without end: near misses of a good token, and noise."""
+    """Yield Cookie headers without end: changed copies of a valid token, and random bytes."""
     good = token.encode()
     while True:
         at = chance.randrange(len(good))
@@ -75,7 +75,7 @@ async def answers(port: int, headers: list[bytes]) -> list[tuple[bytes, bytes]]:
 async def test_forged_cookies_are_answered_and_open_no_session(
     storage: MongoStorage, aiohttp_server: AiohttpServer, cookies: int
 ) -> None:
-    """No forged cookie makes a 500, gets a cookie, or shows what somebody stored."""
+    """None causes a 500, gets a cookie, or shows values of a session."""
     token = await visit(storage, None, lambda session: session.update(name="Ada", user_id=7))
     app = web.Application()
     setup(app, storage)
@@ -92,6 +92,6 @@ async def test_forged_cookies_are_answered_and_open_no_session(
     for header, (head, body) in zip(forged, received, strict=True):
         assert head.startswith(b"HTTP/1.1 200 "), header
         assert b"set-cookie" not in head.lower(), header
-        # The only way in is the token itself, whole: a character after it may end the cookie.
+        # Only the whole token opens the session: a character after it may end the cookie.
         assert body == b"{}" or str(token).encode() in header, header
     assert storage.counters["unreadable"] == 0

@@ -1,4 +1,4 @@
-"""Two thousand damaged documents: each request is answered, and nobody sees another's session."""
+"""Two thousand damaged documents: no error, and no session gets values of another."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def take_field(document: Document, other: Document, chance: random.Random) -> No
 
 
 def take_value(document: Document, other: Document, chance: random.Random) -> None:
-    """Move a sealed value over from another visitor, to its own field or to one of ours."""
+    """Copy a sealed value of another visitor, under its own field name or one of this document."""
     theirs = chance.choice(list(other["values"]))
     document["values"][chance.choice([theirs, *document["values"]])] = other["values"][theirs]
 
@@ -73,12 +73,12 @@ def swap_values(document: Document, other: Document, chance: random.Random) -> N
 
 
 def drop_value(document: Document, other: Document, chance: random.Random) -> None:
-    """Take one sealed value away: no seal tells, but a missing owner id does."""
+    """Remove one sealed value: only the removal of the owner is noticed."""
     del document["values"][chance.choice(list(document["values"]))]
 
 
 def replace_value(document: Document, other: Document, chance: random.Random) -> None:
-    """Put something else in the place of a sealed value."""
+    """Replace a sealed value by a wrong one."""
     document["values"][chance.choice(list(document["values"]))] = chance.choice(WRONG)
 
 
@@ -147,7 +147,7 @@ async def damage_all(storage: MongoStorage, chance: random.Random) -> None:
 async def test_two_thousand_damaged_documents_break_no_request_and_mix_no_sessions(
     make_storage: MakeStorage, absolute_timeout: int | None
 ) -> None:
-    """Whatever lies in the collection, a visitor gets their own values (or fewer), or nothing."""
+    """Every visitor gets their own values, or some of them, or an empty session."""
     storage = make_storage(
         absolute_timeout=absolute_timeout, describe=lambda _request: "x", operation_timeout=60
     )
@@ -165,7 +165,7 @@ async def test_two_thousand_damaged_documents_break_no_request_and_mix_no_sessio
 async def test_damaged_documents_break_no_save_no_list_and_no_housekeeping(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Writing, touching, listing, counting and sweeping work over damaged documents too."""
+    """Saves, lists, counts and deletions work with damaged documents in the collection."""
     storage = make_storage(describe=lambda _request: "label")
     stored = await stored_sessions(storage, DOCUMENTS // 20)
     await damage_all(storage, random.Random(13))
@@ -187,7 +187,7 @@ async def test_damaged_documents_break_no_save_no_list_and_no_housekeeping(
 async def test_any_bson_value_in_any_field_breaks_no_request(
     make_storage: MakeStorage, field: str
 ) -> None:
-    """Every BSON type in every field: the session is read as it was, or it is no session."""
+    """The session is read unchanged, or it is no session."""
     storage = make_storage(describe=lambda _request: "label")
     collection = storage._driver.collection
 
