@@ -1,4 +1,4 @@
-"""Every argument of `MongoStorage` is checked at once, in words that name it."""
+"""The constructor of `MongoStorage` checks every argument; the message names it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from storage import MongoStorage, generate_secret
 
 SECRET = generate_secret()
 OTHER = generate_secret()
-# Nothing listens there, and nothing is asked: constructing a storage sends nothing.
+# No server listens there; a storage sends nothing when it is made.
 NOWHERE = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1"
 
 WRONG = [
-    # keyword, value, error, what the message says besides
-    pytest.param("max_age", 0, ValueError, "1 ms", id="max_age of nothing"),
-    pytest.param("max_age", -1, ValueError, "1 ms", id="max_age below zero"),
+    # keyword, value, error, part of the message
+    pytest.param("max_age", 0, ValueError, "1 ms", id="max_age zero"),
+    pytest.param("max_age", -1, ValueError, "1 ms", id="max_age negative"),
     pytest.param("max_age", True, TypeError, "seconds", id="max_age true"),
     pytest.param("max_age", "60", TypeError, "seconds", id="max_age as text"),
     pytest.param("max_age", float("nan"), ValueError, "1 ms", id="max_age not a number"),
-    pytest.param("max_age", float("inf"), ValueError, "days", id="max_age without end"),
+    pytest.param("max_age", float("inf"), ValueError, "days", id="max_age infinite"),
     pytest.param("max_age", 10**12, ValueError, "days", id="max_age of 31 thousand years"),
-    pytest.param("max_age", timedelta(0), ValueError, "1 ms", id="max_age of an empty timedelta"),
-    pytest.param("absolute_timeout", 0, ValueError, "1 ms", id="absolute_timeout of nothing"),
+    pytest.param("max_age", timedelta(0), ValueError, "1 ms", id="max_age a timedelta of zero"),
+    pytest.param("absolute_timeout", 0, ValueError, "1 ms", id="absolute_timeout zero"),
     pytest.param("absolute_timeout", "1h", TypeError, "timedelta", id="absolute_timeout as text"),
     pytest.param("absolute_timeout", False, TypeError, "seconds", id="absolute_timeout false"),
-    pytest.param("touch_interval", 0, ValueError, "1 ms", id="touch_interval of nothing"),
+    pytest.param("touch_interval", 0, ValueError, "1 ms", id="touch_interval zero"),
     pytest.param("touch_interval", [60], TypeError, "timedelta", id="touch_interval as a list"),
     pytest.param(
         "touch_interval", timedelta(days=14), ValueError, "below max_age", id="touch at max_age"
@@ -42,15 +42,15 @@ WRONG = [
     pytest.param("owner_key", 7, TypeError, "session key", id="owner_key a number"),
     pytest.param("owner_key", b"user_id", TypeError, "session key", id="owner_key as bytes"),
     pytest.param("describe", "a label", TypeError, "function of the request", id="describe text"),
-    pytest.param("max_bytes", 0, ValueError, "from 1 to", id="max_bytes of nothing"),
+    pytest.param("max_bytes", 0, ValueError, "from 1 to", id="max_bytes zero"),
     pytest.param("max_bytes", 16 * 1024 * 1024, ValueError, "from 1 to", id="max_bytes too many"),
     pytest.param("max_bytes", 10**400, ValueError, "from 1 to", id="max_bytes beyond a float"),
     pytest.param("max_age", 10**400, ValueError, "days", id="max_age beyond a float"),
-    pytest.param("max_bytes", 1e5, TypeError, "number", id="max_bytes a fraction"),
+    pytest.param("max_bytes", 1e5, TypeError, "number", id="max_bytes a float"),
     pytest.param("max_bytes", True, TypeError, "number", id="max_bytes true"),
     pytest.param("operation_timeout", 0, ValueError, "from 0.01", id="operation_timeout zero"),
     pytest.param(
-        "operation_timeout", float("inf"), ValueError, "from 0.01", id="operation_timeout endless"
+        "operation_timeout", float("inf"), ValueError, "from 0.01", id="operation_timeout infinite"
     ),
     pytest.param(
         "operation_timeout", float("nan"), ValueError, "from 0.01", id="operation_timeout NaN"
@@ -61,7 +61,7 @@ WRONG = [
     pytest.param("cookie_name", "my session", ValueError, "letters", id="cookie_name with a space"),
     pytest.param("cookie_name", "a=b", ValueError, "letters", id="cookie_name with an equals sign"),
     pytest.param("cookie_name", "a\r\nX: y", ValueError, "letters", id="cookie_name with a header"),
-    pytest.param("cookie_name", "sesión", ValueError, "letters", id="cookie_name beyond ASCII"),
+    pytest.param("cookie_name", "sesión", ValueError, "letters", id="cookie_name not ASCII"),
     pytest.param("cookie_name", None, TypeError, "letters", id="cookie_name None"),
     pytest.param("domain", "a.example; Path=/", ValueError, "host name", id="domain with a path"),
     pytest.param("domain", 7, TypeError, "host name", id="domain a number"),
@@ -76,7 +76,9 @@ WRONG = [
     pytest.param("httponly", 0, TypeError, "True, False", id="httponly a number"),
     pytest.param("partitioned", 1, TypeError, "True, False", id="partitioned a number"),
     pytest.param("partitioned", True, ValueError, "samesite='None'", id="partitioned alone"),
-    pytest.param("samesite", "lax", ValueError, "'Lax', 'Strict' or 'None'", id="samesite small"),
+    pytest.param(
+        "samesite", "lax", ValueError, "'Lax', 'Strict' or 'None'", id="samesite in lower case"
+    ),
     pytest.param("samesite", False, ValueError, "'Lax', 'Strict' or 'None'", id="samesite false"),
     pytest.param("samesite", ["Lax"], ValueError, "'Lax', 'Strict'", id="samesite as a list"),
     pytest.param("encoder", None, TypeError, r"json\.dumps", id="encoder None"),
@@ -100,7 +102,7 @@ WRONG = [
 
 @pytest.fixture
 def collection() -> Any:
-    """Stand for any collection: nothing is sent."""
+    """Make a collection to which nothing is sent."""
     return AsyncMongoMockClient()["app"]["sessions"]
 
 
@@ -108,7 +110,7 @@ def collection() -> Any:
 def test_wrong_argument_is_refused_by_name(
     collection: Any, name: str, value: Any, error: type[Exception], accepted: str
 ) -> None:
-    """The message begins with the argument's name and says what is accepted."""
+    """The message starts with the name of the argument and says what is accepted."""
     with pytest.raises(error, match=accepted) as refusal:
         MongoStorage(collection, **{"secrets": SECRET, name: value})
 
@@ -139,7 +141,7 @@ def test_prefixed_cookie_name_with_attributes_that_browsers_refuse_is_refused(
 
 
 def test_samesite_none_without_secure_is_refused(collection: Any) -> None:
-    """Browsers drop such a cookie, so nobody would stay signed in."""
+    """Browsers refuse such a cookie, so nobody would stay signed in."""
     with pytest.raises(ValueError, match=r"^samesite: 'None' must be Secure"):
         MongoStorage(collection, SECRET, samesite="None", secure=False)
 
@@ -161,7 +163,7 @@ def test_object_that_is_no_collection_is_refused(collection: Any, hint: str) -> 
 
 
 async def test_database_or_client_instead_of_a_collection_is_refused() -> None:
-    """A Motor database answers any attribute with a collection: it must not pass for one."""
+    """Every attribute of a Motor database is a collection, so duck typing would accept it."""
     motor, pymongo = AsyncIOMotorClient[Any](NOWHERE), AsyncMongoClient[Any](NOWHERE)
 
     for wrong in (motor, motor["app"], pymongo, pymongo["app"]):
@@ -173,7 +175,7 @@ async def test_database_or_client_instead_of_a_collection_is_refused() -> None:
 
 
 def test_synchronous_collection_is_refused() -> None:
-    """PyMongo's blocking collection would stop the whole app at every request."""
+    """A synchronous collection of PyMongo would block the event loop at every request."""
     with (
         MongoClient[Any](NOWHERE) as client,
         pytest.raises(TypeError, match=r"^collection: .*synchronous"),
@@ -182,12 +184,12 @@ def test_synchronous_collection_is_refused() -> None:
 
 
 async def test_unacknowledged_write_concern_is_refused() -> None:
-    """With w=0 nobody would learn of a session that was not stored."""
+    """With w=0 nobody would notice a session that was not stored."""
     motor, pymongo = AsyncIOMotorClient[Any](NOWHERE), AsyncMongoClient[Any](NOWHERE)
-    blind = WriteConcern(w=0)
+    unacknowledged = WriteConcern(w=0)
 
     for client in (motor, pymongo):
-        collection = client["app"].get_collection("sessions", write_concern=blind)
+        collection = client["app"].get_collection("sessions", write_concern=unacknowledged)
         with pytest.raises(ValueError, match=r"^collection: its write concern is unacknowledged"):
             MongoStorage(collection, SECRET)
 
@@ -196,7 +198,7 @@ async def test_unacknowledged_write_concern_is_refused() -> None:
 
 
 def test_every_secret_type_is_accepted(collection: Any) -> None:
-    """Text, bytes, a list and a tuple of up to five of them."""
+    """Text, bytes, and a list or a tuple of one to five of them."""
     for secrets in (
         SECRET,
         SECRET.encode(),
@@ -208,7 +210,7 @@ def test_every_secret_type_is_accepted(collection: Any) -> None:
 
 
 def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
-    """What lies just inside each range is taken."""
+    """The values just inside each range."""
     for arguments in (
         {"max_age": 0.001},
         {"max_age": None, "touch_interval": 3600},
@@ -230,6 +232,6 @@ def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
 
 
 def test_secrets_in_another_container_are_refused(collection: Any) -> None:
-    """A wrong container is told from a wrong secret."""
+    """Only a list or a tuple is accepted; the message names the type."""
     with pytest.raises(TypeError, match=r"^secrets: deque is not accepted"):
         MongoStorage(collection, deque([SECRET]))

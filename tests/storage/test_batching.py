@@ -1,4 +1,4 @@
-"""Batches without MongoDB: a queue, and a sender that the test holds back."""
+"""The batcher without MongoDB: a queue, and a sender that the test can block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHERE = ContextVar("WHERE", default="outside")
 
 
 class Sender:
-    """Notes each batch, and sends when the test lets it."""
+    """Records each batch, and ends it when the test allows it."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -31,7 +31,7 @@ class Sender:
         self.go.set()
 
     async def __call__(self, items: list[str], seconds: float) -> Sequence[str | BaseException]:
-        """Return items in capitals; one with "!" fails alone, one with "?" fails its batch."""
+        """Return the items in upper case; "!" makes one item fail, "?" the whole batch."""
         self.batches.append(items)
         self.seconds.append(seconds)
         self.contexts.append(WHERE.get())
@@ -49,19 +49,19 @@ class Sender:
 
 @pytest.fixture
 def sender() -> Sender:
-    """Make a sender that sends at once."""
+    """Make a sender that does not block."""
     return Sender()
 
 
 def refuse(cause: BaseException | None) -> StorageUnavailable:
-    """Make the error of one waiter."""
+    """Make the error for one waiter."""
     error = StorageUnavailable()
     error.__cause__ = cause
     return error
 
 
 def batcher_of(sender: Sender, *, keep: bool = False, **bounds: int) -> Batcher[str, str]:
-    """Put a queue in front of the sender."""
+    """Make a batcher for the sender."""
     return Batcher(sender, refuse, keep_cancelled=keep, **bounds)
 
 
@@ -71,15 +71,15 @@ def later(seconds: float = 5) -> float:
 
 
 async def sent_first(batcher: Batcher[str, str], sender: Sender, item: str) -> asyncio.Future[str]:
-    """Hold the sender with the first item; later items wait behind it."""
+    """Block the sender with the first item, so that later items wait in the queue."""
     sender.go.clear()
     first = batcher.submit(item, later())
     await until(lambda: bool(sender.batches))
     return first
 
 
-async def test_lone_item_leaves_at_once_and_alone(sender: Sender) -> None:
-    """With nothing under way an item waits for nobody: it is sent in the next turn of the loop."""
+async def test_item_is_sent_at_once_when_no_batch_is_under_way(sender: Sender) -> None:
+    """With no batch under way it is sent in the next iteration of the event loop."""
     batcher = batcher_of(sender)
 
     waiter = batcher.submit("a", later())
@@ -89,8 +89,8 @@ async def test_lone_item_leaves_at_once_and_alone(sender: Sender) -> None:
     assert await waiter == "A"
 
 
-async def test_items_submitted_while_a_batch_is_under_way_leave_together(sender: Sender) -> None:
-    """All items that were submitted meanwhile are one batch, in their order."""
+async def test_items_submitted_while_a_batch_is_under_way_are_one_batch(sender: Sender) -> None:
+    """They are one batch, in their order."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     others = [batcher.submit(item, later()) for item in "bcd"]
@@ -104,7 +104,7 @@ async def test_items_submitted_while_a_batch_is_under_way_leave_together(sender:
 
 
 async def test_item_does_not_join_a_batch_that_was_sent(sender: Sender) -> None:
-    """The same item is sent again: the first answer may be older than the second question."""
+    """The same item is sent again: the first result may be older than the second request."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
 
@@ -117,7 +117,7 @@ async def test_item_does_not_join_a_batch_that_was_sent(sender: Sender) -> None:
 
 @pytest.mark.parametrize("under_way", [1, 2, 3])
 async def test_no_more_batches_are_under_way_than_allowed(sender: Sender, under_way: int) -> None:
-    """The bound on commands under way holds, and is used."""
+    """With ten items, the limit of parallel batches is reached and not exceeded."""
     batcher = batcher_of(sender, under_way=under_way, size=1)
     sender.go.clear()
 
@@ -129,8 +129,8 @@ async def test_no_more_batches_are_under_way_than_allowed(sender: Sender, under_
     assert sender.most_under_way == under_way
 
 
-async def test_no_batch_is_larger_than_its_bound(sender: Sender) -> None:
-    """What is beyond the batch size is sent with the next batch, first come, first served."""
+async def test_no_batch_is_larger_than_the_limit(sender: Sender) -> None:
+    """Further items are sent with the next batches, in their order."""
     batcher = batcher_of(sender, size=3)
     first = await sent_first(batcher, sender, "a")
     others = [batcher.submit(item, later()) for item in "bcdefgh"]
@@ -141,10 +141,8 @@ async def test_no_batch_is_larger_than_its_bound(sender: Sender) -> None:
     assert sender.batches == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
 
 
-async def test_full_queue_refuses_the_next_item_at_once(
-    sender: Sender,
-) -> None:
-    """It does not wait, and what is in the queue stays there."""
+async def test_full_queue_refuses_the_next_item_at_once(sender: Sender) -> None:
+    """The refused item does not wait; the items in the queue stay there."""
     batcher = batcher_of(sender, queue=2)
     first = await sent_first(batcher, sender, "a")
     waiting = [batcher.submit(item, later()) for item in "bc"]
@@ -159,20 +157,20 @@ async def test_full_queue_refuses_the_next_item_at_once(
 
 
 async def test_failure_of_one_item_does_not_affect_the_others(sender: Sender) -> None:
-    """The failed item raises; its neighbours get their results."""
+    """The failed item gets the error; the others get their results."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
-    good, bad, fine = (batcher.submit(item, later()) for item in ("b", "c!", "d"))
+    good, bad, other = (batcher.submit(item, later()) for item in ("b", "c!", "d"))
 
     sender.go.set()
 
-    assert await asyncio.gather(first, good, fine) == ["A", "B", "D"]
+    assert await asyncio.gather(first, good, other) == ["A", "B", "D"]
     with pytest.raises(LookupError):
         await bad
 
 
 async def test_failed_batch_gives_each_item_an_error_of_its_own(sender: Sender) -> None:
-    """The error is a response too, and one response cannot answer two requests."""
+    """The error is a response, and one response cannot answer two requests."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     failing = [batcher.submit(item, later()) for item in ("b", "c?", "d")]
@@ -189,7 +187,7 @@ async def test_failed_batch_gives_each_item_an_error_of_its_own(sender: Sender) 
 async def test_log_of_a_failed_batch_names_the_class_of_the_error_only(
     sender: Sender, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A driver's own words may hold an address, and an address a password."""
+    """The message of a driver may contain the address, and with it the password."""
     batcher = batcher_of(sender)
 
     with pytest.raises(StorageUnavailable):
@@ -200,7 +198,7 @@ async def test_log_of_a_failed_batch_names_the_class_of_the_error_only(
 
 
 async def test_failed_batch_does_not_stop_the_queue(sender: Sender) -> None:
-    """What waits behind a failed batch is sent, and so is what comes later."""
+    """Items that waited during a failed batch are sent, and so are later ones."""
     batcher = batcher_of(sender)
     failing = await sent_first(batcher, sender, "a?")
     behind = batcher.submit("b", later())
@@ -213,7 +211,7 @@ async def test_failed_batch_does_not_stop_the_queue(sender: Sender) -> None:
 
 
 async def test_item_of_a_cancelled_waiter_is_not_sent(sender: Sender) -> None:
-    """Nobody waits for it any more; the others are sent."""
+    """Nobody needs its result; the others are sent."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     gone, stays = batcher.submit("b", later()), batcher.submit("c", later())
@@ -225,10 +223,8 @@ async def test_item_of_a_cancelled_waiter_is_not_sent(sender: Sender) -> None:
     assert sender.batches == [["a"], ["c"]]
 
 
-async def test_cancelled_waiter_does_not_disturb_a_batch_under_way(
-    sender: Sender,
-) -> None:
-    """The batch is finished for the others."""
+async def test_cancelled_waiter_does_not_disturb_a_batch_under_way(sender: Sender) -> None:
+    """The other items of the batch get their results."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     gone, stays = batcher.submit("b", later()), batcher.submit("c", later())
@@ -245,7 +241,7 @@ async def test_cancelled_waiter_does_not_disturb_a_batch_under_way(
 
 
 async def test_queue_of_cancelled_waiters_sends_nothing(sender: Sender) -> None:
-    """No batch is sent for them, and the next item leaves at once."""
+    """No batch is sent for them, and the next item is sent at once."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     gone = [batcher.submit(item, later()) for item in "bcd"]
@@ -260,7 +256,7 @@ async def test_queue_of_cancelled_waiters_sends_nothing(sender: Sender) -> None:
 
 
 async def test_item_is_sent_after_cancellation_with_keep_cancelled(sender: Sender) -> None:
-    """A write is carried out although the visitor has gone."""
+    """A write is sent although the visitor has disconnected."""
     batcher = batcher_of(sender, keep=True)
     first = await sent_first(batcher, sender, "a")
     gone, stays = batcher.submit("b", later()), batcher.submit("c", later())
@@ -273,7 +269,7 @@ async def test_item_is_sent_after_cancellation_with_keep_cancelled(sender: Sende
 
 
 async def test_refused_item_is_not_sent_even_with_keep_cancelled(sender: Sender) -> None:
-    """A waiter that was told of a failure must not find later that it was done."""
+    """An item that was refused at its deadline must not be sent later."""
     batcher = batcher_of(sender, keep=True)
     first = await sent_first(batcher, sender, "a")
 
@@ -287,24 +283,22 @@ async def test_refused_item_is_not_sent_even_with_keep_cancelled(sender: Sender)
 
 
 async def test_deadline_is_kept_in_the_queue(sender: Sender) -> None:
-    """The time in the queue counts; the batch under way and later deadlines are not affected."""
+    """The batch under way and later deadlines are not affected."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
-    hasty, patient = batcher.submit("b", later(0.01)), batcher.submit("c", later())
+    early, late = batcher.submit("b", later(0.01)), batcher.submit("c", later())
 
     with pytest.raises(StorageUnavailable):
-        await asyncio.wait_for(hasty, 5)
+        await asyncio.wait_for(early, 5)
 
     assert sender.under_way == 1
     sender.go.set()
-    assert await asyncio.gather(first, patient) == ["A", "C"]
+    assert await asyncio.gather(first, late) == ["A", "C"]
     assert sender.batches == [["a"], ["c"]]
 
 
-async def test_deadline_is_kept_while_sending_and_does_not_stop_the_sender(
-    sender: Sender,
-) -> None:
-    """The waiter gets its error in time; the driver's operation runs to its end."""
+async def test_deadline_is_kept_while_sending_and_does_not_stop_the_sender(sender: Sender) -> None:
+    """The waiter gets its error in time; the operation of the driver runs to its end."""
     batcher = batcher_of(sender)
     sender.go.clear()
 
@@ -318,7 +312,7 @@ async def test_deadline_is_kept_while_sending_and_does_not_stop_the_sender(
 
 
 async def test_deadline_of_a_batch_is_kept_when_another_batch_has_ended() -> None:
-    """With two commands under way, the end of one does not forget the waiters of the other."""
+    """With two batches under way, the end of one does not affect the waiters of the other."""
     arrived = {"slow": asyncio.Event(), "quick": asyncio.Event()}
 
     async def send(items: list[str], _seconds: float) -> list[str]:
@@ -338,7 +332,7 @@ async def test_deadline_of_a_batch_is_kept_when_another_batch_has_ended() -> Non
 
 
 async def test_every_deadline_in_the_queue_is_kept(sender: Sender) -> None:
-    """Waiters may have different deadlines: each gets its error at its own."""
+    """Each waiter gets its error at its own deadline."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     lengths = {"b": 0.06, "c": 0.02, "d": 0.04}
@@ -358,7 +352,7 @@ async def test_every_deadline_in_the_queue_is_kept(sender: Sender) -> None:
 
 
 async def test_every_deadline_of_a_batch_under_way_is_kept(sender: Sender) -> None:
-    """After the first deadline of a batch the later ones hold too."""
+    """The later deadlines of a batch are kept too."""
     batcher = batcher_of(sender)
     sender.go.clear()
     under_way = [batcher.submit("a", later(0.02)), batcher.submit("b", later(0.05))]
@@ -371,10 +365,8 @@ async def test_every_deadline_of_a_batch_under_way_is_kept(sender: Sender) -> No
     await batcher.drained()
 
 
-async def test_batch_gets_the_time_of_its_latest_deadline(
-    sender: Sender,
-) -> None:
-    """One early deadline does not shorten the batch for the others."""
+async def test_batch_gets_the_time_of_its_latest_deadline(sender: Sender) -> None:
+    """An early deadline does not shorten the time of the others."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
     others = [batcher.submit("b", later(5)), batcher.submit("c", later(50))]
@@ -385,10 +377,8 @@ async def test_batch_gets_the_time_of_its_latest_deadline(
     assert 40 < sender.seconds[1] <= 50
 
 
-async def test_item_submitted_at_the_moment_a_batch_ends_is_sent(
-    sender: Sender,
-) -> None:
-    """Before or after the answer of its predecessor: no item waits for ever."""
+async def test_item_submitted_at_the_moment_a_batch_ends_is_sent(sender: Sender) -> None:
+    """Whether it is submitted just before or after the end, no item waits for ever."""
     batcher = batcher_of(sender)
     followers: list[asyncio.Future[str]] = []
 
@@ -402,10 +392,8 @@ async def test_item_submitted_at_the_moment_a_batch_ends_is_sent(
         assert await asyncio.wait_for(followers[-1], 10) == "F"
 
 
-async def test_batch_that_ends_at_once_does_not_block_the_queue(
-    sender: Sender,
-) -> None:
-    """With tasks that start eagerly (Python 3.12 and later) a batch may end inside of submit()."""
+async def test_batch_that_ends_at_once_does_not_block_the_queue(sender: Sender) -> None:
+    """With eager tasks (Python 3.12 and later) a batch may end during submit()."""
     batcher = batcher_of(sender)
 
     def eager(loop: asyncio.AbstractEventLoop, work: Any, **_options: Any) -> Any:
@@ -428,7 +416,7 @@ async def test_batch_that_ends_at_once_does_not_block_the_queue(
 
 
 async def test_drained_waits_for_everything_under_way_and_queued(sender: Sender) -> None:
-    """Afterwards nothing is under way, nothing waits, and no timer is left."""
+    """Afterwards nothing is under way or queued, and no timer is left."""
     batcher = batcher_of(sender)
     waiters = [await sent_first(batcher, sender, "a"), *(batcher.submit(i, later()) for i in "bc")]
     draining = asyncio.create_task(batcher.drained())
@@ -443,7 +431,7 @@ async def test_drained_waits_for_everything_under_way_and_queued(sender: Sender)
 
 
 async def test_drained_waits_for_what_a_result_submits(sender: Sender) -> None:
-    """The next step of a save is submitted when the result of the step before has come."""
+    """The next step of a save is submitted when the step before has its result."""
     batcher = batcher_of(sender)
     first, follower = await sent_first(batcher, sender, "a"), asyncio.Event()
 
@@ -467,7 +455,7 @@ async def test_drained_waits_for_what_a_result_submits(sender: Sender) -> None:
 
 
 async def test_drained_of_an_idle_queue_returns_at_once(sender: Sender) -> None:
-    """There is nothing to wait for, before the first item or after the last."""
+    """Before the first item and after the last one."""
     batcher = batcher_of(sender)
 
     await batcher.drained()
@@ -478,10 +466,8 @@ async def test_drained_of_an_idle_queue_returns_at_once(sender: Sender) -> None:
     assert sender.batches == [["a"]]
 
 
-async def test_batch_does_not_run_in_the_context_of_a_request(
-    sender: Sender,
-) -> None:
-    """A timeout or a variable of one request must not reach the others."""
+async def test_batch_does_not_run_in_the_context_of_a_request(sender: Sender) -> None:
+    """A timeout or a context variable of one request must not affect the others."""
     batcher = batcher_of(sender)
     WHERE.set("inside a request")
 
@@ -491,7 +477,7 @@ async def test_batch_does_not_run_in_the_context_of_a_request(
 
 
 async def test_nothing_is_kept_of_items_that_have_their_results(sender: Sender) -> None:
-    """Ten thousand items later the queue holds no more than before."""
+    """After ten thousand items there are no more objects than before."""
     batcher = batcher_of(sender, size=7)
 
     async def send_rounds(rounds: int) -> int:
@@ -500,8 +486,8 @@ async def test_nothing_is_kept_of_items_that_have_their_results(sender: Sender) 
             waiting = [batcher.submit(item, later()) for item in items]
             await asyncio.gather(*waiting, return_exceptions=True)
         await batcher.drained()
-        for notes in (sender.batches, sender.seconds, sender.contexts):
-            notes.clear()
+        for record in (sender.batches, sender.seconds, sender.contexts):
+            record.clear()
         gc.collect()
         return len(gc.get_objects())
 

@@ -1,4 +1,4 @@
-"""Whatever options an app's own client has: sessions are read from the primary, and read well."""
+"""Options of the client and of the collection: sessions work with any, on the primary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def replica_set(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a replica set of one member: to a lone server no read preference is sent."""
+    """Run a replica set of one member: drivers send read preferences to replica sets only."""
     directory = tmp_path_factory.mktemp("replica")
     with Mongod(find_mongod(os.environ), directory, arguments=["--replSet", "one"]) as server:
         members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
@@ -51,38 +51,38 @@ def replica_set(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def mongo_uri(replica_set: str) -> str:
-    """Send this module's tests to the replica set."""
+    """Use the replica set in this module."""
     return replica_set
 
 
 async def test_reads_go_to_the_primary_whatever_the_client_prefers(
     make_storage: MakeStorage, collection: Any, log: CommandLog
 ) -> None:
-    """A secondary may not have heard of a login yet, or of a logout."""
-    far = collection.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
-    cookie = await visit(make_storage(far), None, lambda session: session.update(a=1))
+    """A secondary may not have a login or a logout yet."""
+    secondary = collection.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
+    cookie = await visit(make_storage(secondary), None, lambda session: session.update(a=1))
     log.commands.clear()
 
-    await values(make_storage(far), cookie)
-    await make_storage(far).count()
-    await far.find_one({})
+    await values(make_storage(secondary), cookie)
+    await make_storage(secondary).count()
+    await secondary.find_one({})
 
     asked = [
         (name, command.get("$readPreference", {}).get("mode"))
         for name, command in log.commands
         if name != "ping"
     ]
-    # Of a replica set nothing but the primary is asked where nothing is said.
+    # Without a read preference a command goes to the primary.
     assert asked == [("find", None), ("aggregate", None), ("find", "secondaryPreferred")]
 
 
 async def test_writes_keep_the_write_concern_of_the_collection(
     make_storage: MakeStorage, collection: Any, log: CommandLog
 ) -> None:
-    """An app that asked for a majority gets it, alone and in a bulk write."""
-    careful = collection.with_options(write_concern=WriteConcern("majority"))
+    """An app that chose "majority" gets it for every save."""
+    majority = collection.with_options(write_concern=WriteConcern("majority"))
 
-    await visit(make_storage(careful), None, lambda session: session.update(a=1))
+    await visit(make_storage(majority), None, lambda session: session.update(a=1))
 
     assert log.commands[0][1]["writeConcern"] == {"w": "majority"}
 
@@ -101,7 +101,7 @@ async def test_writes_keep_the_write_concern_of_the_collection(
 async def test_sessions_work_with_any_codec_options_of_the_collection(
     make_storage: MakeStorage, collection: Any, options: Any
 ) -> None:
-    """The storage reads its documents in its own way, and leaves the app's collection alone."""
+    """The storage uses codec options of its own, without changing the collection of the app."""
     storage = make_storage(collection.with_options(codec_options=options))
     cookie = await visit(storage, None, lambda session: session.update(a=[1], user_id=7))
 
@@ -121,7 +121,7 @@ async def test_sessions_work_with_any_client_options(
     clock: Clock,
     options: dict[str, Any],
 ) -> None:
-    """Stored, changed, touched, renewed, listed and counted."""
+    """A session is stored, changed, touched, renewed, listed and counted."""
     make: Any = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
     client = make(mongo_uri, **options)
     storage = make_storage(client[database_name]["sessions"], max_age=1200)
@@ -145,7 +145,7 @@ async def test_sessions_work_with_any_client_options(
 async def test_index_build_may_take_longer_than_the_timeout_of_the_client(
     mongo_uri: str, database_name: str, driver: str, log: CommandLog
 ) -> None:
-    """On a large collection it takes minutes; the client's limit is meant for requests."""
+    """On a large collection it takes minutes; timeoutMS is meant for requests."""
     make = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
     client: Any = make(mongo_uri, timeoutMS=5000, event_listeners=[log])
     storage = MongoStorage(client[database_name]["sessions"], SECRET)

@@ -1,4 +1,4 @@
-"""The `Set-Cookie` lines as they come over the wire."""
+"""The `Set-Cookie` lines of responses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def fill(session: MongoSession) -> None:
 
 
 def behind_https(app: web.Application, storage: MongoStorage) -> None:
-    """Set up sessions behind a middleware that says what a TLS-ending proxy says."""
+    """Set up sessions inside a middleware that sets the scheme, as behind a TLS proxy."""
 
     @web.middleware
-    async def came_over_https(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def set_scheme(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request.clone(scheme="https"))
 
-    app.middlewares.append(came_over_https)
+    app.middlewares.append(set_scheme)
     setup(app, storage)
 
 
@@ -61,7 +61,8 @@ async def _invalidate(request: web.Request) -> web.StreamResponse:
 async def lines_of(site: Site) -> list[str]:
     """Return the lines that set, touch and delete a cookie.
 
-    It is sent by hand: the browser of these tests speaks http and keeps a Secure cookie to itself.
+    The cookie is sent as a header: the client of the tests uses http, where it would not send a
+    Secure cookie.
     """
     client = (await site.visitor()).client
     created = set_cookie_of(await client.get(site.path_of(_fill)))
@@ -124,7 +125,7 @@ async def test_cookie_is_set_touched_and_deleted_with_the_same_attributes(
     over_https: bool,  # noqa: FBT001
     attributes: str,
 ) -> None:
-    """A browser ignores a deletion whose attributes differ from those of the cookie."""
+    """A browser ignores a deletion with other attributes than those of the cookie."""
     site = await open_site(make_storage(**options), behind_https if over_https else setup)
 
     created, touched, deleted = await lines_of(site)
@@ -141,7 +142,7 @@ async def test_cookie_is_set_touched_and_deleted_with_the_same_attributes(
 async def test_cookie_without_max_age_ends_with_the_browser(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
-    """It ends with the browser."""
+    """Neither Max-Age nor Expires is sent."""
     visitor = await (await open_site(make_storage(max_age=None))).visitor()
 
     (line,) = set_cookie_of(await visitor.do(fill))
@@ -152,14 +153,14 @@ async def test_cookie_without_max_age_ends_with_the_browser(
 async def test_max_age_below_a_second_is_rounded_up_in_the_cookie(
     open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
-    """Max-Age has whole seconds (RFC 6265): it is rounded up, since 0 would delete the cookie."""
+    """Max-Age has whole seconds (RFC 6265), and 0 would delete the cookie."""
     visitor = await (await open_site(make_storage(max_age=0.25))).visitor()
 
     assert cookie_of(await visitor.do(fill))["max-age"] == "1"
 
 
 async def test_session_cookie_does_not_replace_the_cookies_of_the_app(site: Site) -> None:
-    """Cookies set by `set_cookie` and by hand stay, and the session's comes once."""
+    """Cookies set by `set_cookie` and as headers stay; the session cookie is sent once."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         (await get_session(request))["a"] = 1
@@ -181,7 +182,7 @@ async def test_session_cookie_does_not_replace_the_cookies_of_the_app(site: Site
 async def test_another_cookie_name_is_another_session(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Two storages over one collection under two names do not disturb each other."""
+    """Two storages with one collection and two cookie names do not affect each other."""
     first = await (await open_site(make_storage(cookie_name="one"))).visitor()
     await first.do(fill)
     site = await open_site(make_storage(cookie_name="two"))

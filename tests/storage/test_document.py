@@ -1,4 +1,4 @@
-"""How a session is written as a document, changed by operators, and read or refused. Pure."""
+"""The document of a session: built, updated, read or refused. No database is used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(document: dict[str, Any]) -> Stored:
 
 
 def test_document_reads_back_as_it_was_built() -> None:
-    """Ten fields, with aware dates."""
+    """It has ten fields, with aware dates."""
     document = build(STORED, VALUES)
 
     assert document == {
@@ -57,7 +57,7 @@ def test_document_reads_back_as_it_was_built() -> None:
 
 
 def test_owner_and_label_are_absent_when_there_are_none() -> None:
-    """Not null: the sparse index would hold it."""
+    """Not null: the sparse index would contain it."""
     stored = STORED._replace(owner=None, label=None)
 
     document = build(stored, VALUES)
@@ -68,14 +68,14 @@ def test_owner_and_label_are_absent_when_there_are_none() -> None:
 
 @pytest.mark.parametrize("max_age", [1, 0.25, 2**31, Int64(60)])
 def test_own_max_age_reads_back(max_age: float) -> None:
-    """Whole numbers and fractions, in whatever width BSON keeps them."""
+    """Integers and fractions, in 32 and 64 bits."""
     stored = STORED._replace(dates=DATES._replace(max_age=max_age))
 
     assert read(build(stored, VALUES)).dates.max_age == max_age
 
 
 def test_dates_are_read_in_every_form_that_a_driver_gives() -> None:
-    """As milliseconds, aware, or naive."""
+    """As milliseconds, aware or naive."""
     for instant in (DatetimeMS(NOON_MS), NOON, NOON.replace(tzinfo=None)):
         assert read({**build(STORED, VALUES), "created_at": instant}).dates.created_ms == NOON_MS
 
@@ -100,7 +100,7 @@ CASES = [(field, value) for field, values in WRONG.items() for value in values]
     ("field", "value"), CASES, ids=[f"{field} {value!r}"[:60] for field, value in CASES]
 )
 def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
-    """The log says which field is wrong, and never shows what it holds."""
+    """The log names the field, and does not show its value."""
     with pytest.raises(Unreadable, match=f"'{field}'"):
         read({**build(STORED, VALUES), field: value})
 
@@ -110,7 +110,7 @@ def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
     ["_id", "created_at", "last_seen_at", "expires_at", "persistent", "key_id", "values"],
 )
 def test_missing_field_is_refused_by_name(field: str) -> None:
-    """All but owner, label and max_age are needed."""
+    """All fields but owner, label and max_age are required."""
     document = build(STORED, VALUES)
     del document[field]
 
@@ -119,7 +119,7 @@ def test_missing_field_is_refused_by_name(field: str) -> None:
 
 
 def test_document_without_values_is_read_for_the_list() -> None:
-    """The list of an owner's sessions does not fetch them."""
+    """The list of the sessions of an owner does not read the values."""
     document = build(STORED, VALUES)
     del document["values"]
 
@@ -133,7 +133,7 @@ def test_document_without_values_is_read_for_the_list() -> None:
         pytest.param(
             DocumentUpdate(values={"f": b"s"}),
             {"$set": {"values.f": b"s"}},
-            id="one value, by itself",
+            id="one value",
         ),
         pytest.param(
             DocumentUpdate(values={}, removed=["f"]),
@@ -146,7 +146,7 @@ def test_document_without_values_is_read_for_the_list() -> None:
         pytest.param(
             DocumentUpdate(values={"f": b"s"}, dates=DATES, label=b"l"),
             {"$set": {"values.f": b"s", "label": b"l"}, "$max": LATER},
-            id="a save that carries a touch",
+            id="a save with a touch",
         ),
         pytest.param(
             DocumentUpdate(values={"f": b"s"}, sealed_under=b"kkkk"),
@@ -171,19 +171,19 @@ def test_document_without_values_is_read_for_the_list() -> None:
         pytest.param(
             DocumentUpdate(values={}, dates=DATES, persistent=True),
             {"$set": {"persistent": True, "max_age": None, **LATER}},
-            id="a max_age that was taken back",
+            id="max_age of the storage again",
         ),
     ],
 )
 def test_update_uses_operators_on_single_fields(
     change: DocumentUpdate, operators: dict[str, Any]
 ) -> None:
-    """Never a whole document, never an upsert: a neighbour's fields stay."""
+    """Never a whole document: fields that parallel requests write stay."""
     assert change.to_mongodb() == operators
 
 
 def test_filters_compare_with_the_same_instant() -> None:
-    """A write needs a living session; a count applies today's timeouts besides."""
+    """A write needs a session that has not expired; a count checks the present timeouts too."""
     assert not_expired(NOON_MS) == {"expires_at": {"$gt": NOON}}
     idle_only = readable(checked_lifetime(60, None, None), NOON_MS)
     both = readable(checked_lifetime(60, 3600, None), NOON_MS)

@@ -1,4 +1,4 @@
-"""The way to MongoDB on its own: deadlines, tasks and contexts of its own, one kind of failure."""
+"""Calls of the driver: deadlines, tasks, the context, and errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WHERE = ContextVar("WHERE", default="outside")
 
 @pytest.fixture
 def driver() -> str:
-    """Use one of them: what they are asked for here is held by the test itself."""
+    """Use one driver: the operations are those of the tests."""
     return "pymongo"
 
 
 @pytest.fixture
-def way(storage: MongoStorage) -> Driver:
-    """Return the storage's way to MongoDB."""
+def mongodb(storage: MongoStorage) -> Driver:
+    """Return the part of the storage that calls the driver."""
     return storage._driver
 
 
@@ -35,7 +35,7 @@ def soon(seconds: float = 0.05) -> float:
 
 
 class Operation:
-    """Takes its time until the test lets it end, whatever limit the driver was given."""
+    """Runs until the test ends it, whatever its deadline is."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.go = asyncio.Event()
@@ -52,51 +52,52 @@ class Operation:
         return "done"
 
 
-async def test_deadline_is_kept_when_the_driver_exceeds_it(way: Driver) -> None:
-    """It is an instant: each step of a save has what the one before has left of the time."""
-    way.timeout_seconds = 60
+async def test_deadline_is_kept_when_the_driver_exceeds_it(mongodb: Driver) -> None:
+    """It is an instant, which the steps of a save share."""
+    mongodb.timeout_seconds = 60
     operation = Operation()
 
     with pytest.raises(StorageUnavailable):
-        await asyncio.wait_for(way.call(operation, soon()), 5)
+        await asyncio.wait_for(mongodb.call(operation, soon()), 5)
 
     operation.go.set()
-    await way.drained()
+    await mongodb.drained()
     assert operation.ended
 
 
-async def test_passed_deadline_raises_storage_unavailable(way: Driver, collection: Any) -> None:
-    """PyMongo refuses a limit below zero, and takes zero for none at all."""
+async def test_passed_deadline_raises_storage_unavailable(mongodb: Driver, collection: Any) -> None:
+    """PyMongo refuses a negative timeout, and 0 means none."""
     for late in (soon(-1), soon(0)):
         with pytest.raises(StorageUnavailable):
-            await way.call(lambda: collection.find_one({}), late)
-    await way.drained()
+            await mongodb.call(lambda: collection.find_one({}), late)
+    await mongodb.drained()
 
 
-async def test_operation_does_not_run_in_the_context_of_its_request(way: Driver) -> None:
-    """A timeout or a variable of the request must not reach what outlives it."""
+async def test_operation_does_not_run_in_the_context_of_its_request(mongodb: Driver) -> None:
+    """A timeout or a context variable of the request must not affect what lasts longer."""
     WHERE.set("inside a request")
 
     async def where() -> str:
         return WHERE.get()
 
-    assert await way.call(where, soon(5)) == "outside"
+    assert await mongodb.call(where, soon(5)) == "outside"
 
 
-async def test_drained_waits_for_a_task_that_another_task_has_started(way: Driver) -> None:
-    """As a failed save starts the end of a session that no cookie will ever name."""
+async def test_drained_waits_for_a_task_that_another_task_has_started(mongodb: Driver) -> None:
+    """A failed save starts the deletion of a session whose token no browser has."""
     first, second = Operation(), Operation()
 
     async def both() -> None:
         await first()
-        _ = way.start(second())
+        _ = mongodb.start(second())
 
-    _ = way.start(both())
-    draining = asyncio.create_task(way.drained())
-    await asyncio.sleep(0.01)
+    _ = mongodb.start(both())
+    draining = asyncio.create_task(mongodb.drained())
+    await asyncio.sleep(0)
     first.go.set()
     await until(lambda: first.ended)
-    await asyncio.sleep(0.01)
+    for _turn in range(10):
+        await asyncio.sleep(0)
     assert not draining.done()
     second.go.set()
     await draining
@@ -104,13 +105,13 @@ async def test_drained_waits_for_a_task_that_another_task_has_started(way: Drive
     assert second.ended
 
 
-async def test_drained_does_not_wait_for_a_call_without_a_deadline(way: Driver) -> None:
-    """To count a large collection takes minutes; the app need not wait for that to end."""
+async def test_drained_does_not_wait_for_a_call_without_a_deadline(mongodb: Driver) -> None:
+    """Counting a large collection takes minutes; stopping the app does not wait for it."""
     operation = Operation()
-    counting = asyncio.create_task(way.call(operation))
-    await until(lambda: bool(way._undrained))
+    counting = asyncio.create_task(mongodb.call(operation))
+    await until(lambda: bool(mongodb._undrained))
 
-    await asyncio.wait_for(way.drained(), 5)
+    await asyncio.wait_for(mongodb.drained(), 5)
 
     assert not counting.done()
     operation.go.set()
@@ -118,17 +119,17 @@ async def test_drained_does_not_wait_for_a_call_without_a_deadline(way: Driver) 
 
 
 async def test_failure_after_the_deadline_is_not_reported_by_asyncio(
-    way: Driver,
+    mongodb: Driver,
 ) -> None:
-    """Its visitor was told already; asyncio would print a traceback as well."""
+    """The visitor has a response already; asyncio must not log the error again."""
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, what: reported.append(what))
     operation = Operation(OperationFailure("too late"))
     with pytest.raises(StorageUnavailable):
-        await way.call(operation, soon())
+        await mongodb.call(operation, soon())
 
     operation.go.set()
-    await way.drained()
+    await mongodb.drained()
     del operation
     gc.collect()
 
@@ -136,14 +137,14 @@ async def test_failure_after_the_deadline_is_not_reported_by_asyncio(
 
 
 async def test_log_names_only_the_class_of_an_error_and_its_cause_is_kept(
-    way: Driver, caplog: pytest.LogCaptureFixture
+    mongodb: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A driver's own words may hold an address, and an address a password."""
+    """The message of a driver may contain the address, and with it the password."""
     operation = Operation(OperationFailure("mongodb://app:secret@db.example"))
     operation.go.set()
 
     with pytest.raises(StorageUnavailable) as caught:
-        await way.call(operation, soon(5))
+        await mongodb.call(operation, soon(5))
 
     assert isinstance(caught.value.__cause__, OperationFailure)
     assert "OperationFailure" in caplog.text

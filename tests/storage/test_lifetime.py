@@ -1,4 +1,4 @@
-"""When a session is over, when a touch is due, and how long the cookie lives. Pure arithmetic."""
+"""When a session expires, when a touch is due, and the Max-Age of the cookie. No database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY_MS = 24 * HOUR_MS
 def lifetime(
     max_age: Any = 1200, absolute_timeout: Any = None, touch_interval: Any = None
 ) -> Lifetime:
-    """Build timeouts as the constructor does; 20 minutes make for a touch each minute."""
+    """Make the timeouts as the constructor does; with 20 minutes a touch is due each minute."""
     return checked_lifetime(max_age, absolute_timeout, touch_interval)
 
 
@@ -36,7 +36,7 @@ def touched_at(instant_ms: int, clocks: Lifetime, own: float | None = None) -> D
 
 
 def test_session_ends_when_its_idle_timeout_has_passed() -> None:
-    """One millisecond before it is alive, at the instant it is over."""
+    """One millisecond before it is active, at the instant it has expired."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=None)
 
     assert not lifetime().has_expired(dates, 1200_000 - 1)
@@ -44,7 +44,7 @@ def test_session_ends_when_its_idle_timeout_has_passed() -> None:
 
 
 def test_session_ends_when_its_absolute_timeout_has_passed() -> None:
-    """However lately it was used."""
+    """Even if it was used a millisecond before."""
     dates = Dates(created_ms=0, last_seen_ms=HOUR_MS - 1, expires_ms=DAY_MS, max_age=None)
 
     assert not lifetime(absolute_timeout=3600).has_expired(dates, HOUR_MS - 1)
@@ -52,7 +52,7 @@ def test_session_ends_when_its_absolute_timeout_has_passed() -> None:
 
 
 def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
-    """Raising a timeout does not lengthen what was stored; the next touch does."""
+    """A raised timeout does not extend a stored session; its next touch does."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=1000, max_age=None)
 
     assert not lifetime().has_expired(dates, 999)
@@ -60,7 +60,7 @@ def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
 
 
 def test_max_age_of_a_session_replaces_that_of_the_storage() -> None:
-    """Longer or shorter, fractions included."""
+    """Longer or shorter; fractions of seconds count."""
     longer = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=3600)
     shorter = Dates(created_ms=0, last_seen_ms=0, expires_ms=DAY_MS, max_age=0.5)
 
@@ -114,7 +114,7 @@ def test_touch_is_due_after_the_touch_interval(
 
 
 def test_parallel_touch_is_not_repeated() -> None:
-    """What another request of this process has just done need not be done again."""
+    """Another request of this process has touched the session."""
     clocks = lifetime()
     dates = touched_at(0, clocks)
 
@@ -124,7 +124,7 @@ def test_parallel_touch_is_not_repeated() -> None:
 
 
 def test_touch_is_due_once_after_the_clock_was_set_back() -> None:
-    """The cookie would otherwise end before the last use comes round again."""
+    """Otherwise the cookie would expire before the clock reaches the last use again."""
     clocks = lifetime()
     dates = touched_at(DAY_MS, clocks)
 
@@ -135,7 +135,7 @@ def test_touch_is_due_once_after_the_clock_was_set_back() -> None:
 
 
 def test_touch_is_due_when_a_timeout_was_raised() -> None:
-    """Or the session would reach its stored end before the longer touch interval has passed."""
+    """Otherwise the session would expire before the longer touch interval has passed."""
     short, long = lifetime(max_age=600), lifetime(max_age=14 * 86400)
     dates = touched_at(0, short)
 
@@ -146,14 +146,14 @@ def test_touch_is_due_when_a_timeout_was_raised() -> None:
 
 
 def test_cookie_lives_as_long_as_the_idle_timeout() -> None:
-    """In whole seconds, rounded up: a fraction of a second must not make it a deletion."""
+    """In whole seconds, rounded up: Max-Age=0 would delete it."""
     assert lifetime(max_age=1200).cookie_seconds(0, 0, None) == 1200
     assert lifetime(max_age=0.25).cookie_seconds(0, 0, None) == 1
     assert lifetime(max_age=1200).cookie_seconds(0, 0, 90) == 90
 
 
 def test_cookie_never_outlives_the_absolute_timeout() -> None:
-    """Its Max-Age shrinks towards the end, rounded down."""
+    """Near the end Max-Age is what is left, rounded down."""
     clocks = lifetime(max_age=1200, absolute_timeout=3600)
 
     assert clocks.cookie_seconds(0, 0, None) == 1200
@@ -163,7 +163,7 @@ def test_cookie_never_outlives_the_absolute_timeout() -> None:
 
 
 def test_clock_that_was_set_back_ends_no_session() -> None:
-    """A session from the future is alive, and asks for no longer a cookie than any other."""
+    """A session with dates in the future is active, and its Max-Age is the usual one."""
     clocks = lifetime(max_age=1200, absolute_timeout=3600)
     dates = Dates(HOUR_MS, HOUR_MS, HOUR_MS + 1200_000, None)
 
@@ -193,15 +193,15 @@ def test_every_session_that_is_used_is_touched_before_it_ends(
     idle_ms: int,
     now_ms: int,
 ) -> None:
-    """Whatever the timeouts: in its last twentieth a session of idle timeout is due for a touch."""
+    """For any timeouts: in the last twentieth of the idle timeout a touch is due."""
     clocks = lifetime(max_age, absolute)
     last_seen_ms = created_ms + idle_ms
     dates = Dates(created_ms, last_seen_ms, clocks.end(created_ms, last_seen_ms, own), own)
     cookie_seconds = clocks.cookie_seconds(created_ms, now_ms, own)
 
-    almost_over = last_seen_ms + clocks.idle_of(own) - 1
-    if clocks.idle_of(own) > 1 and not clocks.has_expired(dates, almost_over):
-        assert clocks.touch_is_due(dates, None, almost_over)
+    just_before = last_seen_ms + clocks.idle_of(own) - 1
+    if clocks.idle_of(own) > 1 and not clocks.has_expired(dates, just_before):
+        assert clocks.touch_is_due(dates, None, just_before)
     assert clocks.has_expired(dates, clocks.end(created_ms, last_seen_ms, own))
     assert 0 <= cookie_seconds <= clocks.idle_of(own) / 1000 + 1
     if clocks.absolute_ms is not None:
@@ -219,20 +219,20 @@ def test_every_session_that_is_used_is_touched_before_it_ends(
     ],
 )
 def test_dates_are_milliseconds_whatever_their_form(instant: datetime) -> None:
-    """Every spelling of an instant is the same number, and comes back as aware UTC."""
+    """Every form of an instant is the same number, and is read back as aware UTC."""
     assert from_datetime(instant) == 1_795_435_200_000
     assert to_datetime(1_795_435_200_000) == datetime(2026, 11, 23, 12, tzinfo=UTC)
     assert to_datetime(0).tzinfo is UTC
 
 
 def test_dates_keep_their_milliseconds() -> None:
-    """BSON holds milliseconds: none is lost on the way, before the epoch neither."""
+    """BSON has milliseconds; none is lost, before the epoch either."""
     for milliseconds in (-1, 0, 1, 999, 1_795_435_200_123, 253_402_300_799_999):
         assert from_datetime(to_datetime(milliseconds)) == milliseconds
 
 
 def test_duration_is_seconds_or_a_timedelta_or_absent() -> None:
-    """What cannot be a span is refused with the argument's name."""
+    """A wrong duration is refused with the name of the argument."""
     assert duration("idle", None) is None
     assert duration("idle", 1.5) == timedelta(seconds=1.5)
     assert duration("idle", timedelta(days=36500)) == timedelta(days=36500)

@@ -1,4 +1,4 @@
-"""The names that other people's programs import, and what importing them brings along."""
+"""The public API: names, arguments and defaults, and what an import loads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DEFAULTS = {
 
 @pytest.fixture
 def collection() -> Any:
-    """Stand for any collection: nothing is sent."""
+    """Make a collection to which nothing is sent."""
     return AsyncMongoMockClient()["app"]["sessions"]
 
 
@@ -74,13 +74,13 @@ def lone_storage(collection: Any) -> MongoStorage:
 
 
 def test_public_names_are_the_pinned_ones() -> None:
-    """`from storage import *` gives ten names, each with a docstring."""
+    """`from storage import *` imports ten names, each with a docstring."""
     assert storage.__all__ == PINNED
     assert all(inspect.getdoc(getattr(storage, name)) for name in PINNED)
 
 
 def test_defaults_of_the_constructor_are_the_pinned_ones() -> None:
-    """Collection and secrets come by position, everything else by keyword, with these defaults."""
+    """Collection and secrets are positional; all others are keyword arguments."""
     parameters = list(inspect.signature(MongoStorage).parameters.values())
 
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -91,22 +91,24 @@ def test_defaults_of_the_constructor_are_the_pinned_ones() -> None:
 
 
 def test_storage_has_what_its_users_call(lone_storage: MongoStorage) -> None:
-    """Every method and attribute of the public face is there."""
-    called = {"aclose", "clear", "clock", "count", "counters", "create_indexes", "handle", "purge"}
-    called |= {"revoke", "revoke_owner", "sessions"}
+    """What sends commands is awaited; `sessions` is iterated."""
+    awaited = ["aclose", "clear", "count", "create_indexes", "purge", "revoke", "revoke_owner"]
 
-    assert called <= set(dir(lone_storage))
+    assert all(inspect.iscoroutinefunction(getattr(MongoStorage, name)) for name in awaited)
+    assert inspect.iscoroutinefunction(renew_session)
+    assert inspect.isasyncgenfunction(MongoStorage.sessions)
+    assert {"clock", "counters", "handle"} <= set(dir(lone_storage))
 
 
 async def test_storage_can_be_made_in_a_thread(collection: Any) -> None:
-    """The keys of aiohttp want a module on the stack, which a thread has not."""
+    """The keys of aiohttp look for a module on the stack, which a thread does not have."""
     storage = await asyncio.to_thread(MongoStorage, collection, generate_secret())
 
     assert storage.max_age == 14 * 24 * 3600
 
 
 def test_importing_storage_imports_neither_motor_nor_the_web_app() -> None:
-    """Another app uses the package alone, with either driver."""
+    """Other apps use the package alone, with either driver."""
     program = (
         "import sys, importlib, pkgutil\n"
         "sys.modules.update({'motor': None, 'webapp': None})\n"
@@ -121,11 +123,11 @@ def test_importing_storage_imports_neither_motor_nor_the_web_app() -> None:
     )
 
     assert done.stderr == ""
-    assert done.stdout.strip() == "['motor', 'webapp']"  # the two that were barred above
+    assert done.stdout.strip() == "['motor', 'webapp']"  # the two that the program has blocked
 
 
 def test_errors_have_one_base_and_unavailability_is_a_response() -> None:
-    """An app catches `StorageError`; without a handler of its own it answers 503."""
+    """An app may catch `StorageError`; otherwise aiohttp answers with the 503."""
     unavailable = StorageUnavailable()
 
     assert issubclass(IndexConflict, StorageError)
@@ -138,7 +140,7 @@ def test_errors_have_one_base_and_unavailability_is_a_response() -> None:
 
 
 def test_generated_secrets_are_text_that_is_accepted_and_never_repeat(collection: Any) -> None:
-    """`generate_secret()` gives 32 random bytes as text."""
+    """`generate_secret()` returns 32 random bytes as text."""
     first, second = generate_secret(), generate_secret()
 
     assert isinstance(first, str)
@@ -159,19 +161,10 @@ def test_durations_are_seconds_or_timedeltas(collection: Any) -> None:
 
 
 def test_setup_refuses_another_librarys_storage() -> None:
-    """A storage of another kind is named, not half set up."""
+    """The error names the type, and the app is not changed."""
     app = web.Application()
 
     with pytest.raises(TypeError, match=r"storage: dict is not accepted; use a MongoStorage"):
         setup(app, {})  # type: ignore[arg-type]
 
     assert not app.middlewares
-
-
-def test_public_functions_are_coroutines_where_their_users_await_them() -> None:
-    """What talks to MongoDB is awaited; `sessions` is iterated."""
-    awaited = ["aclose", "clear", "count", "create_indexes", "purge", "revoke", "revoke_owner"]
-
-    assert all(inspect.iscoroutinefunction(getattr(MongoStorage, name)) for name in awaited)
-    assert inspect.isasyncgenfunction(MongoStorage.sessions)
-    assert inspect.iscoroutinefunction(renew_session)
