@@ -177,6 +177,7 @@ async def test_nesting_above_400_levels_is_refused_by_name(
         await visit(storage, None, lambda session: session.update(deep=deep))
 
 
+@pytest.mark.long
 async def test_largest_session_of_smallest_values_can_be_stored_and_sealed_again(
     make_storage: MakeStorage,
 ) -> None:
