@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
 from storage.errors import SessionNotSerializable, SessionTooLarge
-from storage.mongo import MongoStorage
+from storage.mongo import FAILED_STATUS, MongoStorage
 from storage.session import MongoSession
 
 # The sessions of outer apps, while a sub-app with another storage is at work.
@@ -167,12 +167,14 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
 
 
 def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | None:
-    """Return the session to save with a response; ``None``: nobody asked for it, or it is saved.
+    """Return the session to save with a response.
+
+    ``None``: nobody asked for it, it is saved already, or the request has failed.
 
     Raises ``RuntimeError`` where it is too late.
     """
     session: Session | None = request.get(SESSION_KEY)
-    if session is None:
+    if session is None or response.status >= FAILED_STATUS:
         return None
     if response.prepared and isinstance(response, web.Response):
         raise RuntimeError(

@@ -35,6 +35,7 @@ COUNTERS = (
 _JSON = json.dumps, json.loads
 # Of several cookies of our name, so many are looked up.
 TOKENS_TRIED = 4
+FAILED_STATUS = 500
 # The session that was loaded for a request, and by whom: new_session() is not told the request.
 _LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
@@ -181,7 +182,11 @@ class MongoStorage(AbstractStorage):
 
         Raises ``StorageUnavailable``, ``SessionTooLarge`` or ``SessionNotSerializable``, before
         any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
+        With a response of status 500 and above nothing is written, and no cookie is sent.
         """
+        if response.status >= FAILED_STATUS:
+            # Half of a piece of work is not stored, as in Django's session middleware.
+            return
         # A sub-app may have another storage, of any kind: that one saves the sessions it has made.
         if not isinstance(session, MongoSession):
             if request.get(STORAGE_KEY, self) is not self:
