@@ -77,7 +77,7 @@ def test_cookie_is_found_by_its_exact_name_between_semicolons(
 
 
 @pytest.mark.parametrize("name", ["my.session", "a|session", "$session+", "^session*"])
-def test_name_of_a_cookie_is_not_a_pattern(name: str) -> None:
+def test_cookie_name_is_no_regular_expression(name: str) -> None:
     """RFC 6265 allows characters in a name that have a meaning in a regular expression."""
     assert tokens(f"{name}={A}", name=name) == [A]
     assert tokens(f"{name}=; myxsession={A}; b={name}; session={A}", name=name) == []
@@ -115,7 +115,7 @@ async def session_with(visitor: Visitor, *cookies: str) -> dict[str, object]:
     return dict(await (await visitor.do(dict, headers={"Cookie": header})).json())
 
 
-async def test_planted_session_of_nobody_does_not_hide_a_sign_in(
+async def test_planted_anonymous_session_does_not_hide_a_signed_in_one(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
     """Of several cookies the first that opens a session with an owner counts."""
@@ -126,7 +126,7 @@ async def test_planted_session_of_nobody_does_not_hide_a_sign_in(
     assert await session_with(visitor, nobody, ada, bob) == {"user_id": "ada"}
 
 
-async def test_of_several_cookies_the_first_that_opens_a_session_counts(
+async def test_first_cookie_that_opens_a_session_is_used(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
     """One that is left from before a change of the path or the domain locks nobody out."""
@@ -149,7 +149,7 @@ async def test_several_cookies_are_looked_up_in_one_find(
     assert storage.counters["loads"] - storage.counters["hits"] == 0
 
 
-async def test_two_hundred_cookies_of_our_name_are_no_session_or_the_right_one(
+async def test_only_the_first_four_session_cookies_are_looked_up(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
     """Four of them are looked up, in one find; the rest is ignored."""

@@ -1,4 +1,4 @@
-"""An app that starts while MongoDB is away: it starts, and the index work is done later."""
+"""An app that starts without MongoDB: it starts, and creates the indexes later."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def collection(late_mongod: Mongod) -> AsyncIterator[Any]:
 def storage_without_mongodb(
     make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> MongoStorage:
-    """Make a storage that gives up after a fifth of a second, and tries indexes again as soon."""
+    """Make a storage with a timeout of 0.2 seconds, which tries the index work again after 0.2."""
     monkeypatch.setattr(import_module("storage.indexes"), "RETRY_SECONDS", 0.2)
     return make_storage(operation_timeout=0.2)
 
@@ -63,23 +63,23 @@ async def test_app_starts_without_mongodb_and_creates_the_indexes_later(
     collection: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No restart is needed: the first requests work, and so does the sweeping."""
+    """No restart is needed: sessions work and the indexes exist when MongoDB has started."""
     with caplog.at_level(logging.WARNING, logger="storage.middleware"):
         site = await open_site(storage_without_mongodb)
     visitor = await site.visitor()
-    away = await visitor.do(lambda session: session.update(a=1))
-    assert away.status == 503
+    refused = await visitor.do(lambda session: session.update(a=1))
+    assert refused.status == 503
     assert any("trying again" in line.getMessage() for line in caplog.records)
 
     await asyncio.to_thread(late_mongod.start)
 
-    async def made() -> bool:
+    async def created() -> bool:
         try:
             return {"expires_at_1", "owner_1"} <= set(await collection.index_information())
         except Exception:  # noqa: BLE001 - not yet
             return False
 
-    await until(made, seconds=30)
+    await until(created, seconds=30)
     assert (await visitor.do(lambda session: session.update(a=1))).status == 200
     assert await visitor.session() == {"a": 1}
 
@@ -87,7 +87,7 @@ async def test_app_starts_without_mongodb_and_creates_the_indexes_later(
 async def test_start_waits_for_the_first_attempt_only(
     open_site: OpenSite, storage_without_mongodb: MongoStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A try that failed is a try: a platform ends an app that starts too slowly."""
+    """Even if it has failed: a platform ends an app that starts too slowly."""
     monkeypatch.setattr(import_module("storage.indexes"), "START_WAITS_SECONDS", 3600)
 
     async with asyncio.timeout(IN_TIME):
@@ -97,7 +97,7 @@ async def test_start_waits_for_the_first_attempt_only(
 async def test_stopping_the_app_cancels_the_index_work(
     open_site: OpenSite, storage_without_mongodb: MongoStorage
 ) -> None:
-    """Stopping waits neither for MongoDB nor for the next try."""
+    """Stopping waits neither for MongoDB nor for the next attempt."""
     site = await open_site(storage_without_mongodb)
     work = storage_without_mongodb._index_work._task
     assert work is not None
@@ -112,7 +112,7 @@ async def test_stopping_the_app_cancels_the_index_work(
 async def test_create_indexes_without_mongodb_raises_storage_unavailable(
     storage_without_mongodb: MongoStorage,
 ) -> None:
-    """`create_indexes()` says so within the operation timeout, and may be called again."""
+    """Within the operation timeout; the call may be repeated."""
     async with asyncio.timeout(IN_TIME):
         with pytest.raises(StorageUnavailable):
             await storage_without_mongodb.create_indexes()
@@ -127,7 +127,7 @@ async def test_slow_index_build_delays_neither_start_nor_stop(
     collection: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a large collection it takes minutes: the app serves meanwhile, and may be stopped."""
+    """On a large collection it takes minutes; the app serves requests and may be stopped."""
     monkeypatch.setattr(import_module("storage.indexes"), "START_WAITS_SECONDS", 0.1)
     await asyncio.to_thread(late_mongod.start)
     await collection.database.client.admin.command(
@@ -153,11 +153,11 @@ async def test_slow_index_build_delays_neither_start_nor_stop(
 @pytest.mark.parametrize(
     ("command", "code", "error"),
     [
-        pytest.param("listIndexes", 11600, StorageUnavailable, id="shutting down at the look"),
+        pytest.param("listIndexes", 11600, StorageUnavailable, id="shutting down at listIndexes"),
         pytest.param(
-            "createIndexes", 11600, StorageUnavailable, id="shutting down at the creation"
+            "createIndexes", 11600, StorageUnavailable, id="shutting down at createIndexes"
         ),
-        pytest.param("listIndexes", 96, StorageUnavailable, id="failing at the look"),
+        pytest.param("listIndexes", 96, StorageUnavailable, id="failing at listIndexes"),
         pytest.param("createIndexes", 67, IndexConflict, id="refusing the index"),
     ],
 )
@@ -170,7 +170,7 @@ async def test_error_of_the_server_is_unavailable_or_an_index_conflict(
     code: int,
     error: type[Exception],
 ) -> None:
-    """A server in trouble is asked again; one that refuses an index needs an administrator."""
+    """A failure is tried again later; a refused index needs an administrator."""
     await asyncio.to_thread(late_mongod.start)
     await collection.database.client.admin.command(
         "configureFailPoint",

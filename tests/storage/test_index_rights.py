@@ -1,4 +1,4 @@
-"""Index work for database users who may not do all of it, on a mongod that checks who they are."""
+"""Index work of database users with different rights, on a mongod with access control."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ pytestmark = real_drivers
 
 PASSWORD = "of-a-test"
 DATA = ["find", "insert", "update", "remove"]
-# What each user may do with the sessions, besides nothing else anywhere.
+# The actions that each user may do on the collection of sessions, and nowhere else.
 USERS = {
     "writes": DATA,
-    "looks": [*DATA, "listIndexes"],
+    "lists": [*DATA, "listIndexes"],
     "creates": [*DATA, "listIndexes", "createIndex"],
     "repairs": [*DATA, "listIndexes", "createIndex", "collMod"],
-    "creates blindly": [*DATA, "createIndex"],
+    "creates only": [*DATA, "createIndex"],
     "reads": ["find"],
-    "stranger": ["collStats"],
+    "no access": ["collStats"],
 }
 
 Login = Callable[[str], Any]
@@ -37,7 +37,7 @@ Admin = MongoClient[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def guarded_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Run a second server, which wants a password and knows the users."""
+    """Run a second server with access control and the users."""
     folder = tmp_path_factory.mktemp("guarded")
     with Mongod(find_mongod(os.environ), folder, arguments=("--auth",)) as server:
         with Admin(server.uri) as client:
@@ -52,7 +52,7 @@ def guarded_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def admin(guarded_mongod: Mongod) -> Iterator[Admin]:
-    """Be the administrator of a server without sessions."""
+    """Log in as the administrator, and delete the collection of sessions."""
     with Admin(guarded_mongod.uri, username="root", password=PASSWORD) as client:
         client["app"].drop_collection("sessions")
         yield client
@@ -77,17 +77,17 @@ async def collection_of(guarded_mongod: Mongod, driver: str) -> AsyncIterator[Lo
 
 
 def create_both(admin: Admin) -> None:
-    """Do the index work as the administrator."""
+    """Create both indexes as the administrator."""
     admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=0)
     admin["app"]["sessions"].create_index([("owner", 1)], sparse=True)
 
 
 def names(admin: Admin) -> set[str]:
-    """Return the names of the indexes that there are."""
+    """Return the names of the existing indexes."""
     return set(admin["app"]["sessions"].index_information()) - {"_id_"}
 
 
-@pytest.mark.parametrize("user", ["looks", "creates", "repairs"])
+@pytest.mark.parametrize("user", ["lists", "creates", "repairs"])
 async def test_user_is_served_without_a_warning_when_the_indexes_exist(
     *,
     admin: Admin,
@@ -113,21 +113,21 @@ async def test_user_is_served_without_a_warning_when_the_indexes_exist(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("user", ["creates", "repairs", "creates blindly"])
+@pytest.mark.parametrize("user", ["creates", "repairs", "creates only"])
 async def test_user_with_create_index_creates_the_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
 ) -> None:
-    """No more than `createIndex` is needed for it."""
+    """No other right is needed."""
     await make_storage(collection_of(user)).create_indexes()
 
     assert names(admin) == {"expires_at_1", "owner_1"}
 
 
-@pytest.mark.parametrize("user", ["writes", "looks", "reads", "stranger"])
+@pytest.mark.parametrize("user", ["writes", "lists", "reads", "no access"])
 async def test_user_without_create_index_gets_the_commands_for_the_administrator(
     admin: Admin, collection_of: Login, make_storage: MakeStorage, user: str
 ) -> None:
-    """All at once; run as they are, they leave nothing to be done."""
+    """The commands for all indexes in one message, which can be run as they are."""
     storage = make_storage(collection_of(user))
 
     with pytest.raises(IndexConflict) as conflict:
@@ -137,7 +137,7 @@ async def test_user_without_create_index_gets_the_commands_for_the_administrator
 
     assert names(admin) == {"expires_at_1", "owner_1"}
     assert admin["app"]["sessions"].index_information()["expires_at_1"]["expireAfterSeconds"] == 0
-    if user == "looks":
+    if user == "lists":
         await storage.create_indexes()
     else:
         assert "listIndexes" in str(conflict.value)
@@ -150,7 +150,7 @@ async def test_sessions_work_for_a_user_without_rights_while_the_indexes_are_mis
     open_site: OpenSite,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One ERROR line with the commands; sessions work, since reads check their ends."""
+    """One ERROR line has the commands; sessions work, since every load checks the dates."""
     with caplog.at_level(logging.WARNING, logger="storage"):
         visitor = await (await open_site(make_storage(collection_of("writes")))).visitor()
         await visitor.do(lambda session: session.update(user_id=7))
@@ -182,11 +182,11 @@ async def test_repair_without_coll_mod_is_a_conflict_with_the_command(
 async def test_other_index_is_a_conflict_for_a_user_who_cannot_list_indexes(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:
-    """Who may create but not list does not take another TTL index for ours."""
+    """An index with other options is not taken for the right one."""
     admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=60)
 
     with pytest.raises(IndexConflict) as conflict:
-        await make_storage(collection_of("creates blindly")).create_indexes()
+        await make_storage(collection_of("creates only")).create_indexes()
 
     ((_database, command),) = commands_in(str(conflict.value))
     assert command["indexes"][0]["key"] == {"expires_at": 1}
@@ -196,7 +196,7 @@ async def test_other_index_is_a_conflict_for_a_user_who_cannot_list_indexes(
 async def test_user_with_coll_mod_repairs_the_index(
     admin: Admin, collection_of: Login, make_storage: MakeStorage
 ) -> None:
-    """With `collMod` nobody has to be asked."""
+    """No administrator is needed."""
     admin["app"]["sessions"].create_index([("expires_at", 1)], expireAfterSeconds=60)
 
     await make_storage(collection_of("repairs")).create_indexes()

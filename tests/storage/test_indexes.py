@@ -1,4 +1,4 @@
-"""The two indexes: created, repaired, and never in anybody's way."""
+"""The two indexes: created, repaired, or reported as a conflict."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def indexes_of(collection: Any) -> dict[str, Any]:
-    """Return every index but that of `_id`."""
+    """Return every index but the one of `_id`."""
     return {
         name: dict(index)
         for name, index in (await collection.index_information()).items()
@@ -43,7 +43,7 @@ async def indexes_of(collection: Any) -> dict[str, Any]:
 
 
 async def assert_served(open_site: OpenSite, storage: MongoStorage) -> None:
-    """Sign in and come back."""
+    """Sign in, and read the session with the next request."""
     visitor = await (await open_site(storage)).visitor()
     await visitor.do(lambda session: session.update(user_id=7))
     assert await visitor.session() == {"user_id": 7}
@@ -51,7 +51,7 @@ async def assert_served(open_site: OpenSite, storage: MongoStorage) -> None:
 
 @every_driver
 async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) -> None:
-    """A TTL index that sweeps at `expires_at`, and a sparse one for owners."""
+    """A TTL index on `expires_at`, and a sparse index on `owner`."""
     await storage.create_indexes()
 
     indexes = await indexes_of(collection)
@@ -64,7 +64,7 @@ async def test_both_indexes_are_created(storage: MongoStorage, collection: Any) 
 
 @real_drivers
 async def test_second_call_only_lists_the_indexes(storage: MongoStorage, log: CommandLog) -> None:
-    """At every start of every process: two commands that change nothing."""
+    """At every start of a process nothing is changed."""
     await storage.create_indexes()
     log.commands.clear()
 
@@ -77,7 +77,7 @@ async def test_second_call_only_lists_the_indexes(storage: MongoStorage, log: Co
 async def test_starting_an_app_creates_the_indexes_once(
     make_storage: MakeStorage, collection: Any, aiohttp_server: AiohttpServer
 ) -> None:
-    """Set up for an app and its sub-app: before the first request they are there."""
+    """They exist before the first request; an app and its sub-app create them once."""
     storage = make_storage()
     app, admin = web.Application(), web.Application()
     setup(admin, storage)
@@ -87,13 +87,13 @@ async def test_starting_an_app_creates_the_indexes_once(
     await aiohttp_server(app)
 
     assert set(await indexes_of(collection)) == {"expires_at_1", "owner_1"}
-    assert storage.counters["commands"] <= 4  # two looks, two creations
+    assert storage.counters["commands"] <= 4  # list twice, create twice
 
 
 async def test_requests_do_no_index_work(
     open_site: OpenSite, make_storage: MakeStorage, log: CommandLog
 ) -> None:
-    """Requests send what they need and nothing about indexes."""
+    """They send no command about indexes."""
     visitor = await (await open_site(make_storage())).visitor()
     log.commands.clear()
 
@@ -117,7 +117,7 @@ REPAIRED = [
 async def test_existing_index_is_repaired(
     make_storage: MakeStorage, collection: Any, options: dict[str, Any]
 ) -> None:
-    """A changed TTL must not break start-up: collMod sets it right in place."""
+    """`collMod` changes the TTL of the existing index."""
     await collection.create_index([("expires_at", 1)], **options)
 
     await make_storage().create_indexes()
@@ -141,7 +141,7 @@ async def test_existing_index_is_repaired(
 async def test_suitable_index_is_left_as_it_is(
     make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
 ) -> None:
-    """No second one is made beside it."""
+    """No second index is created."""
     await collection.create_index(keys, **options)
     before = await indexes_of(collection)
 
@@ -164,7 +164,7 @@ async def test_suitable_index_is_left_as_it_is(
 async def test_index_for_another_purpose_is_left_as_it_is(
     make_storage: MakeStorage, collection: Any, keys: list[Any], options: dict[str, Any]
 ) -> None:
-    """What the operator added for other purposes stays, and ours are made beside it."""
+    """It stays, and both indexes are created besides."""
     await collection.create_index(keys, **options)
     before = await indexes_of(collection)
 
@@ -175,12 +175,14 @@ async def test_index_for_another_purpose_is_left_as_it_is(
     assert after.keys() - before.keys() == {"expires_at_1", "owner_1"}
 
 
-IN_THE_WAY = [
-    pytest.param("expires_at", [{"unique": True}], id="unique end"),
+UNSUITABLE = [
+    pytest.param("expires_at", [{"unique": True}], id="unique expires_at"),
     pytest.param("expires_at", [{"unique": True, "expireAfterSeconds": 0}], id="unique TTL"),
     pytest.param("owner", [{"unique": True, "sparse": True}], id="unique owner"),
     pytest.param(
-        "owner", [{"unique": True, "name": "u"}, {"sparse": True}], id="beside a good one"
+        "owner",
+        [{"unique": True, "name": "u"}, {"sparse": True}],
+        id="in addition to a suitable one",
     ),
     pytest.param(
         "expires_at",
@@ -192,11 +194,11 @@ IN_THE_WAY = [
 
 
 @real_drivers
-@pytest.mark.parametrize(("field", "indexes"), IN_THE_WAY)
+@pytest.mark.parametrize(("field", "indexes"), UNSUITABLE)
 async def test_unsuitable_index_is_a_conflict_with_the_command_that_drops_it(
     make_storage: MakeStorage, collection: Any, field: str, indexes: list[dict[str, Any]]
 ) -> None:
-    """Nothing is dropped on our own; after an administrator has done so, all is well."""
+    """A unique or partial index is not dropped; an administrator has to run the command."""
     for options in indexes:
         await collection.create_index([(field, 1)], **options)
     before = await indexes_of(collection)
@@ -220,7 +222,7 @@ async def test_app_starts_despite_a_conflict_and_logs_one_line(
     collection: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Sessions end by what reads check; the index only sweeps."""
+    """Sessions work: every load checks the dates, the index only deletes documents."""
     await collection.create_index([("expires_at", 1)], partialFilterExpression={"persistent": True})
     storage = make_storage()
 
@@ -228,7 +230,7 @@ async def test_app_starts_despite_a_conflict_and_logs_one_line(
         await assert_served(open_site, storage)
 
     assert storage._index_work._task is not None
-    assert storage._index_work._task.done()  # a second try would log it again every five seconds
+    assert storage._index_work._task.done()  # otherwise it would log it again every five seconds
     (line,) = [line for line in caplog.records if line.levelno >= logging.WARNING]
     assert line.levelno == logging.ERROR
     assert '"dropIndexes": "sessions"' in line.getMessage()
@@ -239,7 +241,7 @@ async def test_app_starts_despite_a_conflict_and_logs_one_line(
 async def test_many_storages_may_create_the_indexes_at_once(
     make_storage: MakeStorage, collection: Any
 ) -> None:
-    """Thirty at a time on an empty database, and thirty on an index that needs repair."""
+    """Thirty on an empty database, and thirty on an index that needs repair."""
     await asyncio.gather(*(make_storage().create_indexes() for _ in range(30)))
     assert set(await indexes_of(collection)) == {"expires_at_1", "owner_1"}
 
@@ -251,7 +253,7 @@ async def test_many_storages_may_create_the_indexes_at_once(
 
 
 def test_many_processes_may_create_the_indexes_at_once(mongo_uri: str, database_name: str) -> None:
-    """Four real processes, released together: none fails, and each index is there once."""
+    """Four processes, started together: none fails, and each index exists once."""
     program = (
         "import asyncio, sys\n"
         "from pymongo import AsyncMongoClient\n"
@@ -292,37 +294,37 @@ def test_many_processes_may_create_the_indexes_at_once(mongo_uri: str, database_
 
 
 @pytest.fixture(scope="module")
-def sweeping_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Run a second server that sweeps every second instead of every minute."""
+def ttl_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run a second server whose TTL monitor runs every second instead of every minute."""
     arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
-    folder = tmp_path_factory.mktemp("sweeping")
+    folder = tmp_path_factory.mktemp("ttl")
     with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
         yield server
 
 
 @pytest.fixture
-async def swept_collection(sweeping_mongod: Mongod) -> AsyncIterator[Any]:
+async def ttl_collection(ttl_mongod: Mongod) -> AsyncIterator[Any]:
     """Open a collection on that server."""
-    async with AsyncMongoClient[dict[str, Any]](sweeping_mongod.uri) as client:
-        yield client["swept"]["sessions"]
+    async with AsyncMongoClient[dict[str, Any]](ttl_mongod.uri) as client:
+        yield client["ttl"]["sessions"]
 
 
 @pytest.mark.parametrize("driver", ["mongomock"], indirect=True)
 async def test_ttl_index_deletes_expired_sessions_only(
-    make_storage: MakeStorage, swept_collection: Any
+    make_storage: MakeStorage, ttl_collection: Any
 ) -> None:
-    """The TTL index works on the dates as they are stored."""
-    storage = make_storage(swept_collection, max_age=60)
+    """The TTL monitor of a real server deletes by the stored dates."""
+    storage = make_storage(ttl_collection, max_age=60)
     storage.clock = time.time
-    await visit(storage, None, lambda session: session.update(alive=True))
+    await visit(storage, None, lambda session: session.update(expired=False))
     storage.clock = lambda: time.time() - 61
-    await visit(storage, None, lambda session: session.update(alive=False))
-    assert await swept_collection.count_documents({}) == 2
+    await visit(storage, None, lambda session: session.update(expired=True))
+    assert await ttl_collection.count_documents({}) == 2
 
     await storage.create_indexes()
 
     async def one_is_left() -> bool:
-        return int(await swept_collection.count_documents({})) == 1
+        return int(await ttl_collection.count_documents({})) == 1
 
     await until(one_is_left, seconds=30)
     storage.clock = time.time

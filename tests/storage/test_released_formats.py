@@ -1,4 +1,4 @@
-"""Sessions that an earlier release stored are opened by this one, whatever has changed since."""
+"""Sessions that an earlier release stored are opened by this one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Release = dict[str, Any]
 
 
 def test_this_release_has_its_file() -> None:
-    """Who releases a version adds its sessions; `tests/storage/released/write.py` says how."""
+    """Every release adds a file of its sessions; `tests/storage/released/write.py` says how."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 
     assert project["project"]["version"] in {release["release"] for release in RELEASES}
@@ -35,7 +35,7 @@ def test_this_release_has_its_file() -> None:
 async def test_released_session_is_opened(
     release: Release, session: Release, collection: Any, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Its values, handle, owner, label and max_age are what they were."""
+    """Its values, handle, owner, label and max_age are unchanged."""
     clock.now = release["read_at"]
     await collection.insert_one(from_json(session["document"]))
     storage = make_storage(secrets=release["secrets"])
@@ -56,7 +56,7 @@ async def test_released_session_is_opened(
 async def test_released_session_is_changed_and_touched(
     release: Release, session: Release, collection: Any, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """An upgraded server goes on with it: no field is left double, nothing is lost."""
+    """After an upgrade no value is lost and no field is stored twice."""
     clock.now = release["read_at"] + 1
     await collection.insert_one(from_json(session["document"]))
     storage = make_storage(secrets=release["secrets"])

@@ -1,4 +1,4 @@
-"""The sealed format, pinned byte by byte, and everything that must not open."""
+"""The sealed format, byte by byte, and what must not be opened."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KNOWN_LABEL = (
 
 
 def hkdf(material: bytes, purpose: bytes, bound: bytes = b"", salt: bytes = bytes(32)) -> bytes:
-    """Derive 32 bytes as RFC 5869 says, by hand: one block is all that 32 bytes take."""
+    """Derive 32 bytes as in RFC 5869; they are one block."""
     info = b"aiohttp-session-mongostorage 1 " + purpose + b"\0" + bound
     pseudo_random_key = hmac.digest(salt, material, "sha256")
     return hmac.digest(pseudo_random_key, info + b"\x01", "sha256")
@@ -54,20 +54,20 @@ HEADER = bytes.fromhex("01" + KNOWN_KEY_ID)
 
 @pytest.fixture
 def keyring() -> Keyring:
-    """Hold the known secret."""
+    """Return a keyring with the known secret."""
     return Keyring(SECRET)
 
 
 @pytest.fixture
 def keys(keyring: Keyring) -> SessionKeys:
-    """Hold the keys of the known session."""
+    """Return the keys of the known session."""
     return keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS)
 
 
 def test_names_in_the_document_are_derived_as_documented(
     keyring: Keyring, keys: SessionKeys
 ) -> None:
-    """HKDF and HMAC computed here by hand give the pinned id, key id, field and owner."""
+    """HKDF and HMAC of the standard library give the same id, key id, field and owner."""
     field = hmac.digest(hkdf(TOKEN, b"field names"), b"cart", "sha256")[:12]
     owner = hmac.digest(hkdf(ROOT, b"owner"), b"7", "sha256")[:16]
 
@@ -78,7 +78,7 @@ def test_names_in_the_document_are_derived_as_documented(
 
 
 def test_known_sealed_value_is_what_the_documented_steps_give_and_opens(keys: SessionKeys) -> None:
-    """Version, key id, nonce, AES-256-GCM; header and field name as associated data."""
+    """Version, key id, nonce, AES-256-GCM with header and field name as associated data."""
     cipher = AESGCM(hkdf(TOKEN, b"values", BOUND, salt=ROOT))
     plain = b"\x00" + (4).to_bytes(4, "big") + b"cart" + b"[1, 2]"
 
@@ -89,7 +89,7 @@ def test_known_sealed_value_is_what_the_documented_steps_give_and_opens(keys: Se
 
 
 def test_what_is_sealed_today_opens_by_the_documented_steps(keys: SessionKeys) -> None:
-    """The other way round: our seal, opened by hand; bytes are told from text."""
+    """A value that the storage sealed is opened step by step; bytes and text differ."""
     cipher = AESGCM(hkdf(TOKEN, b"values", BOUND, salt=ROOT))
 
     for encoded, kind in (("[1, 2]", 0), (b"[1, 2]", 1)):
@@ -102,7 +102,7 @@ def test_what_is_sealed_today_opens_by_the_documented_steps(keys: SessionKeys) -
 
 
 def test_known_label_is_what_the_documented_steps_give_and_opens(keyring: Keyring) -> None:
-    """A label's key comes from the secret, the document id and the creation, not the token."""
+    """The key of a label depends on the secret, the document id and the creation date."""
     cipher = AESGCM(hkdf(ROOT, b"label", BOUND))
     text = "Firefox – Linux"
 
@@ -113,7 +113,7 @@ def test_known_label_is_what_the_documented_steps_give_and_opens(keyring: Keyrin
 
 
 def test_sealing_twice_never_gives_the_same_bytes(keys: SessionKeys) -> None:
-    """The nonce is random: equal values do not look equal."""
+    """The nonce is random, so equal values do not look equal."""
     sealed = {keys.seal(KNOWN_FIELD, "cart", "[]") for _ in range(1000)}
     nonces = {value[5:17] for value in sealed}
 
@@ -127,7 +127,7 @@ def test_value_moved_to_another_field_does_not_open(keys: SessionKeys) -> None:
 
 
 def test_value_moved_to_another_session_does_not_open(keyring: Keyring) -> None:
-    """Neither under the other's token nor under the other's document id."""
+    """Neither with the other token nor with the other document id."""
     sealed = bytes.fromhex(KNOWN_SEALED)
 
     for token, identifier in (
@@ -144,7 +144,7 @@ def test_value_moved_to_another_session_does_not_open(keyring: Keyring) -> None:
 def test_value_moved_to_another_creation_date_does_not_open(
     keyring: Keyring, moved_ms: int
 ) -> None:
-    """Who could move `created_at` could put off the absolute timeout."""
+    """Changing `created_at` would extend the absolute timeout."""
     keys = keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS + moved_ms)
 
     with pytest.raises(Unreadable, match="changed or moved"):
@@ -154,7 +154,7 @@ def test_value_moved_to_another_creation_date_does_not_open(
 
 
 def test_flipped_bit_anywhere_does_not_open(keyring: Keyring, keys: SessionKeys) -> None:
-    """Every single bit of the version, the key id, the nonce, the text and the tag."""
+    """Every bit of the version, the key id, the nonce, the text and the tag."""
     sealed, label = bytes.fromhex(KNOWN_SEALED), bytes.fromhex(KNOWN_LABEL)
 
     for bit in range(len(sealed) * 8):
@@ -166,7 +166,7 @@ def test_flipped_bit_anywhere_does_not_open(keyring: Keyring, keys: SessionKeys)
 
 
 def test_value_of_another_length_does_not_open(keyring: Keyring, keys: SessionKeys) -> None:
-    """Cut short at every place, and with a byte too many."""
+    """Cut at every length, and with one more byte."""
     sealed, label = bytes.fromhex(KNOWN_SEALED), bytes.fromhex(KNOWN_LABEL)
 
     for length in range(len(sealed)):
@@ -180,7 +180,7 @@ def test_value_of_another_length_does_not_open(keyring: Keyring, keys: SessionKe
 
 
 def test_nothing_opens_without_the_cookie_even_with_the_secret(keyring: Keyring) -> None:
-    """Database and secret together: every key that can be derived from them fails."""
+    """Every key that can be derived from the database and the secret fails."""
     sealed = bytes.fromhex(KNOWN_SEALED)
 
     for instead_of_the_token in (b"", bytes(32), IDENTIFIER, keyring.first.root, SECRET.encode()):
@@ -190,7 +190,7 @@ def test_nothing_opens_without_the_cookie_even_with_the_secret(keyring: Keyring)
 
 
 def test_nothing_opens_without_the_secret_even_with_the_cookie() -> None:
-    """Cookie and database together: another secret has another key id, and another key."""
+    """With the cookie and the database: another secret has another key id and another key."""
     other = Keyring(generate_secret()).session_keys(TOKEN, IDENTIFIER, CREATED_MS)
 
     with pytest.raises(Unreadable, match="a secret that is not configured"):
@@ -198,7 +198,7 @@ def test_nothing_opens_without_the_secret_even_with_the_cookie() -> None:
 
 
 def test_unknown_version_is_named(keyring: Keyring, keys: SessionKeys) -> None:
-    """A document of a later release is told from a damaged one."""
+    """A document of a later release is not reported as damaged."""
     with pytest.raises(Unreadable, match="unknown version"):
         keys.open(KNOWN_FIELD, b"\x02" + bytes.fromhex(KNOWN_SEALED)[1:])
     with pytest.raises(Unreadable, match="unknown version"):
@@ -206,7 +206,7 @@ def test_unknown_version_is_named(keyring: Keyring, keys: SessionKeys) -> None:
 
 
 def test_label_is_no_value_and_a_value_is_no_label(keyring: Keyring, keys: SessionKeys) -> None:
-    """What only the server wrote cannot pass for what the visitor stored, nor the other way."""
+    """Neither can be copied to the place of the other."""
     with pytest.raises(Unreadable):
         keys.open("label", bytes.fromhex(KNOWN_LABEL))
     with pytest.raises(Unreadable):
@@ -215,7 +215,7 @@ def test_label_is_no_value_and_a_value_is_no_label(keyring: Keyring, keys: Sessi
 
 @pytest.mark.parametrize("name", ["", "a.b", "$set", "a\0b", "ключ", "🍪", "\udcff", "n" * 10_000])
 def test_any_name_is_hidden_in_sixteen_characters(keys: SessionKeys, name: str) -> None:
-    """Dots, dollars, NUL, emoji, lone surrogates: MongoDB sees none of it, and it comes back."""
+    """MongoDB gets no dots, dollar signs, NUL or surrogates, and the name is read back."""
     field = keys.field(name)
 
     assert len(field) == 16
@@ -229,7 +229,7 @@ ANY_NAME = st.text(st.characters(codec=None, categories=None))  # lone surrogate
 @settings(deadline=None)
 @given(name=ANY_NAME, encoded=st.text() | st.binary())
 def test_any_name_and_any_encoded_value_come_back(name: str, encoded: str | bytes) -> None:
-    """Text comes back as text and bytes as bytes, and the length shows no more than the length."""
+    """Text is read back as text, and bytes as bytes."""
     keys = Keyring(SECRET).session_keys(TOKEN, IDENTIFIER, CREATED_MS)
     field = keys.field(name)
 
@@ -243,7 +243,7 @@ def test_any_name_and_any_encoded_value_come_back(name: str, encoded: str | byte
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_other_bytes_open(noise: bytes) -> None:
-    """Whatever lies in the place of a sealed value is refused, and in no other way."""
+    """Any other bytes raise `Unreadable` and no other error."""
     keyring = Keyring(SECRET)
     keys = keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS)
 
@@ -254,8 +254,8 @@ def test_no_other_bytes_open(noise: bytes) -> None:
             keyring.open_label(sealed, IDENTIFIER, CREATED_MS)
 
 
-def test_field_name_survives_rotation_and_differs_between_sessions(keyring: Keyring) -> None:
-    """It hangs on the token alone: another secret would leave two fields for one value."""
+def test_field_name_is_kept_in_a_rotation_and_differs_between_sessions(keyring: Keyring) -> None:
+    """It depends on the token alone; otherwise a rotation would leave two fields for one value."""
     rotated = Keyring([generate_secret(), SECRET])
 
     assert rotated.session_keys(TOKEN, IDENTIFIER, CREATED_MS).field("cart") == KNOWN_FIELD

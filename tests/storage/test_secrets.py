@@ -1,4 +1,4 @@
-"""Which secrets are taken: strong ones, each once, and no message ever shows one."""
+"""Which secrets are accepted: strong ones, each once. No message shows a secret."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STRONG = "9f3c1e7ab04d5826c7e1f09b3a5d4c8281b6f7e0d9c3a4251670f8e9d2b5c4a3"
         pytest.param("", "has 0 bytes, fewer than 32", id="empty"),
         pytest.param("correct horse battery staple", "fewer than 32", id="28 characters"),
         pytest.param(bytes(range(31)), "has 31 bytes, fewer than 32", id="31 bytes"),
-        pytest.param("a" * 64, "distinct characters", id="one letter"),
-        pytest.param("0123456" * 9 + "0", "distinct characters", id="seven letters"),
+        pytest.param("a" * 64, "distinct characters", id="one character"),
+        pytest.param("0123456" * 9 + "0", "distinct characters", id="seven characters"),
         pytest.param("abcdefgh" * 4, "short block repeated", id="a block four times"),
         pytest.param("abcdefghi" * 4 + "ab", "short block repeated", id="cut within a block"),
         pytest.param("change-me-please" * 2, "short block repeated", id="a phrase twice"),
@@ -27,7 +27,7 @@ STRONG = "9f3c1e7ab04d5826c7e1f09b3a5d4c8281b6f7e0d9c3a4251670f8e9d2b5c4a3"
     ],
 )
 def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: str) -> None:
-    """The message says what is wrong and how to get a good one, and never shows it."""
+    """The message says what is wrong and how to make a strong one, without the secret."""
     with pytest.raises(ValueError, match=problem) as refusal:
         Keyring(secret)
 
@@ -44,16 +44,16 @@ def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: st
         pytest.param(STRONG[:32], id="32 hexadecimal digits"),
         pytest.param(bytes(range(32)), id="32 bytes"),
         pytest.param("ключ-ключ, ещё 32 байта", id="32 bytes of UTF-8 in fewer characters"),
-        pytest.param("k" * 25 + "eybdsjz", id="eight letters"),
+        pytest.param("k" * 25 + "eybdsjz", id="eight characters"),
     ],
 )
-def test_strong_secret_is_taken(secret: str | bytes) -> None:
-    """Hexadecimal digits, raw bytes and text of any script, from 32 bytes on."""
+def test_strong_secret_is_accepted(secret: str | bytes) -> None:
+    """Hexadecimal digits, bytes, and text of any script, of at least 32 bytes."""
     assert len(Keyring(secret).keys) == 1
 
 
-def test_random_hexadecimal_secrets_always_pass() -> None:
-    """A thousand draws of `openssl rand -hex 32`, and of ours."""
+def test_random_secrets_are_always_accepted() -> None:
+    """A thousand secrets as from `openssl rand -hex 32`, and of `generate_secret()`."""
     for _ in range(1000):
         Keyring([random_source.token_hex(32), generate_secret()])
 
@@ -75,13 +75,13 @@ def test_secret_listed_twice_is_refused(secrets: list[str | bytes]) -> None:
 
 
 def test_weak_secret_anywhere_in_the_list_is_named_by_its_number() -> None:
-    """An old weak secret would still open sessions that anybody can forge."""
+    """With a weak older secret, anybody could forge sessions."""
     with pytest.raises(ValueError, match=r"^secrets: number 2 has 5 bytes"):
         Keyring([STRONG, "short"])
 
 
 def test_first_secret_seals_and_all_of_them_open() -> None:
-    """The order decides what seals, not what opens."""
+    """The order decides which secret seals; every secret opens."""
     old, new = generate_secret(), generate_secret()
     token, identifier = bytes(32), bytes(32)
     before = Keyring([old]).session_keys(token, identifier, 0)
@@ -95,7 +95,7 @@ def test_first_secret_seals_and_all_of_them_open() -> None:
 
 
 def test_owner_is_looked_up_under_every_secret_and_stored_under_the_first() -> None:
-    """During a rotation an owner's sessions are found, whichever secret wrote them."""
+    """During a rotation all sessions of an owner are found."""
     old, new = generate_secret(), generate_secret()
 
     both = Keyring([new, old])
@@ -106,5 +106,5 @@ def test_owner_is_looked_up_under_every_secret_and_stored_under_the_first() -> N
 
 
 def test_text_and_its_utf_8_bytes_are_the_same_secret() -> None:
-    """Whether a secret came from the environment or from a file does not end the sessions."""
+    """Sessions stay when a secret is read from a file instead of the environment."""
     assert Keyring(STRONG).first == Keyring(STRONG.encode()).first

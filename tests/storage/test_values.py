@@ -10,14 +10,14 @@ pytestmark = every_driver
 
 
 async def test_stored_values_come_back_with_the_next_request(visitor: Visitor) -> None:
-    """What one request stores, the next one finds."""
+    """The next request reads what the first one stored."""
     await visitor.do(lambda session: session.update(name="Ada", visits=1))
 
     assert await visitor.session() == {"name": "Ada", "visits": 1}
 
 
 async def test_nested_change_is_saved_without_calling_changed(visitor: Visitor) -> None:
-    """An append deep inside a value is noticed."""
+    """An append to a nested list is noticed."""
     await visitor.do(lambda session: session.update(cart={"items": [1]}))
 
     await visitor.do(lambda session: session["cart"]["items"].append(2))
@@ -28,7 +28,7 @@ async def test_nested_change_is_saved_without_calling_changed(visitor: Visitor) 
 async def test_anonymous_visit_that_stores_nothing_gets_no_cookie(
     visitor: Visitor, collection: Any
 ) -> None:
-    """Looking at an empty session writes nothing and sets nothing."""
+    """Reading an empty session sends no write and no cookie."""
     response = await visitor.do(len)
 
     assert set_cookie_of(response) == []
