@@ -11,6 +11,8 @@ from tests.faults.conftest import App, Report, StartApp
 from tests.faults.load import VISITORS, Load
 from webapp.database.mongod import Mongod
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, App]:
@@ -51,7 +53,6 @@ async def test_nothing_acknowledged_is_lost_when_a_process_is_killed_during_a_sa
     kept_every_promise(load)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 async def test_twenty_restarts_in_a_row_lose_nothing(
     apps: tuple[App, App], report: Report, number: signal.Signals

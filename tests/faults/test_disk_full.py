@@ -19,6 +19,8 @@ from tests.faults.waiting import until
 from tests.processes import free_port
 from webapp.database.mongod import Mongod
 
+pytestmark = pytest.mark.long
+
 SIZE = "512m"
 KEPT_FREE_BYTES = 64 * 1024
 
@@ -45,7 +47,6 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-@pytest.mark.long
 async def test_nothing_acknowledged_is_lost_when_the_disk_is_full(
     disk: Path, mongod_binary: Path, start_app: StartApp, report: Report
 ) -> None:

@@ -13,6 +13,8 @@ from tests.faults.conftest import StartApp
 from tests.processes import LISTENING, webapp
 from webapp.database.mongod import Mongod
 
+pytestmark = pytest.mark.long
+
 # Platforms usually kill a process half a minute after SIGTERM.
 SOON_SECONDS = 10.0
 
@@ -38,7 +40,6 @@ async def test_web_app_stops_in_time_when_mongodb_is_unreachable(
         assert time.monotonic() - begun < SOON_SECONDS
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 def test_storage_closes_in_time_when_mongodb_is_unreachable(
     server: Mongod, start_app: StartApp, driver: str

@@ -17,6 +17,8 @@ from tests.faults.waiting import until
 from tests.processes import free_port
 from webapp.database.mongod import Mongod
 
+pytestmark = pytest.mark.long
+
 MAX_AGE_SECONDS = 600
 EACH = 60
 
@@ -106,7 +108,6 @@ async def test_ttl_monitor_deletes_only_expired_sessions(sweeping: Mongod, app: 
         assert {await status_of(client, app, token) for token in nearly + new} == {200}
 
 
-@pytest.mark.long
 async def test_session_saved_during_ttl_deletion_is_kept_or_ended_as_a_whole(
     sweeping: Mongod, app: App
 ) -> None:

@@ -15,6 +15,8 @@ from tests.faults.conftest import Remark
 from tests.faults.people import ROUTER, Person
 from tests.processes import Process
 
+pytestmark = pytest.mark.long
+
 FREE_FAILURES = 5
 QUOTA = 100
 MOST_GUESSES = 50_000
@@ -81,7 +83,6 @@ async def test_guesses_from_a_thousand_addresses_are_throttled_for_one_account(
     assert sum(statuses.values()) == 1000
 
 
-@pytest.mark.long
 async def test_forged_addresses_left_of_the_routers_are_ignored(
     people: tuple[Person, Person], production: dict[str, str], remark: Remark
 ) -> None:
@@ -98,7 +99,6 @@ async def test_forged_addresses_left_of_the_routers_are_ignored(
     assert statuses == {401: QUOTA, 429: 250 - QUOTA}
 
 
-@pytest.mark.long
 async def test_sign_ins_succeed_while_a_thousand_machines_guess_passwords(
     people: tuple[Person, Person], production: dict[str, str], remark: Remark
 ) -> None:

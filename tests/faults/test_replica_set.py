@@ -14,6 +14,8 @@ from tests.faults.conftest import App, Remark, Report, StartApp
 from tests.faults.load import VISITORS, Load, Record
 from tests.faults.replica_set import ReplicaSet, replica_set
 
+pytestmark = pytest.mark.long
+
 # Number of requests that are answered before and after a fault.
 REQUESTS_AROUND = 200
 # After a step-down, another member asks for votes at once.
@@ -67,7 +69,6 @@ def break_it(members: ReplicaSet, apps: tuple[App, App], report: Report, remark:
     return do
 
 
-@pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_is_killed(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
@@ -85,7 +86,6 @@ async def test_nothing_is_lost_when_the_primary_is_killed(
     assert (record.stale, record.overtaken) == (0, 0)
 
 
-@pytest.mark.long
 async def test_no_request_fails_when_the_primary_steps_down(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
@@ -109,7 +109,6 @@ async def test_no_request_fails_when_the_primary_steps_down(
     assert record.refused <= VISITORS * second_votes
 
 
-@pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_freezes(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
@@ -128,7 +127,6 @@ async def test_nothing_is_lost_when_the_primary_freezes(
     kept_every_promise(record)
 
 
-@pytest.mark.long
 async def test_nothing_is_lost_when_the_primary_is_cut_off(
     members: ReplicaSet, break_it: BreakIt
 ) -> None:
@@ -147,7 +145,6 @@ async def test_nothing_is_lost_when_the_primary_is_cut_off(
     kept_every_promise(record)
 
 
-@pytest.mark.long
 async def test_nothing_is_lost_when_an_app_is_cut_off_together_with_the_primary(
     members: ReplicaSet, apps: tuple[App, App], break_it: BreakIt
 ) -> None:

@@ -16,6 +16,8 @@ from tests.faults.load import VISITORS, Load
 from tests.faults.replica_set import ReplicaSet, replica_set
 from tests.faults.waiting import until_async
 
+pytestmark = pytest.mark.long
+
 SESSIONS = "faults.sessions"
 
 
@@ -53,7 +55,7 @@ async def held(client: ClientSession, app: App, token: str) -> int:
         return int((await answer.json())["left"])
 
 
-@pytest.mark.parametrize("driver", ["motor", pytest.param("pymongo", marks=pytest.mark.long)])
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
     members: ReplicaSet, start_app: StartApp, driver: str
 ) -> None:
@@ -95,7 +97,6 @@ async def test_save_whose_answer_was_lost_does_not_undo_a_newer_one(
     assert set(applied_writes(members).values()) == {1}
 
 
-@pytest.mark.long
 async def test_no_write_is_in_the_oplog_twice_after_lost_answers_and_elections(
     members: ReplicaSet, start_app: StartApp, report: Report
 ) -> None:

@@ -21,6 +21,8 @@ from tests.faults.waiting import until
 from tests.processes import free_port
 from webapp.database.mongod import Mongod
 
+pytestmark = pytest.mark.long
+
 # storage's default: how long one load or one save waits for MongoDB.
 OPERATION_TIMEOUT_SECONDS = 5.0
 
@@ -73,7 +75,6 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
     kept_every_promise(load)
 
 
-@pytest.mark.long
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
     server: Mongod, start_app: StartApp, report: Report
 ) -> None:
@@ -84,7 +85,6 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_
     kept_every_promise(load)
 
 
-@pytest.mark.long
 async def test_slow_answers_are_awaited_and_too_slow_ones_refused_in_time(
     proxy: Proxy, start_app: StartApp, report: Report
 ) -> None:
@@ -108,7 +108,6 @@ async def test_slow_answers_are_awaited_and_too_slow_ones_refused_in_time(
     kept_every_promise(load)
 
 
-@pytest.mark.long
 async def test_connections_broken_in_mid_answer_lose_nothing(
     proxy: Proxy, start_app: StartApp, report: Report
 ) -> None:
@@ -130,7 +129,6 @@ async def test_connections_broken_in_mid_answer_lose_nothing(
     kept_every_promise(load)
 
 
-@pytest.mark.long
 async def test_server_out_of_connections_serves_again_when_some_are_free(
     mongod_binary: Path, tmp_path: Path, start_app: StartApp, report: Report
 ) -> None:

@@ -108,6 +108,7 @@ def test_variables_that_replace_kept_values_are_printed(
     assert given["SESSION_SECRET"] not in output
 
 
+@pytest.mark.long
 def test_second_process_in_the_same_folder_is_refused(dev: dict[str, str], tmp_path: Path) -> None:
     """It exits with a sentence; the first one continues."""
     with webapp("--dev", environ=dev, cwd=tmp_path) as first:
@@ -123,6 +124,7 @@ def test_second_process_in_the_same_folder_is_refused(dev: dict[str, str], tmp_p
         assert len(mongods_of(tmp_path)) == 1
 
 
+@pytest.mark.long
 async def test_mongod_left_over_by_a_kill_is_ended_first(
     dev: dict[str, str], tmp_path: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_failed_start_exits_with_78_and_a_reason(
     assert mongods_of(tmp_path) == []
 
 
+@pytest.mark.long
 def test_port_in_use_leaves_no_mongod_behind(
     dev: dict[str, str], mongod: Mongod, tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ def test_port_in_use_leaves_no_mongod_behind(
     assert mongods_of(tmp_path) == []
 
 
+@pytest.mark.long
 async def test_mongo_uri_replaces_the_mongod_of_dev(
     dev: dict[str, str], environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from webapp.app import create_app
 from webapp.config import Config
 from webapp.handlers import openapi
 
-EXAMPLES = 25
+EXAMPLES = 10
 
 
 class Served:
