@@ -17,7 +17,7 @@ from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.throttle import THROTTLE, Throttle
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
-from webapp.database.client import Database, connect, disconnect, ping
+from webapp.database.client import Collection, Database, connect, disconnect, ping
 from webapp.database.errors import explain
 from webapp.database.indexes import check_rights
 from webapp.handlers import api, pages
@@ -115,7 +115,7 @@ async def prepare_database(app: web.Application) -> None:
 
 def _storage(config: Config, database: Database) -> MongoStorage:
     return MongoStorage(
-        database["sessions"],
+        database[Collection.SESSIONS],
         config.session_secrets,
         max_age=config.session_max_age.total_seconds(),
         absolute_timeout=config.session_absolute_timeout,

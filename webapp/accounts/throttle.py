@@ -26,11 +26,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from aiohttp import web
-from bson.codec_options import CodecOptions
-from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import DeleteOne, ReturnDocument, UpdateOne
 
 from webapp.accounts.usernames import fold_email
+from webapp.database.client import Collection, Database, collection
 from webapp.database.indexes import ensure_index
 from webapp.http.refusals import Busy, TooManyAttempts
 
@@ -62,12 +61,10 @@ class Throttle:
     `clock` returns seconds since the epoch and may be replaced: tests use one that they set.
     """
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], secret: str) -> None:
+    def __init__(self, database: Database, secret: str) -> None:
         self._key = hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
         self.clock: Callable[[], float] = time.time
-        self._counters: AsyncIOMotorCollection[dict[str, Any]] = database["throttle"].with_options(
-            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC)
-        )
+        self._counters = collection(database, Collection.THROTTLE)
 
     async def create_indexes(self) -> None:
         """Create the TTL index, unless it exists."""

@@ -21,13 +21,12 @@ from typing import Any
 
 from aiohttp import web
 from bson import ObjectId
-from bson.codec_options import CodecOptions
-from motor.motor_asyncio import AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from webapp.accounts import password_rules, usernames
 from webapp.accounts.passwords import Passwords
+from webapp.database.client import Collection, Database, collection
 from webapp.database.indexes import ensure_index
 from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
 
@@ -61,16 +60,14 @@ class Accounts:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         *,
         password_min_length: int,
         passwords: Passwords | None = None,
     ) -> None:
         self.password_min_length = password_min_length
         self._passwords = passwords or Passwords()
-        self._users: AsyncIOMotorCollection[dict[str, Any]] = database["users"].with_options(
-            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC)
-        )
+        self._users = collection(database, Collection.USERS)
 
     async def create_indexes(self) -> None:
         """Create the two unique indexes, unless they exist."""

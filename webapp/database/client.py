@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+from enum import StrEnum
 from typing import Any
 
 import pymongo
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import (
+    AsyncIOMotorClient,
+    AsyncIOMotorCollection,
+    AsyncIOMotorDatabase,
+)
 
 from webapp.config import mongo_address
 from webapp.config.settings import Config
@@ -17,6 +24,15 @@ OPERATION_MILLISECONDS = 5_000
 CLOSE_SECONDS = 1.0
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
+Documents = AsyncIOMotorCollection[dict[str, Any]]
+
+
+class Collection(StrEnum):
+    """The collections of the app; the user of `MONGO_URI` must be allowed to write to each."""
+
+    SESSIONS = "sessions"
+    USERS = "users"
+    THROTTLE = "throttle"
 
 
 def connect(config: Config) -> AsyncIOMotorClient[dict[str, Any]]:
@@ -41,6 +57,11 @@ def disconnect(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
     """
     with pymongo.timeout(CLOSE_SECONDS):
         client.close()
+
+
+def collection(database: Database, name: Collection) -> Documents:
+    """Return a collection whose dates are read as aware UTC."""
+    return database[name].with_options(codec_options=CodecOptions(tz_aware=True, tzinfo=UTC))
 
 
 async def ping(database: Database) -> None:

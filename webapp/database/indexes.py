@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pymongo
-from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo.errors import OperationFailure
 
-from webapp.database.client import START_SECONDS, Database
+from webapp.database.client import START_SECONDS, Collection, Database, Documents
 from webapp.database.errors import UNAUTHORIZED
 
 
-async def ensure_index(
-    collection: AsyncIOMotorCollection[dict[str, Any]], field: str, **options: Any
-) -> None:
+async def ensure_index(collection: Documents, field: str, **options: Any) -> None:
     """Create an index on one field; a user without that right is served when it exists.
 
     Raises PyMongo's error when it is missing and cannot be created.
@@ -35,6 +32,6 @@ async def ensure_index(
 async def check_rights(database: Database) -> None:
     """Try writes that change nothing; raises PyMongo's error for a user who may only read."""
     with pymongo.timeout(START_SECONDS):
-        for name in ("sessions", "users", "throttle"):
+        for name in Collection:
             await database[name].update_one({"_id": None}, {"$unset": {"nothing": ""}})
             await database[name].delete_one({"_id": None})

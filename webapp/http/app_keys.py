@@ -7,19 +7,17 @@ and `on_response_prepare` see it too.
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
-from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from storage import MongoStorage
 from webapp.config.settings import Config
+from webapp.database.client import Database
 from webapp.http.in_flight import InFlight
 from webapp.http.metrics import Metrics
 from webapp.http.proxy import Client, ForwardedPolicy
 
 CONFIG = web.AppKey("CONFIG", Config)
-DATABASE: web.AppKey[AsyncIOMotorDatabase[dict[str, Any]]] = web.AppKey("DATABASE")
+DATABASE: web.AppKey[Database] = web.AppKey("DATABASE")
 STORAGE = web.AppKey("STORAGE", MongoStorage)
 FORWARDED_POLICY = web.AppKey("FORWARDED_POLICY", ForwardedPolicy)
 METRICS = web.AppKey("METRICS", Metrics)
