@@ -376,6 +376,19 @@ async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> N
     assert "That device was signed out already." in await text_of(once_more)
 
 
+async def test_dates_of_devices_are_relative_to_now(client: Client) -> None:
+    """The past is "ago", the future "from now"; the exact time is in the markup."""
+    await arrive(client)
+
+    page = await (await client.get("/profile/sessions")).text()
+
+    times = re.findall(r'<time datetime="[^"]+" title="[^"]+ UTC">([^<]+)</time>', page)
+    signed_in, last_seen, expires = times
+    assert re.fullmatch("now|.+ ago", signed_in)
+    assert re.fullmatch("now|.+ ago", last_seen)
+    assert expires == "13 days from now"
+
+
 async def test_signing_out_this_device_redirects_to_the_start_page(client: Client) -> None:
     """The button of the current device is a logout."""
     await arrive(client)

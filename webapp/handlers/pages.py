@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp_jinja2
+import humanize
 import jinja2
 from aiohttp import web
 from pymongo.errors import PyMongoError
@@ -25,7 +26,6 @@ from webapp.handlers.redirects import local_path, with_query
 from webapp.handlers.static_files import StaticFiles
 from webapp.http.app_keys import CONFIG
 from webapp.http.bodies import form_fields
-from webapp.http.durations import relative
 from webapp.http.refusals import NotSignedIn, Refusal
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -179,7 +179,7 @@ def add_routes(app: web.Application) -> None:
         auto_reload=not app[CONFIG].production,
         trim_blocks=True,
         lstrip_blocks=True,
-        filters={"relative": lambda moment: relative(moment, datetime.now(UTC))},
+        filters={"relative": _relative},
     )
     environment.globals["static"] = files.address
     app.add_routes(
@@ -200,6 +200,11 @@ def add_routes(app: web.Application) -> None:
             web.post("/profile/sessions", sign_out_devices),
         ]
     )
+
+
+def _relative(moment: datetime) -> str:
+    # The difference, not the moment: humanize would compare local times, which jump twice a year.
+    return humanize.naturaltime(datetime.now(UTC) - moment)
 
 
 async def _visitor(request: web.Request) -> Account | None:

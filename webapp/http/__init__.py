@@ -15,7 +15,6 @@ On the way out:
 - `headers`: the headers of every answer
 - `refusals`: the answers that say no, each an exception
 - `error_pages`: how every error looks
-- `durations`: lengths of time in words
 
 For the operator:
 

@@ -7,11 +7,11 @@ finds a problem raises it; pages, API and command line each present it in their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import humanize
 from aiohttp import web
-
-from webapp.http.durations import in_words, whole_seconds
 
 # RFC 9110 15.5.2: a 401 must have a challenge. Browsers ignore this scheme and show no prompt.
 _CHALLENGE = {"WWW-Authenticate": 'Session realm="account"'}
@@ -110,9 +110,11 @@ class TooManyAttempts(Refusal):
     status_code = 429
 
     def __init__(self, seconds: float) -> None:
-        self.retry_after_seconds = whole_seconds(seconds)
+        self.retry_after_seconds = max(1, math.ceil(seconds))
+        # Not naturaldelta, which rounds down: whoever waits that long would be refused again.
+        wait = humanize.precisedelta(self.retry_after_seconds)
         super().__init__(
-            f"Too many attempts, try again in {in_words(seconds)}.",
+            f"Too many attempts, try again in {wait}.",
             headers={"Retry-After": str(self.retry_after_seconds)},
         )
 
