@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import gzip
 import json
+import secrets
 from collections.abc import AsyncIterator
 from io import BytesIO
 from urllib.parse import quote_plus
 
 import pytest
+import pytest_asyncio
 from aiohttp import ClientResponse, FormData
+from aiohttp.test_utils import TestClient, TestServer
+from pymongo import MongoClient
 
-from tests.webapp.conftest import Client
+from storage import generate_secret
+from tests.webapp.conftest import BROWSER, CHEAP, Client
 from tests.webapp.people import ADA, NEW_PASSWORD, arrive
+from webapp.app import create_app
+from webapp.config import Config
 from webapp.http.app_keys import DATABASE
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 SECRET = "orchid-lamp-that-must-not-be-repeated"
+
+# For tests of bodies that write nothing: most of their time would be the start of an app.
+in_one_app = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_app(
+    mongo_uri: str, shared_client: MongoClient[dict[str, object]]
+) -> AsyncIterator[Client]:
+    """Start an app for the tests that are marked with ``in_one_app``."""
+    database = f"test_{secrets.token_hex(8)}"
+    environ = {
+        "MONGO_URI": mongo_uri,
+        "MONGO_DATABASE": database,
+        "SESSION_SECRET": generate_secret(),
+        "APP_ENV": "development",
+    }
+    app = await create_app(Config.from_environ(environ), cost=CHEAP)
+    async with TestClient(TestServer(app), headers=BROWSER) as client:
+        yield client
+    shared_client.drop_database(database)
 
 
 async def refused(client: Client, response: ClientResponse, status: int) -> str:
@@ -52,13 +80,14 @@ BROKEN_JSON = [
 ]
 
 
+@in_one_app
 @pytest.mark.parametrize("path", ["/api/auth/signup", "/api/auth/login"])
 @pytest.mark.parametrize(("body", "status"), BROKEN_JSON)
 async def test_body_that_is_not_a_json_object_is_refused(
-    client: Client, path: str, body: bytes, status: int
+    one_app: Client, path: str, body: bytes, status: int
 ) -> None:
     """The whole body is refused: 400 or 413."""
-    await refused(client, await client.post(path, data=BytesIO(body), headers=JSON), status)
+    await refused(one_app, await one_app.post(path, data=BytesIO(body), headers=JSON), status)
 
 
 WRONG_VALUES = [
@@ -75,31 +104,33 @@ WRONG_VALUES = [
 ]
 
 
+@in_one_app
 @pytest.mark.parametrize("field", ["username", "email", "password"])
 @pytest.mark.parametrize("value", WRONG_VALUES)
 async def test_wrong_value_in_a_sign_up_names_its_field(
-    client: Client, field: str, value: object
+    one_app: Client, field: str, value: object
 ) -> None:
     """422; the problem names the wrong field and no other."""
-    response = await client.post("/api/auth/signup", json=ADA | {field: value})
+    response = await one_app.post("/api/auth/signup", json=ADA | {field: value})
 
-    problem = json.loads(await refused(client, response, 422))
+    problem = json.loads(await refused(one_app, response, 422))
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
+@in_one_app
 @pytest.mark.parametrize("field", ["email", "password", "remember"])
 @pytest.mark.parametrize("value", WRONG_VALUES)
 async def test_wrong_value_in_a_sign_in_names_its_field(
-    client: Client, field: str, value: object
+    one_app: Client, field: str, value: object
 ) -> None:
     """The same holds for signing in, where `remember` must be true or false."""
     if (field, value) == ("remember", True):
         value = "true"
     body = {"email": ADA["email"], "password": ADA["password"], field: value}
 
-    response = await client.post("/api/auth/login", json=body)
+    response = await one_app.post("/api/auth/login", json=body)
 
-    problem = json.loads(await refused(client, response, 422))
+    problem = json.loads(await refused(one_app, response, 422))
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
@@ -188,15 +219,16 @@ BROKEN_FORMS = [
 ]
 
 
+@in_one_app
 @pytest.mark.parametrize("path", ["/signup", "/login"])
 @pytest.mark.parametrize(("body", "status"), BROKEN_FORMS)
 async def test_malformed_form_is_refused_with_a_page(
-    client: Client, path: str, body: bytes, status: int
+    one_app: Client, path: str, body: bytes, status: int
 ) -> None:
     """The answer is a page, without a traceback."""
-    response = await client.post(path, data=BytesIO(body), headers=FORM)
+    response = await one_app.post(path, data=BytesIO(body), headers=FORM)
 
-    await refused(client, response, status)
+    await refused(one_app, response, status)
     assert response.content_type == "text/html"
 
 
