@@ -1,4 +1,4 @@
-"""The `Cookie` header: which cookies are ours, and which of several counts."""
+"""The `Cookie` header: which cookies are session cookies, and which of several is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ A, B = "A" * 43, "B" * 42 + "A"
 
 
 def tokens(*lines: str, name: str = "session") -> list[str]:
-    """Return the session tokens that a request with these `Cookie` lines carries, as text."""
+    """Return the session tokens of a request with these `Cookie` lines, as text."""
     cookie = SessionCookie(
         name=name,
         domain=None,
@@ -44,7 +44,7 @@ def tokens(*lines: str, name: str = "session") -> list[str]:
         pytest.param([f"session={A};b=2"], [A], id="without a space"),
         pytest.param([f"a=1;\t session={A}\t;b=2"], [A], id="with tabs"),
         pytest.param([f"session={A}; "], [A], id="with a trailing separator"),
-        pytest.param([f"session={B}; session={A}"], [B, A], id="two, in the browser's order"),
+        pytest.param([f"session={B}; session={A}"], [B, A], id="two, in their order"),
         pytest.param([f"session={A}; session={A}"], [A], id="the same twice"),
         pytest.param([f"session={A}; session="], [A], id="one of them empty"),
         pytest.param([f"session=x; session={A}"], [A], id="one of them malformed"),
@@ -53,7 +53,7 @@ def tokens(*lines: str, name: str = "session") -> list[str]:
         pytest.param([f"session={A[:20]}", A[20:]], [], id="split in the middle by a proxy"),
         pytest.param([f'a="; session={A}; b"'], [A], id="between the quotes of another"),
         pytest.param([f'session="{A}"'], [], id="quoted"),
-        pytest.param([f'a="; session={A}"'], [], id="with a quote behind it"),
+        pytest.param([f'a="; session={A}"'], [], id="followed by a quote"),
         pytest.param([f"a=b session={A}"], [], id="inside the value of another"),
         pytest.param([f"a=session={A}"], [], id="as the value of another"),
         pytest.param([f"session={A} session={B}"], [], id="followed by other text"),
@@ -61,7 +61,7 @@ def tokens(*lines: str, name: str = "session") -> list[str]:
         pytest.param([f"Session={A}"], [], id="another case"),
         pytest.param([f"\u2000session={A}"], [], id="a Unicode space before the name"),
         pytest.param([f"\x0bsession={A}"], [], id="a vertical tab before the name"),
-        pytest.param([f"session ={A}"], [], id="a space behind the name"),
+        pytest.param([f"session ={A}"], [], id="a space after the name"),
         pytest.param([f"session= {A}"], [], id="a space before the value"),
         pytest.param([f"session={A}="], [], id="padded"),
         pytest.param([f"session={A}A"], [], id="one character more"),
@@ -87,14 +87,14 @@ def test_cookie_name_is_no_regular_expression(name: str) -> None:
     "planted",
     [
         pytest.param("lang=en session={}", id="in a cookie of another name"),
-        pytest.param("\u2000session={}", id="behind a Unicode space"),
+        pytest.param("\u2000session={}", id="after a Unicode space"),
         pytest.param('a="x; session={}"; b', id="inside quotes"),
     ],
 )
 async def test_sibling_host_cannot_sign_a_visitor_in_to_its_own_account(
     site: Site, storage: MongoStorage, planted: str
 ) -> None:
-    """Cookies of another name that a general parser takes for ours open nothing on the wire."""
+    """Cookies that a general parser would take for the session cookie open no session."""
     attacker = str(await visit(storage, None, lambda session: session.update(user_id="mallory")))
     header = b"Cookie: " + planted.format(attacker).encode() + b"\r\n"
     seen: list[dict[str, object]] = []
@@ -109,7 +109,7 @@ async def test_sibling_host_cannot_sign_a_visitor_in_to_its_own_account(
 
 
 async def session_with(visitor: Visitor, *cookies: str) -> dict[str, object]:
-    """Return the session that a request with these cookies of our name gets."""
+    """Return the session that a request with these session cookies gets."""
     visitor.cookie = None
     header = "; ".join(f"session={cookie}" for cookie in cookies)
     return dict(await (await visitor.do(dict, headers={"Cookie": header})).json())
@@ -118,18 +118,18 @@ async def session_with(visitor: Visitor, *cookies: str) -> dict[str, object]:
 async def test_planted_anonymous_session_does_not_hide_a_signed_in_one(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """Of several cookies the first that opens a session with an owner counts."""
-    nobody = str(await visit(storage, None, lambda session: session.update(cart=1)))
+    """Of several cookies the first one that opens a session with an owner is used."""
+    anonymous = str(await visit(storage, None, lambda session: session.update(cart=1)))
     ada = str(await visit(storage, None, lambda session: session.update(user_id="ada")))
     bob = str(await visit(storage, None, lambda session: session.update(user_id="bob")))
 
-    assert await session_with(visitor, nobody, ada, bob) == {"user_id": "ada"}
+    assert await session_with(visitor, anonymous, ada, bob) == {"user_id": "ada"}
 
 
 async def test_first_cookie_that_opens_a_session_is_used(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """One that is left from before a change of the path or the domain locks nobody out."""
+    """An old cookie, of another path or domain, does not sign the visitor out."""
     first = str(await visit(storage, None, lambda session: session.update(n=1)))
     second = str(await visit(storage, None, lambda session: session.update(n=2)))
 
@@ -139,7 +139,7 @@ async def test_first_cookie_that_opens_a_session_is_used(
 async def test_several_cookies_are_looked_up_in_one_find(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """A request never costs more than one find, whatever it carries."""
+    """A request costs at most one find, whatever cookies it has."""
     cookie = str(await visit(storage, None, lambda session: session.update(n=1)))
     before = storage.counters["commands"]
 
@@ -152,7 +152,7 @@ async def test_several_cookies_are_looked_up_in_one_find(
 async def test_only_the_first_four_session_cookies_are_looked_up(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """Four of them are looked up, in one find; the rest is ignored."""
+    """In one find; the others of 151 are ignored."""
     cookie = str(await visit(storage, None, lambda session: session.update(n=1)))
     forged = [to_cookie(number.to_bytes(32)) for number in range(150)]
     before = storage.counters["commands"]
@@ -166,7 +166,7 @@ async def test_only_the_first_four_session_cookies_are_looked_up(
 async def test_sign_out_ends_the_session_of_every_cookie_of_the_request(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """Nobody is still signed in after it: not with another cookie, not with a fifth one."""
+    """Nobody stays signed in with another cookie, not even with a sixth one."""
     cookies = [
         str(await visit(storage, None, lambda session, n=n: session.update(user_id=n)))  # type: ignore[misc]
         for n in range(6)
@@ -183,7 +183,7 @@ async def test_sign_out_ends_the_session_of_every_cookie_of_the_request(
 async def test_new_session_without_a_load_replaces_the_session_of_every_cookie(
     visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """A sign-in ends what was open in this browser before."""
+    """A sign-in ends every older session of the browser."""
     cookies = [
         str(await visit(storage, None, lambda session, n=n: session.update(user_id=n)))  # type: ignore[misc]
         for n in range(2)
@@ -202,7 +202,7 @@ async def test_new_session_without_a_load_replaces_the_session_of_every_cookie(
 
 
 async def test_load_cookie_returns_the_first_token_of_the_request(storage: MongoStorage) -> None:
-    """As text, for who extends the storage; `None` where there is none."""
+    """As text, for subclasses of the storage; `None` if there is none."""
     request = make_mocked_request("GET", "/", headers={"Cookie": f"session={B}; session={A}"})
 
     assert storage.load_cookie(request) == B

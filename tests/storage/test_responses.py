@@ -1,4 +1,4 @@
-"""Whatever a handler answers with, the session is saved before the answer starts."""
+"""Every kind of response: the session is saved before the response starts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _websocket(request: web.Request) -> web.StreamResponse:
 ORDINARY = [
     pytest.param(_plain, "200", id="plain response"),
     pytest.param(_redirect, "302", id="redirect raised"),
-    pytest.param(_refusal, "403", id="refusal raised"),
+    pytest.param(_refusal, "403", id="403 raised"),
 ]
 STREAMED = [
     pytest.param(_file, "200", id="file"),
@@ -68,12 +68,12 @@ STREAMED = [
 
 
 def _headers(status: str) -> bytes:
-    """Ask for a WebSocket where the answer is to be one."""
+    """Return the headers of a WebSocket handshake for a 101."""
     return UPGRADE if status == "101" else b""
 
 
 def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    """Change the session, then answer."""
+    """Return a handler that changes the session and then answers."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         change(await get_session(request))
@@ -83,7 +83,7 @@ def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
 
 
 def _session_cookie(head: str) -> str:
-    """Return the value of the one session cookie that an answer sets."""
+    """Return the value of the only session cookie of a response."""
     lines = [line for line in head.split("\r\n") if line.startswith("Set-Cookie: session=")]
     assert len(lines) == 1
     return lines[0].removeprefix("Set-Cookie: session=").split(";")[0]
@@ -91,14 +91,16 @@ def _session_cookie(head: str) -> str:
 
 @pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
 async def test_every_kind_of_response_carries_the_cookie_of_a_new_session(
-    answer: Handler, status: str, site: Site
+    answer: Handler, status: str, site: Site, log: CommandLog
 ) -> None:
-    """The session is stored, and its cookie is on the wire before the body."""
+    """One command stores the session, and the cookie is sent with the headers."""
+    log.commands.clear()
     handler = _after(lambda session: session.update(name="Ada"), answer)
 
     head = await site.head_on_the_wire(handler, _headers(status))
 
     assert head.startswith(f"HTTP/1.1 {status} ")
+    assert log.names == ["insert"]
     visitor = await site.visitor(cookie=_session_cookie(head))
     assert await visitor.session() == {"name": "Ada"}
 
@@ -126,7 +128,7 @@ async def test_every_kind_of_response_saves_a_change_and_can_log_out(
 async def test_every_kind_of_response_carries_a_due_touch_and_a_renewal(
     answer: Handler, status: str, site: Site, visitor: Visitor, clock: Clock
 ) -> None:
-    """Who only fetches files stays signed in; a new token is on the wire before the body."""
+    """A visitor who only downloads files stays signed in; cookies are sent with the headers."""
     await visitor.do(lambda session: session.update(name="Ada"))
     headers = _headers(status) + f"Cookie: session={visitor.cookie}\r\n".encode()
     clock.advance(2 * 3600)
@@ -143,26 +145,11 @@ async def test_every_kind_of_response_carries_a_due_touch_and_a_renewal(
     assert await other.session() == {"name": "Ada"}
 
 
-@pytest.mark.parametrize(("answer", "status"), [*ORDINARY, *STREAMED])
-async def test_every_kind_of_response_is_saved_once(
-    answer: Handler, status: str, site: Site, log: CommandLog
-) -> None:
-    """One response, one command: nothing is written a second time when the answer starts."""
-    log.commands.clear()
-
-    await site.head_on_the_wire(
-        _after(lambda session: session.update(name="Ada"), answer),
-        _headers(status),
-    )
-
-    assert log.names == ["insert"]
-
-
 @pytest.mark.parametrize(("answer", "_status"), ORDINARY)
 async def test_aiohttp_session_setup_saves_ordinary_responses(
     answer: Handler, _status: str, open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """aiohttp-session's own set-up is enough for an app that neither streams nor sends files."""
+    """It is enough for an app without streams and files."""
     site = await open_site(storage, aiohttp_session.setup)
     visitor = await site.visitor()
 
@@ -176,7 +163,7 @@ async def test_aiohttp_session_setup_saves_ordinary_responses(
 async def test_aiohttp_session_setup_does_not_save_before_streamed_responses(
     answer: Handler, status: str, open_site: OpenSite, storage: MongoStorage, collection: Any
 ) -> None:
-    """What aiohttp-session leaves out is why ``setup`` exists."""
+    """This is the reason for ``storage.setup``."""
     site = await open_site(storage, aiohttp_session.setup)
 
     head = await site.head_on_the_wire(
@@ -190,7 +177,7 @@ async def test_aiohttp_session_setup_does_not_save_before_streamed_responses(
 
 
 async def test_streamed_response_keeps_the_cookies_that_the_app_sets(site: Site) -> None:
-    """The session's cookie comes beside the others, not in their place."""
+    """The session cookie is added to the others."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         (await get_session(request))["name"] = "Ada"
@@ -211,7 +198,7 @@ async def test_streamed_response_keeps_the_cookies_that_the_app_sets(site: Site)
 async def test_session_that_begins_after_its_stream_has_started_is_not_stored(
     site: Site, collection: Any
 ) -> None:
-    """The headers have gone: no cookie would name it."""
+    """The headers were sent without its cookie."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         session = await get_session(request)
@@ -230,7 +217,7 @@ async def test_session_that_begins_after_its_stream_has_started_is_not_stored(
 async def test_http_exception_after_a_stream_has_started_ends_no_session(
     site: Site, visitor: Visitor, change: str
 ) -> None:
-    """No new token is stored whose cookie could not be sent any more."""
+    """No new token is stored, because its cookie could not be sent."""
     await visitor.do(lambda session: session.update(name="Ada"))
     before = visitor.cookie
 
@@ -252,7 +239,7 @@ async def test_http_exception_after_a_stream_has_started_ends_no_session(
 
 
 async def test_websocket_handler_reads_the_session(site: Site, visitor: Visitor) -> None:
-    """A conversation over a WebSocket knows whose it is."""
+    """The session is loaded before the handshake and can be read during the connection."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -294,7 +281,7 @@ async def _nothing(_request: web.Request) -> web.StreamResponse:
 async def test_response_that_comes_too_late_to_save_is_reported_in_the_log(
     site: Site, answer: Handler, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says what is wrong, and what to do instead."""
+    """The log says what is wrong and what to do."""
     with suppress(ClientError):
         visitor = await site.visitor()
         await visitor.visit(_after(lambda session: session.update(a=1), answer))
@@ -303,7 +290,7 @@ async def test_response_that_comes_too_late_to_save_is_reported_in_the_log(
 
 
 async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visitor) -> None:
-    """Who never asks for the session streams as if there were none."""
+    """A handler that does not use the session is not affected."""
     answer = await visitor.visit(_stream)
 
     assert await answer.read() == b"piece by piece"
@@ -311,7 +298,7 @@ async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visit
 
 
 async def test_handler_without_session_may_send_its_response_itself(visitor: Visitor) -> None:
-    """There is nothing that it would be too late for."""
+    """Nothing has to be saved."""
     answer = await visitor.visit(_sent_already)
 
     assert await answer.text() == "too early"

@@ -60,6 +60,13 @@ SAVED = [
 ]
 
 
+def _add_sub_app(app: web.Application, storage: MongoStorage, set_up: SetUp = setup) -> None:
+    """Add a sub-app at /sub that answers with the handlers of the outer app."""
+    sub_app = make_app(storage, set_up)
+    sub_app[HANDLERS] = app[HANDLERS]
+    app.add_subapp("/sub", sub_app)
+
+
 @pytest.fixture
 async def nested(
     request: pytest.FixtureRequest, open_site: OpenSite, storage: MongoStorage
@@ -69,9 +76,7 @@ async def nested(
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         above(app, storage)
-        sub_app = make_app(storage, below)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, storage, below)
 
     site = await open_site(storage, set_up)
     path_of = site.path_of
@@ -157,9 +162,7 @@ async def _visit_below(
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
         app.middlewares.append(change)
-        sub_app = make_app(storage, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, storage)
 
     site = await open_site(storage, set_up)
     visitor = await site.visitor(cookie)
@@ -206,9 +209,7 @@ async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
-        sub_app = make_app(staff, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, staff)
 
     site = await open_site(make_storage(), set_up)
     visitor = await site.visitor()
@@ -240,9 +241,7 @@ async def test_sessions_of_two_storages_stay_apart_in_one_request(
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
         app.middlewares.append(outer)
-        sub_app = make_app(staff, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, staff)
 
     site = await open_site(make_storage(), set_up)
     visitor = await site.visitor()
@@ -272,11 +271,9 @@ async def test_storage_saves_no_session_of_another_one(
         return await handler(request)
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
-        aiohttp_session.setup(app, storage)
+        PLAIN(app, storage)
         app.middlewares.append(outer)
-        sub_app = make_app(staff, aiohttp_session.setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, staff, PLAIN)
 
     site = await open_site(make_storage(), set_up)
     visitor = await site.visitor()
@@ -348,9 +345,7 @@ async def _site_with(
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
         app.middlewares.append(above)
-        sub_app = make_app(storage, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, storage)
 
     site = await open_site(storage, set_up)
     visitor = await site.visitor()
@@ -448,9 +443,7 @@ async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
         app.middlewares.append(outer)
-        sub_app = make_app(staff, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, staff)
 
     site = await open_site(make_storage(), set_up)
     visitor = await site.visitor()
@@ -489,9 +482,7 @@ async def test_outer_session_is_saved_when_a_stream_of_the_sub_app_was_refused(
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
         app.middlewares.append(pages)
-        sub_app = make_app(staff, setup)
-        sub_app[HANDLERS] = app[HANDLERS]
-        app.add_subapp("/sub", sub_app)
+        _add_sub_app(app, staff)
 
     site = await open_site(make_storage(), set_up)
     visitor = await site.visitor()

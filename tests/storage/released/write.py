@@ -1,9 +1,9 @@
-"""Writes the sessions of a release as they lie in MongoDB, once, when it is released.
+"""Writes the sessions of a release as they are stored in MongoDB, once, when it is released.
 
     python -m tests.storage.released.write 0.1.0
 
-makes ``tests/storage/released/0.1.0.json``, and refuses to overwrite one: a released file never
-changes. Binary is base64, dates are milliseconds since the epoch.
+makes ``tests/storage/released/0.1.0.json``, and refuses to overwrite a file: a released one never
+changes. Bytes are base64, dates are milliseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def make_session(
     max_age: float | None = 14 * 86400,
     encoder: Callable[[Any], Any] = json.dumps,
 ) -> dict[str, Any]:
-    """Make one session and describe it with everything that a later release must find in it."""
+    """Make one session, and return it with everything that a later release must read from it."""
     collection = AsyncMongoMockClient()["app"]["sessions"]
     describe = None if label is None else lambda _request: label
     storage = MongoStorage(collection, secrets, describe=describe, encoder=encoder)
@@ -101,7 +101,7 @@ async def make_session(
 
 
 def to_json(value: Any) -> Any:
-    """Write what JSON has no words for as an object with one name."""
+    """Write bytes and dates, which JSON does not have, as objects with one name."""
     if isinstance(value, dict):
         return {name: to_json(inner) for name, inner in value.items()}
     if isinstance(value, bytes):
@@ -112,7 +112,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Read a document back as MongoDB is given it."""
+    """Return a document as it is inserted into MongoDB."""
     if not isinstance(value, dict):
         return value
     match value:
