@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -10,13 +10,9 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
 from storage.errors import SessionNotSerializable, SessionTooLarge
-from storage.mongo import FAILED_STATUS, MongoStorage
+from storage.mongo import FAILED_STATUS, LOADED, MongoStorage
 from storage.session import MongoSession
 
-# The sessions of outer apps, while a sub-app with another storage is at work.
-_SET_ASIDE = web.RequestKey("set_aside", tuple[Session | None, ...])
-# A response has started: no cookie can follow it.
-_STARTED = web.RequestKey("started", bool)
 OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -47,6 +43,69 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     app.on_startup.append(start)
     # First: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
+
+
+class _RequestSession:
+    """The session of a request under one storage; the request's clones share it.
+
+    It stands in the request where aiohttp-session looks for a storage. A clone has a copy of the
+    request's items, so that a session which only the clone has asked for is found here.
+    """
+
+    __slots__ = ("_loaded", "_session", "started", "storage")
+
+    def __init__(self, storage: MongoStorage) -> None:
+        self.storage = storage
+        # Whether a response has started: no cookie can follow it.
+        self.started = False
+        self._loaded: MongoSession | None = None
+        # The one to save: what was loaded, or what new_session made after it.
+        self._session: Session | None = None
+
+    async def load_session(self, request: web.Request) -> Session:
+        """Do what the storage does, once for a request and its clones."""
+        if self._session is None:
+            loaded = await self.storage.load_session(request)
+            # A parallel load, or new_session, may have been faster.
+            if self._session is None:
+                self._session = loaded
+                self._loaded = loaded if isinstance(loaded, MongoSession) else None
+        return self._session
+
+    async def new_session(self) -> Session:
+        """Do what the storage does; the new session is the one to save."""
+        self._session = await self.storage.new_session()
+        return self._session
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer for the storage to apps that take it from the request."""
+        return getattr(self.storage, name)
+
+    def current(self, request: web.Request) -> Session | None:
+        """Return the session to save with the request, ``None`` where nobody asked for one."""
+        found: Session | None = request.get(SESSION_KEY)
+        if found is None or found is self._loaded:
+            # A clone may have replaced or forgotten it.
+            return self._session
+        if self._session is not None and getattr(found, "made_by", None) is not self.storage:
+            return self._session
+        # Made past this object: aiohttp-session's own middleware may serve a sub-app.
+        return found
+
+    def note_loaded(self, request: web.Request) -> None:
+        """Let the request know what one of its clones has loaded."""
+        if self._loaded is not None:
+            request[LOADED] = self.storage, self._loaded
+
+    def forget(self, request: web.Request) -> None:
+        """Drop the session and its changes."""
+        self._session = None
+        # Removed, not set to None: a load compares how many items the request holds.
+        request.pop(SESSION_KEY, None)
+
+
+# Of the app that answers first, then those of the apps around it.
+_HELD = web.RequestKey("held", tuple[_RequestSession, ...])
 
 
 class _Outside:
@@ -82,43 +141,52 @@ def _middleware(storage: MongoStorage) -> Middleware:
     @web.middleware
     async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
         outer = request.get(STORAGE_KEY)
-        if outer is storage:
+        if isinstance(outer, _RequestSession) and outer.storage is storage:
             # The outer app saves: it decides which response is sent, and so which cookie.
-            return await _respond(request, handler)
-        request[STORAGE_KEY] = storage
+            return await _respond(request, handler, outer)
+        held = _RequestSession(storage)
         if outer is None or outer is _OUTSIDE:
-            return await _respond_and_save(request, handler, storage)
+            request[STORAGE_KEY] = held
+            request[_HELD] = (held,)
+            return await _respond_and_save(request, handler, held)
+        aside = request.get(_HELD, ())
+        request[_HELD] = (held, *aside)
+        if outer is storage:
+            # aiohttp-session's own middleware saves, but not before a stream starts.
+            return await _respond(request, handler, held)
         # The outer app has another storage: each app gets its own sessions.
-        aside = request.pop(SESSION_KEY, None)
-        request[_SET_ASIDE] = (aside, *request.get(_SET_ASIDE, ()))
+        session = request.pop(SESSION_KEY, None)
+        request[STORAGE_KEY] = held
         try:
-            return await _respond_and_save(request, handler, storage)
+            return await _respond_and_save(request, handler, held)
         finally:
             request[STORAGE_KEY] = outer
-            request[_SET_ASIDE] = request[_SET_ASIDE][1:]
-            _forget_session(request)
-            if aside is not None:
-                request[SESSION_KEY] = aside
+            request[_HELD] = aside
+            held.forget(request)
+            if session is not None:
+                request[SESSION_KEY] = session
 
     return sessions
 
 
 async def _respond_and_save(
-    request: web.Request, handler: Handler, storage: MongoStorage
+    request: web.Request, handler: Handler, held: _RequestSession
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
     try:
-        response = await _respond(request, handler)
+        response = await _respond(request, handler, held)
     except web.HTTPException as error:
-        await _save(request, error, storage)
+        await _save(request, error, held)
         raise
     if not isinstance(response, web.StreamResponse):
         raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
-    await _save(request, response, storage)
+    await _save(request, response, held)
     return response
 
 
-async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _respond(
+    request: web.Request, handler: Handler, held: _RequestSession
+) -> web.StreamResponse:
     """Return the handler's response; if there is none, forget the session."""
     try:
         return await handler(request)
@@ -126,54 +194,60 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         raise
     except BaseException:
         # The changes of a handler that crashed are not saved, whoever responds in its place.
-        _forget_session(request)
+        held.forget(request)
         raise
 
 
-async def _save(request: web.Request, response: web.StreamResponse, storage: MongoStorage) -> None:
+async def _save(request: web.Request, response: web.StreamResponse, held: _RequestSession) -> None:
     try:
-        if (session := _unsaved(request, response)) is not None:
-            await storage.save_session(request, response, session)
+        if (session := _unsaved(request, response, held)) is not None:
+            held.note_loaded(request)
+            await held.storage.save_session(request, response, session)
     except (SessionTooLarge, SessionNotSerializable):
         # The error page, a file perhaps, would be refused as well.
-        _forget_session(request)
+        held.forget(request)
         raise
-
-
-def _forget_session(request: web.Request) -> None:
-    # Removed, not set to None: a load compares how many items the request holds.
-    request.pop(SESSION_KEY, None)
 
 
 def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
     """Return what saves with streams and WebSockets that start inside the handler."""
 
     async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
+        every_held = request.get(_HELD, ())
         # With a web.Response, error pages included, the middleware saves or must not.
         if not isinstance(response, web.Response):
-            for session in (request.get(SESSION_KEY), *request.get(_SET_ASIDE, ())):
+            for held in every_held:
+                session = held.current(request) if held.storage is storage else None
                 if not isinstance(session, MongoSession) or session.made_by is not storage:
                     continue
                 try:
+                    held.note_loaded(request)
                     await storage.save_before_headers(request, response, session)
                 except BaseException:
                     _forget_framing(request)
                     # The hook of an outer app may have noted already that it starts.
-                    request.pop(_STARTED, None)
+                    _note_start(every_held, started=False)
                     raise
-        request[_STARTED] = True
+        _note_start(every_held, started=True)
 
     return save_before_headers
 
 
-def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | None:
+def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:
+    for held in every_held:
+        held.started = started
+
+
+def _unsaved(
+    request: web.Request, response: web.StreamResponse, held: _RequestSession
+) -> Session | None:
     """Return the session to save with a response.
 
     ``None``: nobody asked for it, it is saved already, or the request has failed.
 
     Raises ``RuntimeError`` where it is too late.
     """
-    session: Session | None = request.get(SESSION_KEY)
+    session = held.current(request)
     if session is None or response.status >= FAILED_STATUS:
         return None
     if response.prepared and isinstance(response, web.Response):
@@ -181,7 +255,7 @@ def _unsaved(request: web.Request, response: web.StreamResponse) -> Session | No
             "the handler has sent its response before the session could be saved; return it "
             "unprepared, or use a web.StreamResponse"
         )
-    return None if response.prepared or request.get(_STARTED) else session
+    return None if response.prepared or held.started else session
 
 
 def _forget_framing(request: web.Request) -> None:

@@ -37,7 +37,7 @@ _JSON = json.dumps, json.loads
 TOKENS_TRIED = 4
 FAILED_STATUS = 500
 # The session that was loaded for a request, and by whom: new_session() is not told the request.
-_LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
+LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
 
 class MongoStorage(AbstractStorage):
@@ -170,7 +170,7 @@ class MongoStorage(AbstractStorage):
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
         session = self._made(MongoSession(max_age=self._max_age, snapshot=snapshot, values=values))
-        request[_LOADED] = self, session
+        request[LOADED] = self, session
         return session
 
     # The way of a save
@@ -189,7 +189,8 @@ class MongoStorage(AbstractStorage):
             return
         # A sub-app may have another storage, of any kind: that one saves the sessions it has made.
         if not isinstance(session, MongoSession):
-            if request.get(STORAGE_KEY, self) is not self:
+            serving = request.get(STORAGE_KEY, self)
+            if getattr(serving, "storage", serving) is not self:
                 return
             raise TypeError(f"session: {type(session).__name__} was not made by this storage")
         if session.made_by is not self or session.abandoned:
@@ -310,7 +311,7 @@ class MongoStorage(AbstractStorage):
 
     def _replaced(self, request: web.Request) -> Sequence[bytes]:
         """Return the ids of the stored sessions that a new one replaces."""
-        storage, loaded = request.get(_LOADED, (None, None))
+        storage, loaded = request.get(LOADED, (None, None))
         if loaded is None or storage is not self:
             return [document_id(token) for token in self._cookie.tokens(request)]
         return () if loaded.snapshot is None else (loaded.snapshot.stored.identifier,)

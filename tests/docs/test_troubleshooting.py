@@ -170,29 +170,6 @@ async def test_middlewares_in_the_wrong_order(
     assert says(caplog.text)
 
 
-async def test_session_of_a_clone_made_after_setup_is_never_saved(
-    make_storage: MakeStorage, aiohttp_client: AiohttpClient
-) -> None:
-    """A middleware that clones the request must be added before `setup`."""
-
-    @web.middleware
-    async def clone(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await handler(request.clone(scheme="https"))
-
-    wrong, right = web.Application(), web.Application(middlewares=[clone])
-    for app in (wrong, right):
-        setup(app, make_storage(secure=False))
-        app.router.add_get("/", _count)
-    wrong.middlewares.append(clone)
-
-    async def second_visit(app: web.Application) -> str:
-        client = await aiohttp_client(app)
-        await client.get("/")
-        return await (await client.get("/")).text()
-
-    assert [await second_visit(app) for app in (wrong, right)] == ["1", "2"]
-
-
 async def _count(request: web.Request) -> web.Response:
     session = await get_session(request)
     session["n"] = session.get("n", 0) + 1
