@@ -43,15 +43,15 @@ async def _plain(_request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+# The set-up of aiohttp-session itself, which does not save before streams.
 PLAIN = aiohttp_session.setup
 NESTINGS = [
     pytest.param((setup, setup), id="setup for both"),
-    pytest.param((setup, PLAIN), id="setup above, plain below"),
-    pytest.param((PLAIN, setup), id="plain above, setup below"),
+    pytest.param((setup, PLAIN), id="plain set-up in the sub-app"),
+    pytest.param((PLAIN, setup), id="plain set-up in the outer app"),
     pytest.param((PLAIN, PLAIN), id="plain set-up for both"),
 ]
 ANSWERS = {"plain": _plain, "redirect": _redirect, "stream": _stream}
-# aiohttp-session alone does not save before streams.
 SAVED = [
     pytest.param(*nesting.values, answer, id=f"{nesting.id}, {kind}")
     for nesting in NESTINGS
@@ -71,7 +71,7 @@ def _add_sub_app(app: web.Application, storage: MongoStorage, set_up: SetUp = se
 async def nested(
     request: pytest.FixtureRequest, open_site: OpenSite, storage: MongoStorage
 ) -> Visitor:
-    """Visit a sub-app; app and sub-app have been set up with one storage."""
+    """Open a browser that visits a sub-app with the storage of the outer app."""
     above, below = request.param
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
@@ -84,6 +84,33 @@ async def nested(
     return await site.visitor()
 
 
+async def _nested_site(
+    open_site: OpenSite,
+    storage: MongoStorage,
+    below: MongoStorage,
+    middleware: Any = None,
+    set_up: SetUp = setup,
+) -> tuple[Visitor, Callable[[Handler], Any]]:
+    """Open a site with a sub-app; return a visitor, and how it visits a handler of the sub-app.
+
+    The middleware belongs to the outer app and runs between the two set-ups.
+    """
+
+    def set_up_both(app: web.Application, storage: MongoStorage) -> None:
+        set_up(app, storage)
+        if middleware is not None:
+            app.middlewares.append(middleware)
+        _add_sub_app(app, below, set_up)
+
+    site = await open_site(storage, set_up_both)
+    visitor = await site.visitor()
+
+    def visit_below(handler: Handler) -> Any:
+        return visitor.client.get(f"/sub{site.path_of(handler)}", allow_redirects=False)
+
+    return visitor, visit_below
+
+
 def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         change(await get_session(request))
@@ -94,7 +121,7 @@ def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
 
 @pytest.mark.parametrize(("nested", "answer"), SAVED, indirect=["nested"])
 async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: CommandLog) -> None:
-    """A new session, a change and a logout cost what they cost one app, with one cookie line."""
+    """Every change sends the commands of one app, and at most one cookie."""
     log.commands.clear()
 
     first = await nested.visit(_after(lambda s: s.update(cart=[1]), answer))
@@ -113,7 +140,7 @@ async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: 
 
 @pytest.mark.parametrize("nested", NESTINGS, indirect=True)
 async def test_app_and_sub_app_touch_once(nested: Visitor, log: CommandLog, clock: Clock) -> None:
-    """A due touch is one update and one cookie, whoever set up what."""
+    """A due touch is one update and one cookie."""
     await nested.do(lambda session: session.update(cart=[1]))
     clock.advance(2 * 3600)
     log.commands.clear()
@@ -128,7 +155,7 @@ async def test_app_and_sub_app_touch_once(nested: Visitor, log: CommandLog, cloc
 async def test_app_and_sub_app_log_once_that_a_session_ended_elsewhere(
     nested: Visitor, storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line in the log, no cookie, nothing written."""
+    """One line in the log, no cookie, and no write."""
     await nested.do(lambda session: session.update(user_id=7))
     caplog.set_level(logging.INFO, "storage")
 
@@ -144,38 +171,31 @@ async def test_app_and_sub_app_log_once_that_a_session_ended_elsewhere(
     assert await storage.count() == 0
 
 
-async def _visit_below(
-    change_above: Callable[[Any], Any],
-    open_site: OpenSite,
-    storage: MongoStorage,
-    cookie: str | None = None,
+async def _visit_and_change(
+    change: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage, cookie: str | None
 ) -> tuple[Visitor, list[str]]:
-    """Change a name in a sub-app, then let the outer app change the session on the way back."""
+    """Change a name in a sub-app, and then the session in a middleware of the outer app."""
 
     @web.middleware
-    async def change(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def change_after(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if request.path.startswith("/sub/"):
-            change_above(await get_session(request))
+            change(await get_session(request))
         return response
 
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        app.middlewares.append(change)
-        _add_sub_app(app, storage)
-
-    site = await open_site(storage, set_up)
-    visitor = await site.visitor(cookie)
-    path = site.path_of(_after(lambda session: session.update(name="Ada"), _plain))
-    response = await visitor.client.get(f"/sub{path}")
+    visitor, visit_below = await _nested_site(open_site, storage, storage, change_after)
+    visitor.cookie = cookie
+    response = await visit_below(_after(lambda session: session.update(name="Ada"), _plain))
     return visitor, set_cookie_of(response)
 
 
 async def test_change_of_the_outer_app_after_the_sub_app_is_saved(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """What a middleware of the outer app adds on the way back is not lost."""
-    visitor, cookies = await _visit_below(lambda s: s.update(seen=True), open_site, storage)
+    """A middleware may change the session after the sub-app has answered."""
+    visitor, cookies = await _visit_and_change(
+        lambda session: session.update(seen=True), open_site, storage, None
+    )
 
     assert len(cookies) == 1
     assert await visitor.session() == {"name": "Ada", "seen": True}
@@ -191,9 +211,9 @@ async def test_change_of_the_outer_app_after_the_sub_app_is_saved(
 async def test_last_change_of_the_cookie_is_the_only_one(
     change: Callable[[Any], Any], open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """A logout or a renewal above the sub-app is all that the browser hears of."""
+    """After a logout or a renewal in the outer app, the cookie of the sub-app is not sent."""
     cookie = await visit(storage, None, lambda session: session.update(name="Bob"))
-    visitor, cookies = await _visit_below(change, open_site, storage, cookie)
+    visitor, cookies = await _visit_and_change(change, open_site, storage, cookie)
 
     assert len(cookies) == 1
     assert (visitor.cookie is None) == ("Max-Age=0" in cookies[0])
@@ -204,18 +224,11 @@ async def test_last_change_of_the_cookie_is_the_only_one(
 async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
     answer: Handler, open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """The outer storage neither saves nor names a session that the inner one has made."""
+    """The storage of the outer app neither saves the session nor sends a cookie for it."""
     staff = make_storage(collection.database["staff"], cookie_name="staff")
+    _visitor, visit_below = await _nested_site(open_site, make_storage(), staff)
 
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        _add_sub_app(app, staff)
-
-    site = await open_site(make_storage(), set_up)
-    visitor = await site.visitor()
-    path = site.path_of(_after(lambda session: session.update(name="Ada"), answer))
-
-    response = await visitor.client.get(f"/sub{path}", allow_redirects=False)
+    response = await visit_below(_after(lambda session: session.update(name="Ada"), answer))
 
     assert [line.split("=")[0] for line in set_cookie_of(response)] == ["staff"]
     assert await collection.count_documents({}) == 0
@@ -226,7 +239,7 @@ async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
 async def test_sessions_of_two_storages_stay_apart_in_one_request(
     answer: Handler, open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """A middleware of the outer app has its session, the sub-app's handler another; both last."""
+    """A middleware of the outer app and a handler of the sub-app use one each; both are saved."""
     staff = make_storage(collection.database["staff"], cookie_name="staff")
 
     @web.middleware
@@ -238,17 +251,10 @@ async def test_sessions_of_two_storages_stay_apart_in_one_request(
         finally:
             assert await get_session(request) is session
 
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        app.middlewares.append(outer)
-        _add_sub_app(app, staff)
-
-    site = await open_site(make_storage(), set_up)
-    visitor = await site.visitor()
+    visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer)
     for _ in range(2):
-        path = site.path_of(_after(lambda s: s.update(below=s.get("below", 0) + 1), answer))
-        await visitor.client.get(f"/sub{path}", allow_redirects=False)
-    seen = await visitor.client.get(f"/sub{site.path_of(_values)}")
+        await visit_below(_after(lambda s: s.update(below=s.get("below", 0) + 1), answer))
+    seen = await visit_below(_values)
 
     assert await seen.json() == {"below": 2}
     assert await visitor.session() == {"before": 4}
@@ -262,7 +268,7 @@ async def _values(request: web.Request) -> web.StreamResponse:
 async def test_storage_saves_no_session_of_another_one(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """aiohttp-session alone shares one session with sub-apps: whoever made it saves it."""
+    """With aiohttp_session.setup both share one session: the storage that made it saves it."""
     staff = make_storage(collection.database["staff"], cookie_name="staff")
 
     @web.middleware
@@ -270,16 +276,9 @@ async def test_storage_saves_no_session_of_another_one(
         await get_session(request)
         return await handler(request)
 
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        PLAIN(app, storage)
-        app.middlewares.append(outer)
-        _add_sub_app(app, staff, PLAIN)
+    visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer, PLAIN)
 
-    site = await open_site(make_storage(), set_up)
-    visitor = await site.visitor()
-    path = site.path_of(_after(lambda session: session.update(name="Ada"), _plain))
-
-    await visitor.client.get(f"/sub{path}")
+    await visit_below(_after(lambda session: session.update(name="Ada"), _plain))
 
     assert await visitor.session() == {"name": "Ada"}
     assert await staff.count() == 0
@@ -288,7 +287,7 @@ async def test_storage_saves_no_session_of_another_one(
 async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """What that one has made is neither saved nor refused by the outer app's."""
+    """The storage of the outer app neither saves nor refuses such a session."""
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
         setup(app, storage)
@@ -316,7 +315,7 @@ async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
 async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_outer_app(
     storage: MongoStorage, open_site: OpenSite
 ) -> None:
-    """Only where no app above has sessions does such a middleware stand outside."""
+    """Such a middleware has no session only if the outer app has none."""
 
     @web.middleware
     async def asking(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -337,25 +336,10 @@ async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_o
     assert await visitor.session() == {"asked": True}
 
 
-async def _site_with(
-    above: Callable[..., Any], storage: MongoStorage, open_site: OpenSite
-) -> tuple[Visitor, Callable[[Handler], Any]]:
-    """Set up app and sub-app with one storage, with a middleware of the outer app in between."""
-
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        app.middlewares.append(above)
-        _add_sub_app(app, storage)
-
-    site = await open_site(storage, set_up)
-    visitor = await site.visitor()
-    return visitor, lambda handler: visitor.client.get(f"/sub{site.path_of(handler)}")
-
-
 async def test_error_page_of_the_outer_app_carries_the_cookie_of_the_sub_app(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """The answer that is sent has it, not the one that was thrown away."""
+    """The cookie is on the response that is sent."""
 
     @web.middleware
     async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -364,7 +348,7 @@ async def test_error_page_of_the_outer_app_carries_the_cookie_of_the_sub_app(
         except web.HTTPForbidden:
             return web.Response(status=403, text="a page of our own")
 
-    visitor, get_below = await _site_with(pages, storage, open_site)
+    visitor, visit_below = await _nested_site(open_site, storage, storage, pages)
     await visitor.do(lambda session: session.update(name="Ada"))
     before = visitor.cookie
 
@@ -372,7 +356,7 @@ async def test_error_page_of_the_outer_app_carries_the_cookie_of_the_sub_app(
         (await get_session(request)).renew()  # type: ignore[attr-defined]
         raise web.HTTPForbidden
 
-    response = await get_below(refuse)
+    response = await visit_below(refuse)
 
     assert (response.status, len(set_cookie_of(response))) == (403, 1)
     assert visitor.cookie != before
@@ -382,7 +366,7 @@ async def test_error_page_of_the_outer_app_carries_the_cookie_of_the_sub_app(
 async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """The visitor got a 500: neither the sign-in nor the new token counts."""
+    """The visitor gets a 500; the sign-in and its new token are not saved."""
 
     @web.middleware
     async def crashing(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -391,11 +375,11 @@ async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
             raise LookupError
         return response
 
-    visitor, get_below = await _site_with(crashing, storage, open_site)
+    visitor, visit_below = await _nested_site(open_site, storage, storage, crashing)
     await visitor.do(lambda session: session.update(cart=[1]))
     before = visitor.cookie
 
-    response = await get_below(_after(lambda session: session.update(user_id="ada"), _plain))
+    response = await visit_below(_after(lambda session: session.update(user_id="ada"), _plain))
 
     assert (response.status, visitor.cookie) == (500, before)
     assert await visitor.session() == {"cart": [1]}
@@ -404,7 +388,7 @@ async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
 async def test_sub_app_that_crashes_saves_nothing_with_an_outer_error_page(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
-    """An error page of the outer app goes out without what the handler has changed."""
+    """The changes of the handler are dropped, whatever the outer app answers."""
 
     @web.middleware
     async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -413,13 +397,13 @@ async def test_sub_app_that_crashes_saves_nothing_with_an_outer_error_page(
         except LookupError:
             return web.Response(status=500)
 
-    visitor, get_below = await _site_with(pages, storage, open_site)
+    visitor, visit_below = await _nested_site(open_site, storage, storage, pages)
     await visitor.do(lambda session: session.update(balance=10))
 
     async def crash(_request: web.Request) -> web.StreamResponse:
         raise LookupError
 
-    response = await get_below(_after(lambda session: session.update(balance=0), crash))
+    response = await visit_below(_after(lambda session: session.update(balance=0), crash))
 
     assert response.status == 500
     assert await visitor.session() == {"balance": 10}
@@ -432,24 +416,13 @@ async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
     make_storage: MakeStorage,
     collection: Any,
 ) -> None:
-    """Though the outer app has loaded a session of its own in the same request."""
+    """Although the outer app has loaded another session in the same request."""
     staff = make_storage(collection.database["staff"], cookie_name="staff")
 
     @web.middleware
     async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
         len(await get_session(request))
         return await handler(request)
-
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        app.middlewares.append(outer)
-        _add_sub_app(app, staff)
-
-    site = await open_site(make_storage(), set_up)
-    visitor = await site.visitor()
-    await visitor.do(lambda session: session.update(name="Ada"))
-    signed_in = site.path_of(_after(lambda session: session.update(name="Bob"), _plain))
-    await visitor.client.get(f"/sub{signed_in}")
 
     async def two_tasks(request: web.Request) -> web.StreamResponse:
         loading = asyncio.ensure_future(get_session(request))
@@ -458,8 +431,12 @@ async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
         one["left"], two["right"] = 1, 2
         return web.json_response(one is two)
 
-    response = await visitor.client.get(f"/sub{site.path_of(two_tasks)}")
-    seen = await visitor.client.get(f"/sub{site.path_of(_values)}")
+    visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer)
+    await visitor.do(lambda session: session.update(name="Ada"))
+    await visit_below(_after(lambda session: session.update(name="Bob"), _plain))
+
+    response = await visit_below(two_tasks)
+    seen = await visit_below(_values)
 
     assert await response.json() is True
     assert {"left": 1, "right": 2}.items() <= (await seen.json()).items()
@@ -468,7 +445,7 @@ async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
 async def test_outer_session_is_saved_when_a_stream_of_the_sub_app_was_refused(
     open_site: OpenSite, make_storage: MakeStorage, collection: Any
 ) -> None:
-    """The page that the outer app sends instead still carries what it has changed itself."""
+    """The error page of the outer app still saves the session of the outer app."""
     staff = make_storage(collection.database["staff"], cookie_name="staff", max_bytes=500)
 
     @web.middleware
@@ -479,16 +456,9 @@ async def test_outer_session_is_saved_when_a_stream_of_the_sub_app_was_refused(
             (await get_session(request))["notice"] = "too large"
             return web.Response(status=413)
 
-    def set_up(app: web.Application, storage: MongoStorage) -> None:
-        setup(app, storage)
-        app.middlewares.append(pages)
-        _add_sub_app(app, staff)
+    visitor, visit_below = await _nested_site(open_site, make_storage(), staff, pages)
 
-    site = await open_site(make_storage(), set_up)
-    visitor = await site.visitor()
-    path = site.path_of(_after(lambda session: session.update(name="x" * 1000), _stream))
-
-    response = await visitor.client.get(f"/sub{path}")
+    response = await visit_below(_after(lambda session: session.update(name="x" * 1000), _stream))
 
     assert response.status == 413
     assert await visitor.session() == {"notice": "too large"}
