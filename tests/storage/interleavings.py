@@ -1,8 +1,8 @@
-"""Two storages over one collection, driven at random and compared with a small model.
+"""Random histories of two storages with one collection, compared with a small model.
 
-Requests overlap: one loads, others load and save, and only then the first one saves. What was
-acknowledged must be there for the next load of either storage; what has ended must stay ended,
-whichever request is still on its way.
+Requests overlap: one loads, others load and save, and then the first one saves. Every acknowledged
+change must be in the next load of either storage, and a session that has ended must stay ended,
+whatever a slow request saves.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from storage import MongoStorage
 from storage.sealing import generate_secret, key_id_of
 from tests.storage.conftest import Clock
 from tests.storage.direct import load
-from tests.storage.session_model import ABSOLUTE, IDLE, TOUCH, Model, Record, Request
+from tests.storage.session_model import ABSOLUTE, IDLE, TOUCH, Model, Request
 
-OPEN_AT_MOST = 3
+MOST_REQUESTS = 3
 PROCESSES = st.sampled_from([0, 1])
 OWNERS = st.sampled_from([1, 2])
-# Counted from the newest session; None is a visitor without a cookie.
+# Counted from the newest active session; None is a visitor without a cookie.
 WHICH = st.one_of(st.just(0), st.integers(0, 2), st.integers(0, 4), st.integers(0, 20), st.none())
 NAMES = st.sampled_from(["a", "b", "c"])
-PLAIN = st.one_of(st.integers(0, 3), st.lists(st.integers(0, 3), max_size=2))
+VALUES = st.one_of(st.integers(0, 3), st.lists(st.integers(0, 3), max_size=2))
 Operation = tuple[Any, ...]
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
-    st.tuples(st.just("set"), NAMES, PLAIN),
+    st.tuples(st.just("set"), NAMES, VALUES),
     st.tuples(st.just("append"), NAMES, st.integers(0, 3)),
     st.tuples(st.just("delete"), st.sampled_from(["a", "b", "c", "user_id"])),
     st.tuples(st.just("set"), st.just("user_id"), OWNERS),
-    st.tuples(st.sampled_from(["renew", "log out", "begin anew"])),
+    st.tuples(st.sampled_from(["renew", "invalidate", "new_session"])),
 )
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Opens requests, changes their sessions, and lets them save in any order."""
+    """Starts requests, changes their sessions, and lets them save in any order."""
 
     def __init__(self, runner: asyncio.Runner, collection: Any) -> None:
         super().__init__()
@@ -48,13 +48,14 @@ class Interleavings(RuleBasedStateMachine):
         self.collection = collection
         self.clock = Clock()
         self.secrets = [generate_secret(), generate_secret()]
+        # How far each process is in the rotations of secrets, three phases in each.
         self.phases: list[int] = []
-        self.made: list[MongoStorage] = []
         self.storages: list[MongoStorage] = []
+        self.closed_at_the_end: list[MongoStorage] = []
         self.model = Model(self.clock)
         self.records = self.model.records
         self.requests: list[Request] = []
-        self.turns = itertools.cycle((0, 1))
+        self.next_process = itertools.cycle((0, 1))
         self.wait(self.collection.delete_many({}))
 
     def wait(self, work: Any) -> Any:
@@ -65,12 +66,12 @@ class Interleavings(RuleBasedStateMachine):
 
         return self.runner.run(run())
 
-    def storage_at(self, phase: int) -> MongoStorage:
-        """Start a process: its secrets are those of one step of a rotation."""
-        turn, step = divmod(phase, 3)
-        while len(self.secrets) < turn + 2:
+    def storage_in(self, phase: int) -> MongoStorage:
+        """Start a process with the secrets of a phase."""
+        rotation, step = divmod(phase, 3)
+        while len(self.secrets) < rotation + 2:
             self.secrets.append(generate_secret())
-        old, new = self.secrets[turn : turn + 2]
+        old, new = self.secrets[rotation : rotation + 2]
         storage = MongoStorage(
             self.collection,
             [[old], [old, new], [new, old]][step],
@@ -79,105 +80,41 @@ class Interleavings(RuleBasedStateMachine):
             describe=lambda _request: "device",
         )
         storage.clock = self.clock
-        self.made.append(storage)
+        self.closed_at_the_end.append(storage)
         return storage
 
     @initialize(phases=st.sampled_from([(1, 2), (2, 1), (0, 0)]))
-    def two_visitors(self, phases: tuple[int, int]) -> None:
-        """Begin somewhere in a rotation, with a session of somebody signed in, and nobody's."""
+    def store_two_sessions(self, phases: tuple[int, int]) -> None:
+        """Start two processes, and store a session with an owner and an anonymous one."""
         self.phases = [*phases]
-        self.storages = [self.storage_at(phase) for phase in phases]
+        self.storages = [self.storage_in(phase) for phase in phases]
         for values in ({"user_id": 1, "a": [0], "b": 1}, {"a": [0], "c": 2}):
-            self.begin(0, None, [("set", name, value) for name, value in values.items()])
+            self.start(0, None, [("set", name, value) for name, value in values.items()])
             self.finish(0)
 
-    # What requests do
+    # Requests
 
     @rule(process=PROCESSES, which=WHICH, operations=st.lists(OPERATIONS, max_size=3))
     def visit(self, process: int, which: int | None, operations: list[Operation]) -> None:
-        """Load a session that was ever given out, or come without a cookie, and change it."""
-        if len(self.requests) == OPEN_AT_MOST:
+        """Start a request with the cookie of any session, active or not, or without a cookie."""
+        if len(self.requests) == MOST_REQUESTS:
             self.finish(0)
-        self.begin(process, None if which is None else self.cookie(which), operations)
+        self.start(process, None if which is None else self.cookie(which), operations)
 
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(0, 2), operation=OPERATIONS)
-    def go_on(self, which: int, operation: Operation) -> None:
-        """Change the session of a request under way."""
+    def change(self, which: int, operation: Operation) -> None:
+        """Change the session of a request that was started."""
         self.apply(self.requests[which % len(self.requests)], *operation)
-
-    def cookie(self, which: int) -> str:
-        """Pick a cookie; the lower the number, the rather one of a session that is alive."""
-        now = self.clock()
-        cookies = sorted(self.records, key=lambda cookie: self.records[cookie].alive(now) is True)
-        return cookies[-1 - which % len(cookies)]
-
-    def begin(self, process: int, cookie: str | None, operations: list[Operation]) -> None:
-        """Open a request, and change its session."""
-        request = self.loaded(process, cookie)
-        self.requests.append(request)
-        for operation in operations:
-            self.apply(request, *operation)
-
-    def loaded(self, process: int, cookie: str | None) -> Request:
-        """Load, and compare with the model."""
-        visit = self.wait(load(self.storages[process], cookie))
-        record = None if cookie is None else self.records[cookie]
-        seen, alive = dict(visit.session), False
-        if record is not None:
-            alive = record.alive(self.clock())  # type: ignore[assignment]
-            if alive is None and record.values:
-                alive = bool(seen)
-                self.settle(record, alive=alive)
-            assert seen == (record.values if alive else {})
-        else:
-            assert seen == {}
-        record = record if seen else None
-        return Request(visit, self.phases[process], record, cookie, copy.deepcopy(seen))
-
-    def settle(self, record: Record, *, alive: bool) -> None:
-        """Note what a load has shown where the model left it open."""
-        if alive:
-            record.seen_after = max(record.seen_after, self.clock() - IDLE + 1)
-        else:
-            record.ended = True
-
-    def apply(self, request: Request, what: str, name: str = "", value: object = None) -> None:
-        """Do to the session what a handler may do."""
-        session = request.visit.session
-        match what:
-            case "set":
-                session[name] = copy.deepcopy(value)
-                request.assigned.add(name)
-                request.touched = True
-            case "delete":
-                request.touched |= name in session
-                session.pop(name, None)
-                request.assigned.discard(name)
-            case "append":
-                # A nested change, of which the session is not told.
-                if isinstance(session.get(name), list):
-                    session[name].append(value)
-            case "renew":
-                session.renew()
-                request.renewed = True
-            case "log out":
-                session.invalidate()
-                request.assigned.clear()
-                request.invalidated = request.touched = True
-            case "begin anew":
-                request.visit.session = self.wait(new_session(request.visit.request))
-                request.assigned.clear()
-                request.begun_anew, request.touched = True, False
 
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(0, 2))
     def finish(self, which: int) -> None:
-        """Save, and compare the cookie and the outcome with the model."""
+        """Save a session, and compare the cookie and the next loads with the model."""
         request = self.requests.pop(which % len(self.requests))
-        self.peek(request.cookie)
+        self.check(request.cookie)
         values = copy.deepcopy(request.values)
-        expected = self.model.outcome(request, values)
+        expected = self.model.save(request, values)
         cookie = self.wait(request.visit.save())
         if expected is None:
             assert cookie == request.cookie
@@ -186,24 +123,79 @@ class Interleavings(RuleBasedStateMachine):
         elif expected is not request.record:
             assert cookie not in (None, *self.records)
             self.records[str(cookie)] = expected
-        self.peek(request.cookie)
-        self.peek(cookie)
+        self.check(request.cookie)
+        self.check(cookie)
 
-    def peek(self, cookie: str | None) -> None:
-        """Load and compare, at one process and then at the other, without saving."""
+    def cookie(self, which: int) -> str:
+        """Return a cookie; low numbers are those of active sessions, the newest first."""
+        now = self.clock()
+        cookies = sorted(self.records, key=lambda c: self.records[c].is_active(now) is True)
+        return cookies[-1 - which % len(cookies)]
+
+    def start(self, process: int, cookie: str | None, operations: list[Operation]) -> None:
+        """Load a session and change it."""
+        request = self.loaded(process, cookie)
+        self.requests.append(request)
+        for operation in operations:
+            self.apply(request, *operation)
+
+    def loaded(self, process: int, cookie: str | None) -> Request:
+        """Load a session, and compare its values with the model."""
+        visit = self.wait(load(self.storages[process], cookie))
+        record = None if cookie is None else self.records[cookie]
+        seen, now, active = dict(visit.session), self.clock(), None
+        if record is not None:
+            active = record.is_active(now)
+            if active is None and record.values:
+                active = bool(seen)
+                record.observe(now, active=active)
+        assert seen == (record.values if record is not None and active else {})
+        found = record if seen else None
+        return Request(visit, self.phases[process], cookie, found, copy.deepcopy(seen))
+
+    def check(self, cookie: str | None) -> None:
+        """Load and compare without saving, in each process by turns."""
         if cookie is not None:
-            self.loaded(next(self.turns), cookie)
+            self.loaded(next(self.next_process), cookie)
 
-    # What happens around them
+    def apply(self, request: Request, what: str, name: str = "", value: object = None) -> None:
+        """Do to the session what a handler may do."""
+        session = request.visit.session
+        match what:
+            case "set":
+                session[name] = copy.deepcopy(value)
+                request.assigned.add(name)
+                request.changed = True
+            case "delete":
+                request.changed |= name in session
+                session.pop(name, None)
+                request.assigned.discard(name)
+            case "append":
+                # Only a comparison at the save can notice this change.
+                if isinstance(session.get(name), list):
+                    session[name].append(value)
+            case "renew":
+                session.renew()
+                request.renewed = True
+            case "invalidate":
+                session.invalidate()
+                request.assigned.clear()
+                request.invalidated = request.changed = True
+            case "new_session":
+                request.visit.session = self.wait(new_session(request.visit.request))
+                request.assigned.clear()
+                request.replaced, request.changed = True, False
+
+    # Time, and the ends of sessions
 
     @rule(seconds=st.sampled_from([1, 7, 49, 51, 60, 100, 120, 400, 960, 1001]))
-    def time_passes(self, seconds: int) -> None:
-        """Move the clock: within a touch interval, beyond it, beyond the idle timeout."""
+    def advance(self, seconds: int) -> None:
+        """Move the clock: within a touch interval, beyond it, or beyond the idle timeout."""
         self.clock.advance(seconds)
 
     @rule(process=PROCESSES, which=st.integers(0, 20))
     def revoke(self, process: int, which: int) -> None:
-        """End any session from outside, by its handle."""
+        """End any session by its handle."""
         cookie = self.cookie(which)
         storage, session = self.storages[process], self.loaded(process, cookie).visit.session
         if (handle := storage.handle(session)) is not None:
@@ -212,52 +204,52 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, owner=OWNERS)
     def revoke_owner(self, process: int, owner: int) -> None:
-        """End all sessions of an owner: exactly the live ones were listed before."""
+        """End all sessions of an owner, after the list has shown the active ones."""
         for cookie in self.records:
-            self.peek(cookie)
-        theirs = [r for r in self.records.values() if r.values.get("user_id") == owner]
+            self.check(cookie)
+        records = [r for r in self.records.values() if r.values.get("user_id") == owner]
         storage, now = self.storages[process], self.clock()
         listed = self.wait(all_of(storage.sessions(owner)))
-        assert len(listed) == len([record for record in theirs if record.alive(now)])
+        assert len(listed) == len([record for record in records if record.is_active(now)])
         self.wait(storage.revoke_owner(owner))
-        for record in theirs:
+        for record in records:
             record.ended = True
 
-    # How secrets rotate
+    # Rotation of secrets
 
     @rule(process=PROCESSES)
     def restart(self, process: int) -> None:
-        """Take the next step of a rotation at one process, as the steps allow it."""
-        at = self.phases[process]
-        if min(*self.phases, *(request.phase for request in self.requests), at) < at:
+        """Restart a process with the next phase, if no process and no request is behind it."""
+        phase = self.phases[process]
+        if min(*self.phases, *(request.phase for request in self.requests), phase) < phase:
             return
-        if (at + 1) % 3 == 0:
+        if (phase + 1) % 3 == 0:
             self.retire_old_secret(process)
-        self.phases[process] = at + 1
-        self.storages[process] = self.storage_at(at + 1)
+        self.phases[process] = phase + 1
+        self.storages[process] = self.storage_in(phase + 1)
 
     def retire_old_secret(self, process: int) -> None:
-        """Use every session once: afterwards nothing hangs on the old secret any more."""
+        """Touch every session, so that none needs the old secret any more."""
         self.clock.advance(TOUCH + 1)
         for cookie in [*self.records]:
-            self.begin(process, cookie, [])
+            self.start(process, cookie, [])
             self.finish(-1)
         emptied = [r for r in self.records.values() if not (r.values or r.ended)]
         assert self.wait(self.storages[process].count(retired=True)) <= len(emptied)
 
     @invariant()
     def documents_name_every_secret_that_they_need(self) -> None:
-        """Whoever drops a secret trusts the count of sessions that still need it."""
+        """An operator removes a secret when the count of retired sessions is zero."""
         for document in self.wait(self.collection.find().to_list(None)):
             sealed = (document["label"], *document["values"].values())
             named = {document["key_id"], *document.get("later_key_ids", [])}
             assert {key_id_of(value) for value in sealed} <= named
 
     def teardown(self) -> None:
-        """Look at every session that ever was once more."""
+        """Compare every session once more, and close the storages."""
         for cookie in self.records:
-            self.peek(cookie)
-        for storage in self.made:
+            self.check(cookie)
+        for storage in self.closed_at_the_end:
             self.wait(storage.aclose())
 
 

@@ -1,4 +1,4 @@
-"""Random interleavings of everything that can happen to a session, against a model."""
+"""Random histories of overlapping requests, compared with a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.storage.interleavings import Interleavings
 
 @pytest.fixture
 def runner() -> Iterator[asyncio.Runner]:
-    """Run coroutines between the steps of a machine that knows nothing of asyncio."""
+    """Run coroutines for a state machine that is not asynchronous."""
     with asyncio.Runner() as runner:
         yield runner
 
@@ -40,7 +40,7 @@ def test_no_acknowledged_change_is_lost_and_no_ended_session_comes_back(
     client_class: Any,
     histories: int,
 ) -> None:
-    """Whatever the order of loads, changes, saves, ends, restarts and hours: the model agrees."""
+    """Whatever the order of loads, changes, saves, ends of sessions, restarts and time."""
 
     async def connect() -> Any:
         return client_class(mongo_uri)
