@@ -249,9 +249,9 @@ async def test_database_and_secret_together_do_not_open_a_session(
 
     for guess in guesses:
         token = bytes(guess)[:32]
-        snapshot = await storage._store.load(token, int(NOON * 1000))
+        snapshot = await storage._store.load([token], int(NOON * 1000))
         assert snapshot is None
 
         await put(collection, {**document, "_id": document_id(token)})
-        snapshot = await storage._store.load(token, int(NOON * 1000))
+        snapshot = await storage._store.load([token], int(NOON * 1000))
         assert snapshot is None
