@@ -11,7 +11,7 @@ from tests.webapp.people import ADA, GRACE, NEW_PASSWORD
 from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.users import Account, Accounts
 from webapp.database.client import Database
-from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
+from webapp.http.refusals import AccountExists, FieldsRefused, NotSignedIn, WrongPassword
 
 
 class CountingPasswords(Passwords):
@@ -178,8 +178,10 @@ async def test_refused_new_password_names_the_field_of_the_form(
     accounts: Accounts, ada: Account
 ) -> None:
     """The refusal names the field that the caller gives."""
+    proof = await accounts.confirm(ada, ADA["password"])
+
     with pytest.raises(FieldsRefused) as refused:
-        await accounts.set_password(ada, "ada@example.org", field="new_password")
+        await accounts.change_password(proof, "ada@example.org", field="new_password")
 
     assert list(refused.value.fields) == ["new_password"]
 
@@ -187,21 +189,31 @@ async def test_refused_new_password_names_the_field_of_the_form(
 async def test_confirming_needs_the_password_of_this_account(
     accounts: Accounts, ada: Account
 ) -> None:
-    """The right password is accepted; a wrong one, or one of a deleted account, is refused."""
-    await accounts.confirm(ada, ADA["password"])
+    """The right password is accepted; a wrong one is refused; nobody is in a deleted account."""
+    proof = await accounts.confirm(ada, ADA["password"])
 
     with pytest.raises(WrongPassword):
         await accounts.confirm(ada, "wrong")
-    await accounts.delete(ada)
-    with pytest.raises(WrongPassword):
+    await accounts.delete(proof)
+    with pytest.raises(NotSignedIn):
         await accounts.confirm(ada, ADA["password"])
+
+
+async def test_proof_shows_neither_password_nor_hash(accounts: Accounts, ada: Account) -> None:
+    """The `repr` of a proof names the account alone."""
+    shown = repr(await accounts.confirm(ada, ADA["password"]))
+
+    assert ADA["password"] not in shown
+    assert "argon2" not in shown
 
 
 async def test_deleted_account_is_gone(accounts: Accounts, ada: Account) -> None:
     """A deleted account is not found, and cannot be deleted again or changed."""
-    assert await accounts.delete(ada)
+    proof = await accounts.confirm(ada, ADA["password"])
+    await accounts.delete(proof)
 
-    assert not await accounts.delete(ada)
+    with pytest.raises(NotSignedIn):
+        await accounts.delete(proof)
     assert await accounts.get(ada.id) is None
     assert await accounts.find(ADA["email"]) is None
     with pytest.raises(LookupError):

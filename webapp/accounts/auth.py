@@ -16,7 +16,7 @@ from aiohttp_session import get_session, new_session
 from storage import renew_session
 from webapp.accounts.forms import Confirmation, PasswordChange, SignIn, SignUp
 from webapp.accounts.throttle import THROTTLE
-from webapp.accounts.users import ACCOUNTS, Account
+from webapp.accounts.users import ACCOUNTS, Account, Proof
 from webapp.http.app_keys import CLIENT, CONFIG, STORAGE
 from webapp.http.events import event
 from webapp.http.refusals import (
@@ -82,11 +82,11 @@ async def sign_out(request: web.Request) -> None:
 
 async def change_password(request: web.Request, account: Account, form: PasswordChange) -> None:
     """Change the password, and sign out every other device (OWASP ASVS 5.0, 7.4.3)."""
-    await _confirm(request, account, form.current_password)
+    proof = await _confirm(request, account, form.current_password)
     if form.new_password == form.current_password:
         raise FieldsRefused({"new_password": "Use another password than the current one."})
     accounts = request.app[ACCOUNTS]
-    changed = await accounts.set_password(account, form.new_password, field="new_password")
+    changed = await accounts.change_password(proof, form.new_password, field="new_password")
     session = await get_session(request)
     await request.app[STORAGE].revoke_owner(account.id, keep=session)
     session = await renew_session(request)
@@ -96,9 +96,9 @@ async def change_password(request: web.Request, account: Account, form: Password
 
 async def delete_account(request: web.Request, account: Account, form: Confirmation) -> None:
     """Delete the account and every session of it."""
-    await _confirm(request, account, form.current_password)
+    proof = await _confirm(request, account, form.current_password)
     # The account first: a session that outlives it for a moment already opens nothing.
-    await request.app[ACCOUNTS].delete(account)
+    await request.app[ACCOUNTS].delete(proof)
     await request.app[STORAGE].revoke_owner(account.id)
     (await get_session(request)).invalidate()
     event(request, "account_deleted", account=account.id)
@@ -113,14 +113,14 @@ async def _open_session(request: web.Request, account: Account, *, remember: boo
     session.max_age = int(lifetime.total_seconds()) if remember else None
 
 
-async def _confirm(request: web.Request, account: Account, password: str) -> None:
+async def _confirm(request: web.Request, account: Account, password: str) -> Proof:
     """Check the password of a signed-in account again, throttled like a sign-in.
 
     Somebody who finds an unlocked device must not guess any faster than at the sign-in form.
     """
     async with _throttled(request, account.email):
         try:
-            await request.app[ACCOUNTS].confirm(account, password)
+            return await request.app[ACCOUNTS].confirm(account, password)
         except WrongPassword:
             event(request, "password_refused", account=account.id)
             raise

@@ -14,8 +14,8 @@ Only this module uses the `users` collection. One stored account:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ from webapp.accounts import password_rules, usernames
 from webapp.accounts.passwords import Passwords
 from webapp.database.client import Collection, Database, collection
 from webapp.database.indexes import ensure_index
-from webapp.http.refusals import AccountExists, FieldsRefused, WrongPassword
+from webapp.http.refusals import AccountExists, FieldsRefused, NotSignedIn, WrongPassword
 
 _TAKEN = {
     "email": "There is an account with this email address already.",
@@ -50,6 +50,18 @@ class Account:
     email: str
     created_at: datetime
     password_version: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That somebody knew the password of an account, and the stored hash that it matched.
+
+    A change of the account is made only while that hash is the stored one.
+    """
+
+    account: Account
+    password: str = field(repr=False)
+    phc: str = field(repr=False)
 
 
 class Accounts:
@@ -134,30 +146,51 @@ class Accounts:
         document = await self._users.find_one({"email": usernames.fold_email(email)})
         return _account(document) if document else None
 
-    async def confirm(self, account: Account, password: str) -> None:
-        """Check the password of somebody who is signed in. Raises `WrongPassword` or `Busy`."""
-        document = await self._users.find_one({"_id": ObjectId(account.id)})
-        phc = document["password"] if document else None
-        if not await self._passwords.verify(password, phc):
-            raise WrongPassword
+    async def confirm(self, account: Account, password: str) -> Proof:
+        """Check the password of somebody who is signed in.
 
-    async def set_password(
-        self, account: Account, password: str, *, field: str = "password"
-    ) -> Account:
-        """Store a new password and return the account, its `password_version` one higher.
-
-        The caller ends the sessions. `field` is the form field that a
-        `FieldsRefused` names. Raises `Busy`, or `LookupError` when the account is gone.
+        Raises `WrongPassword`, `Busy`, or `NotSignedIn` when the account is gone.
         """
-        problem = self._problem_with_password(password, account.username, account.email)
-        if problem:
-            raise FieldsRefused({field: problem})
+        document = await self._users.find_one({"_id": ObjectId(account.id)})
+        if document is None:
+            raise NotSignedIn(ended=True)
+        if not await self._passwords.verify(password, document["password"]):
+            raise WrongPassword
+        return Proof(_account(document), password, document["password"])
+
+    async def change_password(self, proof: Proof, password: str, *, field: str) -> Account:
+        """Replace the proved password; return the account, its `password_version` one higher.
+
+        The caller ends the sessions. `field` is the form field that a `FieldsRefused` names.
+        Raises `Busy`, and what `confirm` raises when the proved password is not the current one
+        any more: of two changes with the same old password one counts, and a new password that
+        the operator has set meanwhile stays.
+        """
+        change = await self._new_password(proof.account, password, field)
+
+        async def replace(still_proved: Mapping[str, Any]) -> dict[str, Any] | None:
+            return await self._users.find_one_and_update(
+                still_proved, change, return_document=ReturnDocument.AFTER
+            )
+
+        return await self._while_proved(proof, replace)
+
+    async def delete(self, proof: Proof) -> None:
+        """Delete an account. Sessions are not ended.
+
+        Raises what `confirm` raises when the proved password is not the current one any more.
+        """
+        await self._while_proved(proof, self._users.find_one_and_delete)
+
+    async def set_password(self, account: Account, password: str) -> Account:
+        """Store a new password, whatever the current one is: for the operator.
+
+        The caller ends the sessions. Raises `FieldsRefused`, `Busy`, or `LookupError` when the
+        account is gone.
+        """
         document = await self._users.find_one_and_update(
             {"_id": ObjectId(account.id)},
-            {
-                "$set": {"password": await self._passwords.hash(password)},
-                "$inc": {"password_version": 1},
-            },
+            await self._new_password(account, password, "password"),
             return_document=ReturnDocument.AFTER,
         )
         if document is None:
@@ -170,10 +203,32 @@ class Accounts:
         result = await self._users.update_one({"_id": ObjectId(account.id)}, change)
         return bool(result.modified_count)
 
-    async def delete(self, account: Account) -> bool:
-        """Delete an account; `True` if it was still there. Sessions are not ended."""
-        result = await self._users.delete_one({"_id": ObjectId(account.id)})
-        return bool(result.deleted_count)
+    async def _while_proved(
+        self,
+        proof: Proof,
+        change: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any] | None]],
+    ) -> Account:
+        """Make a change whose filter includes the proved hash; return the account."""
+        while True:
+            account = proof.account
+            document = await change({"_id": ObjectId(account.id), "password": proof.phc})
+            if document is not None:
+                return _account(document)
+            # Another hash. A parallel sign-in may have stored one of the same password at today's
+            # cost, see `_upgrade`; only that leaves `password_version` as it is.
+            proof = await self.confirm(account, proof.password)
+            if proof.account.password_version != account.password_version:
+                raise WrongPassword
+
+    async def _new_password(
+        self, account: Account, password: str, field: str
+    ) -> dict[str, dict[str, Any]]:
+        """Return the update that stores a new password. Raises `FieldsRefused` or `Busy`."""
+        problem = self._problem_with_password(password, account.username, account.email)
+        if problem:
+            raise FieldsRefused({field: problem})
+        phc = await self._passwords.hash(password)
+        return {"$set": {"password": phc}, "$inc": {"password_version": 1}}
 
     def _problem_with_password(self, password: str, username: str, email: str) -> str | None:
         return password_rules.problem_with(

@@ -109,6 +109,8 @@ async def change_password(request: web.Request) -> web.Response:
     values = await form_fields(request)
     try:
         await auth.change_password(request, account, from_page(PasswordChange, values))
+    except NotSignedIn as refusal:  # the account was deleted meanwhile
+        raise _to_sign_in(request, refusal) from None
     except Refusal as refusal:
         return _again(request, "password.html", refusal, values, account)
     await notices.keep(request, "Your password is changed. All other devices are signed out.")
@@ -126,6 +128,8 @@ async def delete_account(request: web.Request) -> web.Response:
     values = await form_fields(request)
     try:
         await auth.delete_account(request, account, from_page(Confirmation, values))
+    except NotSignedIn as refusal:  # the account was deleted meanwhile
+        raise _to_sign_in(request, refusal) from None
     except Refusal as refusal:
         return _again(request, "delete.html", refusal, values, account)
     raise web.HTTPSeeOther(with_query("/", notice="account-deleted"), headers=LEAVING)
@@ -219,9 +223,13 @@ async def _signed_in(request: web.Request) -> Account:
     try:
         return await auth.current_account(request)
     except NotSignedIn as refusal:
-        notice = "session-ended" if refusal.ended else "sign-in-first"
-        back = request.path_qs if request.method in {"GET", "HEAD"} else request.path
-        raise web.HTTPSeeOther(with_query("/login", notice=notice, next=back)) from None
+        raise _to_sign_in(request, refusal) from None
+
+
+def _to_sign_in(request: web.Request, refusal: NotSignedIn) -> web.HTTPSeeOther:
+    notice = "session-ended" if refusal.ended else "sign-in-first"
+    back = request.path_qs if request.method in {"GET", "HEAD"} else request.path
+    return web.HTTPSeeOther(with_query("/login", notice=notice, next=back))
 
 
 def _page(

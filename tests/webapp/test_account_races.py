@@ -1,0 +1,180 @@
+"""Changes of an account that happen at the same time, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp import ClientResponse
+
+from tests.webapp.conftest import Client
+from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in
+from webapp.accounts.passwords import Cost, Passwords
+from webapp.accounts.users import ACCOUNTS, Accounts
+from webapp.cli import actions
+from webapp.database.client import Database
+from webapp.http.app_keys import DATABASE
+
+OTHER_PASSWORD = "silver ladder and loud rain"
+OPERATORS = "set by the operator by hand"
+PATIENCE_SECONDS = 20
+
+
+class HeldPasswords(Passwords):
+    """Real hashing; the answers of `held` verifications wait until so many are there."""
+
+    def __init__(self, held: int) -> None:
+        super().__init__(Cost(memory_kib=8, passes=1))
+        self.verified = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self._held = held
+
+    async def verify(self, password: str, phc: str | None) -> bool:
+        """Verify, then wait."""
+        matches = await super().verify(password, phc)
+        self._held -= 1
+        if self._held <= 0:
+            self.verified.set()
+        await self.go_on.wait()
+        return matches
+
+
+def hold(client: Client, verifications: int = 1) -> HeldPasswords:
+    """Hold the app between the check of a password and what follows from it."""
+    accounts = client.app[ACCOUNTS]
+    accounts._passwords.close()
+    held = HeldPasswords(verifications)
+    accounts._passwords = held
+    return held
+
+
+async def change(client: Client, new: str, *, current: str = ADA["password"]) -> ClientResponse:
+    """Send the form that changes Ada's password; redirects are not followed."""
+    form = {"current_password": current, "new_password": new}
+    return await client.post("/profile/password", data=form, allow_redirects=False)
+
+
+async def delete(client: Client) -> ClientResponse:
+    """Send the deletion of Ada's account to the API."""
+    return await client.delete("/api/profile", json={"current_password": ADA["password"]})
+
+
+async def signs_in(client: Client, password: str) -> bool:
+    """Tell whether a device of its own signs in with this password."""
+    async with another_device(client) as device:
+        return (await sign_in(device, password=password)).status == 200
+
+
+async def verified(held: HeldPasswords) -> None:
+    """Wait until every held verification has its result."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await held.verified.wait()
+
+
+async def test_of_two_changes_with_the_same_old_password_one_counts(client: Client) -> None:
+    """One is 303; the other is 403, as if it had come a moment later; the winner's signs in."""
+    await arrive(client)
+    held = hold(client, 2)
+
+    changes = asyncio.gather(change(client, NEW_PASSWORD), change(client, OTHER_PASSWORD))
+    await verified(held)
+    held.go_on.set()
+    first, second = await changes
+
+    assert sorted([first.status, second.status]) == [303, 403]
+    assert await signs_in(client, NEW_PASSWORD) is (first.status == 303)
+    assert await signs_in(client, OTHER_PASSWORD) is (second.status == 303)
+    refused = first if first.status == 403 else second
+    assert "This is not your current password." in await refused.text()
+
+
+@pytest.mark.parametrize("password", [OPERATORS, ADA["password"]], ids=["another", "the same"])
+async def test_change_under_way_never_undoes_an_operators_reset(
+    client: Client, password: str
+) -> None:
+    """The password that the operator sets between check and change stays."""
+    await arrive(client)
+    held = hold(client)
+
+    changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
+    await verified(held)
+    await actions.set_password(client.app, ADA["email"], password)
+    held.go_on.set()
+
+    assert (await changing).status == 403
+    assert await signs_in(client, password)
+    assert not await signs_in(client, NEW_PASSWORD)
+
+
+async def test_deletion_under_way_never_follows_an_operators_reset(client: Client) -> None:
+    """An account whose password the operator sets between check and deletion stays."""
+    await arrive(client)
+    held = hold(client)
+
+    deleting = asyncio.ensure_future(delete(client))
+    await verified(held)
+    await actions.set_password(client.app, ADA["email"], OPERATORS)
+    held.go_on.set()
+
+    assert (await deleting).status == 403
+    assert await signs_in(client, OPERATORS)
+
+
+async def test_of_two_deletions_at_once_one_counts(client: Client) -> None:
+    """One is 204; for the other the account is gone, and its session with it."""
+    await arrive(client)
+    held = hold(client, 2)
+
+    deletions = asyncio.gather(delete(client), delete(client))
+    await verified(held)
+    held.go_on.set()
+
+    assert sorted(answer.status for answer in await deletions) == [204, 401]
+    assert not await signs_in(client, ADA["password"])
+
+
+async def test_page_of_a_deletion_that_came_second_says_that_the_session_ended(
+    client: Client,
+) -> None:
+    """A double click on "Delete my account" leads to the sign-in page, with its reason."""
+    await arrive(client)
+    held = hold(client, 2)
+    form = {"current_password": ADA["password"]}
+
+    clicks = asyncio.gather(
+        *(client.post("/profile/delete", data=form, allow_redirects=False) for _ in range(2))
+    )
+    await verified(held)
+    held.go_on.set()
+
+    targets = sorted(answer.headers["Location"] for answer in await clicks)
+    assert targets[0] == "/?notice=account-deleted"
+    assert targets[1].startswith("/login?notice=session-ended")
+
+
+async def test_change_succeeds_although_a_sign_in_renews_the_hash_meanwhile(
+    client: Client,
+) -> None:
+    """A hash of the same password at another cost is still the current password."""
+    await arrive(client)
+    held = hold(client)
+
+    changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
+    await verified(held)
+    await _renew_hash(client.app[DATABASE])
+    held.go_on.set()
+
+    assert (await changing).status == 303
+    assert await signs_in(client, NEW_PASSWORD)
+    assert not await signs_in(client, ADA["password"])
+
+
+async def _renew_hash(database: Database) -> None:
+    """Sign in to an app whose hashes cost more."""
+    before = (await database["users"].find_one({}) or {})["password"]
+    costly = Accounts(
+        database, password_min_length=15, passwords=Passwords(Cost(memory_kib=64, passes=1))
+    )
+    assert await costly.authenticate(ADA["email"], ADA["password"])
+    costly.close()
+    assert (await database["users"].find_one({}) or {})["password"] != before
