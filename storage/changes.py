@@ -42,6 +42,16 @@ def is_unchanged(session: MongoSession, now_ms: int) -> bool:
     return True
 
 
+def has_changed(session: MongoSession, encoder: Encoder, decoder: Decoder) -> bool:
+    """Tell whether the app has changed a stored session, nested values included."""
+    if session.invalidated or session.renewal_wanted or session.max_age_changed:
+        return True
+    try:
+        return bool(diff_of(session, encoder, decoder))
+    except SessionNotSerializable:
+        return True  # the save says what is wrong
+
+
 def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:
     """Compare a session with its snapshot, nested values included.
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
+from weakref import ref
 
 from aiohttp import web
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
@@ -170,6 +171,7 @@ class MongoStorage(AbstractStorage):
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
         session = self._made(MongoSession(max_age=self._max_age, snapshot=snapshot, values=values))
+        session.loaded_for = ref(request)
         request[LOADED] = self, session
         return session
 
@@ -213,6 +215,14 @@ class MongoStorage(AbstractStorage):
         """Save as ``save_session`` does, in ``on_response_prepare``; for ``setup``."""
         await self.save_session(request, response, session)
         self._cookie.write_header(response)
+
+    def has_changed(self, session: MongoSession) -> bool:
+        """Tell whether the app has changed a stored session; for ``MongoSession``."""
+        return self._saving.has_changed(session)
+
+    def needs_touch(self, session: MongoSession) -> bool:
+        """Tell whether the use of a session is to be recorded; for ``MongoSession``."""
+        return self._saving.needs_touch(session, self._now_ms())
 
     # Sessions from outside
 

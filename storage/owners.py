@@ -23,6 +23,7 @@ from storage.driver import Driver
 from storage.errors import Unreadable
 from storage.lifetime import Lifetime, to_datetime
 from storage.sealing import Keyring
+from storage.settings import owner_text
 from storage.tokens import from_handle, to_handle
 
 
@@ -81,7 +82,7 @@ class Owners:
     async def revoke(self, handle: object, owner: object) -> bool:
         """Delete one session by its handle, with ``owner`` only if it is theirs."""
         identifier = from_handle(handle)
-        if identifier is None:
+        if identifier is None or (owner is not None and owner_text(owner) is None):
             return False
         filter_ = by_id(identifier)
         if owner is not None:
@@ -124,11 +125,12 @@ class Owners:
         return int(result.deleted_count)
 
     def _owned_by(self, owner: object, *, but: bytes | None = None) -> Filter:
-        if owner is None:
+        text = owner_text(owner)
+        if text is None:
             raise ValueError(
-                "owner: None is nobody; pass the id that the session key owner_key holds"
+                f"owner: {owner!r} is nobody; pass the id that the session key owner_key holds"
             )
-        return owned_by(self._keyring.owner_hashes(str(owner)), but=but)
+        return owned_by(self._keyring.owner_hashes(text), but=but)
 
     def _info(self, stored: Stored) -> SessionInfo:
         dates = stored.dates

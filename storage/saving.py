@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from storage.changes import diff_of
+from storage.changes import diff_of, has_changed
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.lifetime import Lifetime
@@ -25,6 +25,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 LABEL_CHARACTERS = 200
 TOUCHES_REMEMBERED = 4096
+# The session key of aiohttp-security's SessionIdentityPolicy, unless it is given another one.
+AIOHTTP_SECURITY = "AIOHTTP_SECURITY"
 
 
 class Visit(NamedTuple):
@@ -53,6 +55,7 @@ class Saving:
         self._settings = settings
         self._lifetime = lifetime
         self._touched: OrderedDict[bytes, int] = OrderedDict()
+        self._owner_key_checked = False
 
     async def save(self, visit: Visit) -> None:
         """Write what changed and set or delete the cookie; see ``MongoStorage.save_session``."""
@@ -63,8 +66,13 @@ class Saving:
         settings = self._settings
         owner = settings.owner_of(session.current)
         if snapshot is not None and _is_another_owner(snapshot, owner):
+            held = len(session)
             session.keep_only({*session.assigned, str(settings.owner_key)})
+            dropped = held - len(session)
+            logger.info("session %s has another owner; %d values dropped", _name(snapshot), dropped)
         diff = diff_of(session, settings.encoder, settings.decoder)
+        if AIOHTTP_SECURITY in diff.written:
+            self._check_owner_key()
         _check_owner(session, diff, owner, settings)
         if snapshot is None:
             draft = self._draft(visit, diff, owner, describe=True)
@@ -74,13 +82,36 @@ class Saving:
             await self._store.finish(self._renew(visit, snapshot, draft))
         else:
             set_max_age = session.max_age_changed
-            touch = not session.touch_failed and self._touch_is_due(snapshot, visit.now_ms)
-            move_dates = set_max_age or touch
+            move_dates = set_max_age or self.needs_touch(session, visit.now_ms)
             if diff or move_dates:
                 draft = self._draft(visit, diff, owner, describe=move_dates)
                 await self._update(
                     visit, snapshot, draft, move_dates=move_dates, set_max_age=set_max_age
                 )
+
+    def has_changed(self, session: MongoSession) -> bool:
+        """Tell whether the app has changed a stored session."""
+        return has_changed(session, self._settings.encoder, self._settings.decoder)
+
+    def needs_touch(self, session: MongoSession, now_ms: int) -> bool:
+        """Tell whether to record that a session is in use."""
+        snapshot = session.snapshot
+        if snapshot is None or session.touch_failed:
+            return False
+        return self._touch_is_due(snapshot, now_ms)
+
+    def _check_owner_key(self) -> None:
+        """Say once that aiohttp-security's users are no owners, where the app has not said so."""
+        key = self._settings.owner_key
+        if key in (None, AIOHTTP_SECURITY) or self._owner_key_checked:
+            return
+        self._owner_key_checked = True
+        logger.warning(
+            "owner_key is %r, but aiohttp-security keeps the user under %r: no new token when a "
+            "user signs in, no list of sessions and no revoke; use "
+            "MongoStorage(..., owner_key=%r)",
+            key, AIOHTTP_SECURITY, AIOHTTP_SECURITY,
+        )  # fmt: skip
 
     def _draft(self, visit: Visit, diff: Diff, owner: str | None, *, describe: bool) -> Draft:
         return Draft(

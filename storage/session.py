@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, ClassVar, Protocol
+from weakref import ReferenceType
 
 from aiohttp import web
-from aiohttp_session import Session, get_session
+from aiohttp_session import STORAGE_KEY, Session, get_session
 
 from storage.lifetime import LONGEST, whole
 from storage.snapshot import Snapshot
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+
+class Maker(Protocol):
+    """The storage that made a session."""
+
+    clock: Callable[[], float]
+
+    def has_changed(self, session: MongoSession) -> bool:
+        """Tell whether the app has changed the session since it was loaded or last saved."""
+
+    def needs_touch(self, session: MongoSession) -> bool:
+        """Tell whether the use of the session is to be recorded."""
 
 
 class MongoSession(Session):
@@ -27,7 +44,12 @@ class MongoSession(Session):
     # Whether this request has assigned it, also where it is the same as before.
     max_age_assigned = False
     # The storage; it saves no session of another storage.
-    made_by: object = None
+    made_by: Maker | None = None
+    # The request that it was loaded for.
+    loaded_for: ReferenceType[web.Request] | None = None
+    _written = False
+    _removed = False
+    _identity_refused: ClassVar = False
 
     def __init__(
         self,
@@ -43,14 +65,12 @@ class MongoSession(Session):
         self.snapshot = snapshot
         self.assigned: set[str] = set()
         if snapshot is None:
-            self._new, self._changed = True, False
+            self._new = True
             self._created = int(time.time())
             self.persistent: bool = max_age is not None
         else:
-            # The middleware saves only a session that says it changed. The save decides whether
-            # it did: a nested change or a due touch is visible nowhere else.
-            self._new, self._changed = False, True
-            self._created = snapshot.stored.dates.created_ms // 1000
+            self._new = False
+            self._created = snapshot.stored.dates.last_seen_ms // 1000
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
 
@@ -58,6 +78,17 @@ class MongoSession(Session):
     def identity(self) -> str | None:
         """The session token, ``None`` before the first save. Whoever has it is signed in."""
         return None if self.snapshot is None else to_cookie(self.snapshot.token)
+
+    @property
+    def created(self) -> int:
+        """The last use that was recorded, in seconds since the epoch; now, after a write.
+
+        With other storages it is the last write. Here a write alone moves no date, so it may be
+        earlier by up to the touch interval.
+        """
+        if self._written and self.made_by is not None:
+            return int(self.made_by.clock())
+        return self._created
 
     @property
     def current(self) -> dict[str, Any]:
@@ -72,14 +103,42 @@ class MongoSession(Session):
     @property
     def emptied(self) -> bool:
         """Whether the app has removed every value: that is a logout, however it was done."""
-        return self._changed and not self._mapping
+        if self._mapping:
+            return False
+        return self.snapshot is not None or self._removed or self.invalidated
+
+    @property
+    def _changed(self) -> bool:
+        """Whether there is something to save, as far as the middleware that asks is concerned.
+
+        aiohttp-session's middleware saves only a session that says so. It sees nested changes too.
+        A due touch is for this storage alone: another one, of a sub-app, would copy every value to
+        a place of its own for it.
+        """
+        if self._written or self.snapshot is None or self.made_by is None:
+            return self._written
+        if self.made_by.has_changed(self):
+            return True
+        request = None if self.loaded_for is None else self.loaded_for()
+        ours = request is not None and request.get(STORAGE_KEY) is self.made_by
+        return ours and self.made_by.needs_touch(self)
+
+    @_changed.setter
+    def _changed(self, changed: bool) -> None:
+        self._written = changed
 
     def set_new_identity(self, identity: Any) -> None:
-        """Raise ``RuntimeError``: a token that somebody knows in advance is session fixation."""
-        raise RuntimeError(
-            "set_new_identity: tokens are drawn at random when a session is first saved; call "
-            "renew_session for a new one"
-        )
+        """Ask for a new token, as ``renew_session`` does; the one that is given is not used.
+
+        A token that somebody knows in advance is session fixation.
+        """
+        if not MongoSession._identity_refused:
+            MongoSession._identity_refused = True
+            logger.warning(
+                "session.set_new_identity: tokens are drawn at random, the given identity is not "
+                "used; the session gets a new token; call renew_session(request) instead"
+            )
+        self.renew()
 
     def __repr__(self) -> str:
         """Show the handle, never a value: sessions end up in logs."""
@@ -89,13 +148,13 @@ class MongoSession(Session):
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a value; it is saved with the response."""
         self._mapping[key] = value
-        self._changed = True
+        self._written = True
         self.assigned.add(key)
 
     def __delitem__(self, key: str) -> None:
         """Remove a value; it is removed with the response."""
         del self._mapping[key]
-        self._changed = True
+        self._written = self._removed = True
         self.assigned.discard(key)
 
     def invalidate(self) -> None:
@@ -113,7 +172,8 @@ class MongoSession(Session):
     def max_age(self) -> int | None:
         """The idle timeout in seconds; ``None``: the cookie ends with the browser.
 
-        Assign a number of seconds above zero, or ``None``. It is kept with the session.
+        Assign a number of seconds above zero, a ``timedelta``, or ``None``. It is kept with the
+        session.
         """
         if not self.persistent:
             return None
@@ -121,7 +181,7 @@ class MongoSession(Session):
         return self._storage_max_age if self.own_max_age is None else self.own_max_age  # type: ignore[return-value]
 
     @max_age.setter
-    def max_age(self, value: float | None) -> None:
+    def max_age(self, value: float | timedelta | None) -> None:
         self.own_max_age = checked_max_age(value)
         self.persistent = value is not None
         self.max_age_assigned = True
@@ -158,6 +218,7 @@ class MongoSession(Session):
             self.persistent = snapshot.stored.persistent
         self.assigned.clear()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
+        self._written = self._removed = False
 
 
 async def renew_session(request: web.Request) -> MongoSession:
@@ -176,9 +237,14 @@ async def renew_session(request: web.Request) -> MongoSession:
 
 def checked_max_age(value: object) -> float | None:
     """Check an assigned ``session.max_age``; whole seconds come back as ``int``."""
-    accepted = "use seconds (a number above zero) or None; to end a session, call invalidate()"
+    accepted = (
+        "use seconds (a number above zero), a timedelta or None; to end a session, call "
+        "invalidate()"
+    )
     if value is None:
         return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"session.max_age: {type(value).__name__} is not accepted; {accepted}")
     if not 0.001 <= value <= LONGEST.total_seconds():

@@ -51,8 +51,11 @@ class Settings:
 
 
 def owner_text(owner: object) -> str | None:
-    """Return an owner's id as it is compared: as text (7 is "7"); ``None`` is nobody."""
-    return None if owner is None else str(owner)
+    """Return an owner's id as it is compared: as text (7 is "7").
+
+    ``None`` and the empty text are nobody. 0 is somebody: a sign-in as user 0 must renew too.
+    """
+    return None if owner is None else str(owner) or None
 
 
 def _check_number(

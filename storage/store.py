@@ -276,8 +276,13 @@ class Store:
             keys = self._keyring.session_keys(token, stored.identifier, created_ms)
             values = open_values(keys, sealed, decoder)
         owned = None if owner_key is None else values.get(owner_key)
-        owner = None if owned is None else owner_text(owned.fresh(decoder))
+        owner_id = None if owned is None else owned.fresh(decoder)
+        owner = owner_text(owner_id)
+        expected: Sequence[bytes | None]
         expected = (None,) if owner is None else self._keyring.owner_hashes(owner)
+        if owner_id == "":
+            # Version 0.1.0 took the empty text for an owner.
+            expected = (None, *self._keyring.owner_hashes(""))
         if owner_key is not None and stored.owner not in expected:
             # Somebody who may write to the collection gave the session to another owner, or took
             # it out of its owner's reach.

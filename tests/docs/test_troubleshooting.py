@@ -26,6 +26,7 @@ from storage import (
     renew_session,
     setup,
 )
+from storage.session import MongoSession
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.test_readme_program import free_port
 from tests.storage.conftest import MakeStorage, OpenSite, Visitor
@@ -295,6 +296,39 @@ async def test_secret_that_changes_at_each_start(
 
     with caplog.at_level(logging.WARNING):
         assert await after.session() == {}
+    assert says(caplog.text)
+
+
+async def test_user_of_aiohttp_security_is_no_owner(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says which `owner_key` to pass."""
+    await visitor.do(lambda session: session.update(AIOHTTP_SECURITY="ada"))
+
+    assert says(caplog.text)
+
+
+async def test_identity_of_the_apps_own(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says that it is not used."""
+    monkeypatch.setattr(MongoSession, "_identity_refused", False)  # once per process
+
+    await visitor.do(lambda session: session.set_new_identity("mine"))
+
+    assert says(caplog.text)
+
+
+async def test_anonymous_visitor_with_a_user_id(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The values are those of another user, and the log says that they were dropped."""
+    await visitor.do(lambda session: session.update(user_id=0, cart=["tea"]))
+
+    with caplog.at_level(logging.INFO, "storage"):
+        await visitor.do(lambda session: session.update(user_id="ada"))
+
+    assert await visitor.session() == {"user_id": "ada"}
     assert says(caplog.text)
 
 

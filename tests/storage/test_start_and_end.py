@@ -196,21 +196,6 @@ async def test_token_that_opens_no_session_is_never_adopted(
     assert await (await site.visitor(token)).session() == {}
 
 
-async def test_set_new_identity_is_refused(visitor: Visitor) -> None:
-    """aiohttp-session has this method; the error says what to call instead."""
-
-    def choose(session: Any) -> None:
-        session["name"] = "Ada"
-        with pytest.raises(RuntimeError, match="call renew_session for a new one"):
-            session.set_new_identity(UNKNOWN)
-
-    await visitor.do(choose)
-
-    assert len(visitor.cookie or "") == 43
-    assert visitor.cookie != UNKNOWN
-    assert await visitor.session() == {"name": "Ada"}
-
-
 @pytest.mark.parametrize(
     "end", [lambda session: session.invalidate(), _write_and_empty], ids=["invalidated", "emptied"]
 )
