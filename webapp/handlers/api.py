@@ -2,6 +2,8 @@
 
 Errors are raised and become `application/problem+json` in `http.error_pages`. `openapi` describes
 what each route takes and answers.
+
+A handler reads the body first and asks who is signed in then, as those of the pages do.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ async def profile(request: web.Request) -> web.Response:
 
 async def delete_profile(request: web.Request) -> web.Response:
     """Delete the account with all its sessions: 204."""
+    values = await json_fields(request)
     account = await auth.current_account(request)
-    form = from_json(Confirmation, await json_fields(request))
+    form = from_json(Confirmation, values)
     await auth.delete_account(request, account, form)
     return _no_content(leaving=True)
 

@@ -2,6 +2,9 @@
 
 No decision about accounts or sessions is made here. A refused form is shown again with its
 sentence, its status and what was typed, except passwords.
+
+Each reads the body first and asks who is signed in then: a body may take its sender many seconds,
+and who is signed out meanwhile must not change anything any more.
 """
 
 from __future__ import annotations
@@ -105,8 +108,8 @@ async def password_form(request: web.Request) -> web.Response:
 
 async def change_password(request: web.Request) -> web.Response:
     """Change the password and sign out every other device."""
-    account = await _signed_in(request)
     values = await form_fields(request)
+    account = await _signed_in(request)
     try:
         await auth.change_password(request, account, from_page(PasswordChange, values))
     except NotSignedIn as refusal:  # the account was deleted meanwhile
@@ -124,8 +127,8 @@ async def delete_form(request: web.Request) -> web.Response:
 
 async def delete_account(request: web.Request) -> web.Response:
     """Delete the account with all its sessions and redirect to the start page."""
-    account = await _signed_in(request)
     values = await form_fields(request)
+    account = await _signed_in(request)
     try:
         await auth.delete_account(request, account, from_page(Confirmation, values))
     except NotSignedIn as refusal:  # the account was deleted meanwhile
@@ -146,8 +149,8 @@ async def device_list(request: web.Request) -> web.Response:
 
 async def sign_out_devices(request: web.Request) -> web.Response:
     """Sign out the device with the handle of the form, or all others without a handle."""
-    account = await _signed_in(request)
     handle = (await form_fields(request)).get("handle")
+    account = await _signed_in(request)
     if not isinstance(handle, str):
         count = await devices.sign_out_others(request, account)
         await notices.keep(request, _others_signed_out(count))
