@@ -2,13 +2,13 @@
 
 A form checks only that its fields are there, have the right type, and can be stored. `usernames`
 and `password_rules` decide which names and passwords are accepted. The OpenAPI description is
-built from these classes too.
+built from these classes too. No `repr` of a form shows a password.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from webapp.http.refusals import FieldsRefused
@@ -23,7 +23,7 @@ class SignUp:
 
     username: str
     email: str
-    password: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SignIn:
     """What signing in needs; `remember` keeps the session when the browser closes."""
 
     email: str
-    password: str
+    password: str = field(repr=False)
     remember: bool = False
 
 
@@ -39,15 +39,15 @@ class SignIn:
 class PasswordChange:
     """The old password and the new one."""
 
-    current_password: str
-    new_password: str
+    current_password: str = field(repr=False)
+    new_password: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
     """The password again, before something that cannot be undone."""
 
-    current_password: str
+    current_password: str = field(repr=False)
 
 
 Form = TypeVar("Form", SignUp, SignIn, PasswordChange, Confirmation)
@@ -59,9 +59,9 @@ def from_page(kind: type[Form], values: Mapping[str, object]) -> Form:
     A checkbox is sent when it is ticked and missing when it is not. Raises `FieldsRefused`.
     """
     wanted: dict[str, object] = {}
-    for field in fields(kind):
-        is_checkbox = field.type == "bool"
-        wanted[field.name] = field.name in values if is_checkbox else values.get(field.name, "")
+    for declared in fields(kind):
+        name = declared.name
+        wanted[name] = name in values if declared.type == "bool" else values.get(name, "")
     return _filled(kind, wanted, {})
 
 
@@ -70,7 +70,7 @@ def from_json(kind: type[Form], values: Mapping[str, object]) -> Form:
 
     An API client that misspells a field must see that. Raises `FieldsRefused`.
     """
-    known = {field.name for field in fields(kind)}
+    known = {declared.name for declared in fields(kind)}
     unknown = {
         _shown(name): "This field is not known here." for name in values if name not in known
     }
@@ -85,13 +85,13 @@ def _filled(kind: type[Form], values: Mapping[str, object], wrong: dict[str, str
 
 
 def _problems(kind: type[Form], values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for field in fields(kind):
-        value = values.get(field.name)
-        if field.type == "bool":
-            if field.name in values and not isinstance(value, bool):
-                yield field.name, "Must be true or false."
+    for declared in fields(kind):
+        value = values.get(declared.name)
+        if declared.type == "bool":
+            if declared.name in values and not isinstance(value, bool):
+                yield declared.name, "Must be true or false."
         elif problem := _text_problem(value):
-            yield field.name, problem
+            yield declared.name, problem
 
 
 def _text_problem(value: object) -> str | None:
