@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
@@ -10,7 +11,7 @@ from aiohttp import ClientResponse
 from tests.webapp.conftest import Client
 from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in
 from webapp.accounts.passwords import Cost, Passwords
-from webapp.accounts.users import ACCOUNTS, Accounts
+from webapp.accounts.users import ACCOUNTS, Account, Accounts
 from webapp.cli import actions
 from webapp.database.client import Database
 from webapp.http.app_keys import DATABASE
@@ -178,3 +179,54 @@ async def _renew_hash(database: Database) -> None:
     assert await costly.authenticate(ADA["email"], ADA["password"])
     costly.close()
     assert (await database["users"].find_one({}) or {})["password"] != before
+
+
+async def test_device_that_changes_the_password_stays_signed_in_while_its_tabs_poll(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests with the cookie of before come between the new password and the new token."""
+    await arrive(client)
+    accounts = client.app[ACCOUNTS]
+    changed, go_on = asyncio.Event(), asyncio.Event()
+    really_change = accounts.change_password
+
+    async def change_and_wait(*arguments: Any, **keywords: Any) -> Account:
+        account = await really_change(*arguments, **keywords)
+        changed.set()
+        await go_on.wait()
+        return account
+
+    monkeypatch.setattr(accounts, "change_password", change_and_wait)
+    changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await changed.wait()
+    polls = [await client.get(path) for path in ("/api/profile", "/profile", "/")]
+    go_on.set()
+
+    assert (await changing).status == 303
+    assert all("Set-Cookie" not in poll.headers for poll in polls)
+    profile = await client.get("/profile")
+    assert profile.url.path == "/profile"
+    assert "Your password is changed." in await profile.text()
+
+
+async def test_device_stays_signed_in_through_changes_under_polls(client: Client) -> None:
+    """Twelve changes in a row, each while four tabs poll without a pause."""
+    await arrive(client)
+    ended = False
+
+    async def poll() -> None:
+        while not ended:
+            await client.get("/api/profile")
+
+    tabs = [asyncio.ensure_future(poll()) for _ in range(4)]
+    current, kept = ADA["password"], []
+    for number in range(12):
+        new = f"{NEW_PASSWORD} {number}"
+        kept.append((await change(client, new, current=current)).status)
+        current = new
+    ended = True
+    await asyncio.gather(*tabs)
+
+    assert kept == [303] * 12
+    assert (await client.get("/api/profile")).status == 200

@@ -31,15 +31,17 @@ from webapp.http.refusals import (
 async def current_account(request: web.Request) -> Account:
     """Return the account that is signed in. Raises `NotSignedIn`.
 
-    A session whose account was deleted or disabled, or got another password, is ended.
+    A session whose account was deleted or disabled is ended. One from before a change of the
+    password is refused and left as it is: it may be the session of the very request that changes
+    the password, which has not given it the new version and the new token yet.
     """
     session = await get_session(request)
-    account = None
     if "user_id" in session:
         account = await request.app[ACCOUNTS].get(session["user_id"])
-        if account and session.get("password_version") == account.password_version:
+        if account is None:
+            session.invalidate()
+        elif session.get("password_version") == account.password_version:
             return account
-        session.invalidate()
     raise NotSignedIn(ended=request.app[CONFIG].cookie_name in request.cookies)
 
 
