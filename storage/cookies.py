@@ -112,6 +112,13 @@ class SessionCookie:
             self._remove_lines(response)
             response.headers.add(hdrs.SET_COOKIE, morsel.OutputString())
 
+    def is_on(self, response: web.StreamResponse) -> bool:
+        """Tell whether the headers, once they are complete, set or delete the cookie."""
+        headers = response.headers
+        if hdrs.SET_COOKIE not in headers:
+            return False
+        return any(line.startswith(f"{self.name}=") for line in headers.getall(hdrs.SET_COOKIE))
+
     def _send(
         self,
         request: web.Request,

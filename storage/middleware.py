@@ -31,6 +31,10 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
 
     async def start(app: web.Application) -> None:
+        if not app.on_response_prepare.frozen:
+            # Last, so that it sees the headers which the app's own hooks set or leave alone.
+            app.on_response_prepare.remove(protect)
+            app.on_response_prepare.append(protect)
         await storage.start_index_work()
 
     async def stop(app: web.Application) -> None:
@@ -40,6 +44,8 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
         app.middlewares.insert(0, _tell_who_is_outside)
     app.middlewares.append(_middleware(storage))
     app.on_response_prepare.append(_save_before_a_stream(storage))
+    protect = _protect_from_caches(storage)
+    app.on_response_prepare.append(protect)
     app.on_startup.append(start)
     # First: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, stop)
@@ -52,10 +58,12 @@ class _RequestSession:
     request's items, so that a session which only the clone has asked for is found here.
     """
 
-    __slots__ = ("_loaded", "_session", "started", "storage")
+    __slots__ = ("_loaded", "_session", "asked_for", "started", "storage")
 
     def __init__(self, storage: MongoStorage) -> None:
         self.storage = storage
+        # Whether the answer depends on the session.
+        self.asked_for = False
         # Whether a response has started: no cookie can follow it.
         self.started = False
         self._loaded: MongoSession | None = None
@@ -64,6 +72,7 @@ class _RequestSession:
 
     async def load_session(self, request: web.Request) -> Session:
         """Do what the storage does, once for a request and its clones."""
+        self.asked_for = True
         if self._session is None:
             loaded = await self.storage.load_session(request)
             # A parallel load, or new_session, may have been faster.
@@ -74,6 +83,7 @@ class _RequestSession:
 
     async def new_session(self) -> Session:
         """Do what the storage does; the new session is the one to save."""
+        self.asked_for = True
         self._session = await self.storage.new_session()
         return self._session
 
@@ -104,8 +114,8 @@ class _RequestSession:
         request.pop(SESSION_KEY, None)
 
 
-# Of the app that answers first, then those of the apps around it.
-_HELD = web.RequestKey("held", tuple[_RequestSession, ...])
+# Of each storage that serves the request; the request's clones share the list.
+_HELD = web.RequestKey("held", list[_RequestSession])
 
 
 class _Outside:
@@ -147,10 +157,9 @@ def _middleware(storage: MongoStorage) -> Middleware:
         held = _RequestSession(storage)
         if outer is None or outer is _OUTSIDE:
             request[STORAGE_KEY] = held
-            request[_HELD] = (held,)
+            request[_HELD] = [held]
             return await _respond_and_save(request, handler, held)
-        aside = request.get(_HELD, ())
-        request[_HELD] = (held, *aside)
+        request.setdefault(_HELD, []).append(held)
         if outer is storage:
             # aiohttp-session's own middleware saves, but not before a stream starts.
             return await _respond(request, handler, held)
@@ -161,7 +170,6 @@ def _middleware(storage: MongoStorage) -> Middleware:
             return await _respond_and_save(request, handler, held)
         finally:
             request[STORAGE_KEY] = outer
-            request[_HELD] = aside
             held.forget(request)
             if session is not None:
                 request[SESSION_KEY] = session
@@ -231,6 +239,17 @@ def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
         _note_start(every_held, started=True)
 
     return save_before_headers
+
+
+def _protect_from_caches(storage: MongoStorage) -> OnResponsePrepare:
+    """Return what completes the headers of every answer that depends on a session."""
+
+    async def protect_from_caches(request: web.Request, response: web.StreamResponse) -> None:
+        for held in request.get(_HELD, ()):
+            if held.storage is storage and (held.asked_for or SESSION_KEY in request):
+                storage.protect_from_caches(request, response)
+
+    return protect_from_caches
 
 
 def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:

@@ -25,6 +25,7 @@ from storage.saving import Saving, Visit
 from storage.sealing import Keyring
 from storage.session import MongoSession
 from storage.settings import Settings
+from storage.shared_caches import PrivateAnswers, vary_by_cookie
 from storage.store import Store
 from storage.tokens import document_id, from_handle, to_cookie, to_handle
 from storage.values import read_json, write_json
@@ -140,6 +141,7 @@ class MongoStorage(AbstractStorage):
             counters=self._counters,
         )
         self._saving = Saving(self._store, self._cookie, settings, lifetime)
+        self._private = PrivateAnswers()
         self._index_work = IndexWork(self._driver)
 
     # The way of a load
@@ -208,6 +210,10 @@ class MongoStorage(AbstractStorage):
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
             raise
+        # Under aiohttp-session's own set-up nothing of ours sees the headers of the answer later.
+        if response.cookies.get(self.cookie_name) and request.get(STORAGE_KEY) is self:
+            vary_by_cookie(response)
+            self._private.make_private(request, response)
 
     async def save_before_headers(
         self, request: web.Request, response: web.StreamResponse, session: Session
@@ -215,6 +221,12 @@ class MongoStorage(AbstractStorage):
         """Save as ``save_session`` does, in ``on_response_prepare``; for ``setup``."""
         await self.save_session(request, response, session)
         self._cookie.write_header(response)
+
+    def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Keep shared caches from an answer that depends on the session; for ``setup``."""
+        vary_by_cookie(response)
+        if self._cookie.is_on(response):
+            self._private.make_private(request, response)
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed a stored session; for ``MongoSession``."""

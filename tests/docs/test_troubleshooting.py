@@ -319,6 +319,21 @@ async def test_identity_of_the_apps_own(
     assert says(caplog.text)
 
 
+async def test_public_answer_with_the_session_cookie(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is private, and the log names the route and what was removed."""
+
+    async def begin(request: web.Request) -> web.Response:
+        (await get_session(request))["name"] = "Ada"
+        return web.Response(headers={"Cache-Control": "public, s-maxage=60"})
+
+    response = await visitor.visit(begin)
+
+    assert response.headers["Cache-Control"] == "private"
+    assert says(caplog.text)
+
+
 async def test_anonymous_visitor_with_a_user_id(
     visitor: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
