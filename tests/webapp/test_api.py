@@ -99,7 +99,7 @@ async def test_wrong_password_and_an_unknown_user_get_the_same_answer(client: Cl
 @pytest.mark.parametrize(
     ("remember", "max_age"),
     [
-        pytest.param(True, str(30 * 24 * 3600), id="remembered for the absolute timeout"),
+        pytest.param(True, str(14 * 24 * 3600), id="remembered for the idle timeout"),
         pytest.param(False, "", id="until the browser closes"),
     ],
 )
@@ -112,6 +112,23 @@ async def test_remember_me_decides_how_long_the_cookie_lives(
     response = await sign_in(client, remember=remember)
 
     assert lifetime(response) == max_age
+
+
+@pytest.mark.parametrize("remember", [True, False])
+async def test_idle_timeout_holds_for_everybody(make_app: MakeApp, *, remember: bool) -> None:
+    """A session that is not used for `SESSION_MAX_AGE` has ended, remembered or not."""
+    client = await make_app(SESSION_MAX_AGE="100", SESSION_ABSOLUTE_TIMEOUT="1000")
+    await sign_up(client)
+    await sign_in(client, remember=remember)
+    cookie = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    headers = {"Cookie": f"session={cookie}"}  # a browser that keeps it for ever
+    storage = client.app[STORAGE]
+    began = storage.clock()
+
+    storage.clock = lambda: began + 99
+    assert (await client.get("/api/profile", headers=headers)).status == 200
+    storage.clock = lambda: began + 99 + 101
+    assert (await client.get("/api/profile", headers=headers)).status == 401
 
 
 @pytest.mark.parametrize("who", [ADA, GRACE], ids=["the same person", "somebody else"])

@@ -111,8 +111,9 @@ async def _open_session(request: web.Request, account: Account, *, remember: boo
     session = await new_session(request)
     session["user_id"] = account.id
     session["password_version"] = account.password_version
-    lifetime = request.app[CONFIG].session_absolute_timeout
-    session.max_age = int(lifetime.total_seconds()) if remember else None
+    # Only whether the cookie outlives the browser: the idle timeout holds for everybody.
+    idle_timeout = request.app[CONFIG].session_max_age
+    session.max_age = int(idle_timeout.total_seconds()) if remember else None
 
 
 async def _confirm(request: web.Request, account: Account, password: str) -> Proof:
