@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.storage.conftest import (
-    _mended_mongomock,
+    _fixed_mongomock,
     clock,
     collection,
     driver,
@@ -16,7 +16,7 @@ from tests.storage.conftest import (
 )
 
 __all__ = [
-    "_mended_mongomock",
+    "_fixed_mongomock",
     "clock",
     "collection",
     "driver",

@@ -31,8 +31,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture(autouse=True)
-def _mended_mongomock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let mongomock's bulk writes take the `sort` that PyMongo 4.13 and later pass along."""
+def _fixed_mongomock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bulk writes of mongomock accept the `sort` that PyMongo 4.13 and later pass."""
     bulk = mongomock.collection.BulkOperationBuilder
     add_update = bulk.add_update
 
@@ -108,7 +108,7 @@ class Site:
         self._clients = clients
 
     def path_of(self, handler: Handler) -> str:
-        """Return a path at which ``handler`` answers once."""
+        """Return a path at which ``handler`` answers one request."""
         number = str(next(NUMBERS))
         self.app[HANDLERS][number] = handler
         return f"/{number}"
@@ -123,7 +123,7 @@ class Site:
         return visitor
 
     async def head_on_the_wire(self, handler: Handler, headers: bytes = b"") -> str:
-        """Send a request as plain bytes; return the head of the answer as it came over the wire."""
+        """Send a request as bytes; return the status line and the headers of the response."""
         reader, writer = await asyncio.open_connection(self.server.host, self.server.port)
         line = f"GET {self.path_of(handler)} HTTP/1.1\r\nHost: localhost\r\n".encode()
         writer.write(line + headers + b"\r\n")
@@ -182,7 +182,7 @@ def log() -> CommandLog:
 async def collection(
     driver: str, request: pytest.FixtureRequest, log: CommandLog
 ) -> AsyncIterator[Any]:
-    """Open an empty collection with the driver of the day."""
+    """Open an empty collection with the driver of the test."""
     if driver == "mongomock":
         yield AsyncMongoMockClient()["test"]["sessions"]
         return
@@ -230,7 +230,7 @@ def storage(make_storage: MakeStorage) -> MongoStorage:
 
 @pytest.fixture
 def open_site(aiohttp_server: AiohttpServer, aiohttp_client: AiohttpClient) -> OpenSite:
-    """Start apps that answer with the handlers their visitors bring."""
+    """Start apps that answer with the handlers that visitors pass."""
 
     async def start(storage: MongoStorage, set_up: Callable[..., None] = setup) -> Site:
         app = make_app(storage, set_up)
@@ -259,19 +259,19 @@ async def twins(
     open_site: OpenSite,
     make_storage: MakeStorage,
 ) -> tuple[Visitor, Visitor]:
-    """Open two browsers with one session, at one process of a site or at two of them."""
+    """Open two browsers with one session, at one storage or at two of them."""
     await visitor.do(lambda session: session.update(name="Ada", cart=[0], log=[0]))
     other = site if request.param == "one storage" else await open_site(make_storage())
     return visitor, await other.visitor(visitor.cookie)
 
 
 def set_cookie_of(response: ClientResponse) -> list[str]:
-    """Return the Set-Cookie lines of an answer as they came over the wire."""
+    """Return the Set-Cookie lines of a response."""
     return list(response.headers.getall("Set-Cookie", []))
 
 
 def cookie_of(response: ClientResponse) -> Morsel[str]:
-    """Return the one cookie that an answer sets, with its attributes."""
+    """Return the only cookie of a response, with its attributes."""
     (line,) = set_cookie_of(response)
     (morsel,) = SimpleCookie(line).values()
     return morsel

@@ -35,7 +35,7 @@ async def test_unchanged_session_is_opened_once(make_storage: MakeStorage) -> No
 async def test_only_the_changed_value_of_a_session_is_opened_again(
     make_storage: MakeStorage,
 ) -> None:
-    """Whoever changed it; here another process."""
+    """Even if another process has changed it."""
     storage, elsewhere = make_storage(), make_storage()
     [cookie] = await stored(storage, 1)
     before = await snapshot_of(storage, cookie)

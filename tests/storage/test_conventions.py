@@ -302,7 +302,7 @@ async def test_session_that_version_0_1_0_stored_for_the_empty_owner_opens(
 
 
 async def test_sign_out_by_an_empty_owner_gives_a_new_token(visitor: Visitor) -> None:
-    """As with None: the session goes on as nobody's, and its old token is worth nothing."""
+    """As with None: the session becomes anonymous, and its old token is invalid."""
     await visitor.do(lambda session: session.update(user_id="ada", theme="dark"))
     before = visitor.cookie
 
