@@ -8,7 +8,6 @@ module knows nothing of sessions or of MongoDB.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
@@ -22,8 +21,8 @@ Pending = tuple[Item, float, asyncio.Future[Result]]
 Send = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
 # Makes the error of one waiter; the argument is what made the whole batch fail, if anything did.
 Refuse = Callable[[BaseException | None], BaseException]
-
-logger: logging.Logger = logging.getLogger(__name__)
+# Called with what made a whole batch fail, also where every waiter has given up by then.
+Report = Callable[[Exception], None]
 
 # Beside the server one command at a time was best, and sizes from 16 to 256 differed by less than
 # two runs of the benchmark do.
@@ -38,7 +37,8 @@ class Batcher(Generic[Item, Result]):
 
     ``send(items, seconds)`` runs in a task of its own. It returns one result or one exception for
     each item, in order; if it raises, the whole batch has failed, and each waiter gets an error of
-    its own from ``refuse``. ``seconds`` is the longest time that any of the waiters still has.
+    its own from ``refuse``, and ``report`` is called once. ``seconds`` is the longest time that any
+    of the waiters still has.
 
     With ``keep_cancelled`` an item whose waiter was cancelled is sent all the same.
     """
@@ -47,6 +47,7 @@ class Batcher(Generic[Item, Result]):
         self,
         send: Send[Item, Result],
         refuse: Refuse,
+        report: Report,
         *,
         keep_cancelled: bool = False,
         under_way: int = COMMANDS_UNDER_WAY,
@@ -56,6 +57,7 @@ class Batcher(Generic[Item, Result]):
         """Prepare; needs no running event loop."""
         self._send = send
         self._refuse = refuse
+        self._report = report
         self._keep_cancelled = keep_cancelled
         self._most_workers, self._size, self._longest_queue = under_way, size, queue
         self._waiting: deque[Pending[Item, Result]] = deque()
@@ -122,7 +124,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._send([item for item, _deadline, _waiter in batch], seconds)
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
-            logger.warning("a command shared by %d failed: %s", len(batch), type(error).__name__)
+            self._report(error)
             for _item, _deadline, waiter in batch:
                 if not waiter.done():
                     waiter.set_exception(self._refuse(error))

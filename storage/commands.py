@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pymongo import DeleteOne, InsertOne, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, WriteConcernError, WriteError
 
 from storage.document import (
     ONLY_ID,
@@ -86,10 +86,12 @@ async def write_documents(
     if len(writes) == 1:
         return [await _write_one(driver, writes[0], seconds)]
     refused, matched = await _write_many(driver, writes, seconds)
+    for error in refused.values():
+        driver.report(error)
     updates = [w for n, w in enumerate(writes) if isinstance(w, Update) and n not in refused]
     missed = set() if matched == len(updates) else await _missed(driver, updates, seconds)
     return [
-        driver.unavailable()
+        driver.unavailable(refused[number])
         if number in refused
         else not (isinstance(write, Update) and write.identifier in missed)
         for number, write in enumerate(writes)
@@ -111,17 +113,23 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> bool:
     return True
 
 
-async def _write_many(driver: Driver, writes: list[Write], seconds: float) -> tuple[set[int], int]:
-    """Return the positions of refused writes, and how many updates found their document."""
+async def _write_many(
+    driver: Driver, writes: list[Write], seconds: float
+) -> tuple[dict[int, WriteError], int]:
+    """Return refused writes by their positions, and how many updates found their document."""
     operations = [write.operation() for write in writes]
     bulk_write = driver.collection.bulk_write
     try:
         result = await driver.send(lambda: bulk_write(operations, ordered=False), seconds)
     except BulkWriteError as error:
-        if error.details["writeConcernErrors"]:
-            raise
-        return {entry["index"] for entry in error.details["writeErrors"]}, error.details["nMatched"]
-    return set(), result.matched_count
+        if unconfirmed := error.details["writeConcernErrors"]:
+            raise WriteConcernError("not confirmed", unconfirmed[0]["code"]) from error
+        refused = {
+            entry["index"]: WriteError(entry["errmsg"], entry["code"], entry)
+            for entry in error.details["writeErrors"]
+        }
+        return refused, error.details["nMatched"]
+    return {}, result.matched_count
 
 
 async def _missed(driver: Driver, updates: list[Update], seconds: float) -> set[bytes]:

@@ -19,6 +19,7 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
+from storage.causes import Cause, cause_of
 from storage.document import CODEC, Document, bson_of
 from storage.errors import StorageUnavailable
 
@@ -31,6 +32,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 # decoded again.
 _RAW = CodecOptions(document_class=RawBSONDocument)
 _SHORTEST_SECONDS = 0.001
+# A cause is logged once in this time, however many requests it fails.
+REPORT_SECONDS = 60.0
 # For what may take long, such as building an index. To PyMongo, "None" would mean the client's own
 # limit, which is meant for requests.
 _LONGEST_SECONDS = 24 * 3600.0
@@ -61,6 +64,7 @@ class Driver:
         self.timeout_seconds = timeout_seconds
         self.closed = False
         self._counters = counters
+        self._reported_at: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._undrained: set[asyncio.Task[Any]] = set()
 
@@ -74,14 +78,28 @@ class Driver:
         return asyncio.get_running_loop().time() + self.timeout_seconds
 
     def unavailable(self, cause: BaseException | None = None) -> StorageUnavailable:
-        """Return a new ``StorageUnavailable`` and count it.
+        """Return a new ``StorageUnavailable`` that says why, and count it.
 
         A new one for each request: it is a response too, and one cannot answer two requests.
         """
         self._counters["unavailable"] += 1
-        error = StorageUnavailable()
+        error = StorageUnavailable(self._cause_of(cause).sentence)
         error.__cause__ = cause
         return error
+
+    def report(self, error: BaseException) -> None:
+        """Log why an operation failed, and the remedy, once a minute for each cause."""
+        cause, now = self._cause_of(error), asyncio.get_running_loop().time()
+        reported_at = self._reported_at.get(cause.sentence)
+        if reported_at is None or now - reported_at >= REPORT_SECONDS:
+            self._reported_at[cause.sentence] = now
+            level = logging.WARNING if cause.passing else logging.ERROR
+            logger.log(level, "sessions in %s: %s", self.collection.full_name, cause.sentence)
+
+    def _cause_of(self, error: BaseException | None) -> Cause:
+        # mongomock's client knows no servers; its errors do not ask for them.
+        client = self.collection.database.client
+        return cause_of(error, getattr(client, "topology_description", None))
 
     async def send(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
         """Run one operation in the current task, for ``seconds`` at most (``None``: a day).
@@ -162,7 +180,7 @@ class Driver:
                 await self.send(lambda: ping("ping"), self.timeout_seconds)
             return await self.send(operation, seconds)
         except PyMongoError as error:
-            logger.warning("MongoDB did not carry out a command: %s", type(error).__name__)
+            self.report(error)
             raise self.unavailable(error) from error
 
 

@@ -10,18 +10,23 @@ class StorageError(Exception):
 
 
 class StorageUnavailable(StorageError, web.HTTPServiceUnavailable):
-    """MongoDB did not answer in time, or not at all.
+    """MongoDB did not answer in time, or cannot be used as it is configured.
+
+    Its text says why, and what to do about it; visitors are not shown it.
 
     It is a response too (RFC 9110 section 15.6.4): an app without a handler of its own answers
     503 with ``Retry-After``. As a response it belongs to one request: raise a new one for each.
     """
 
-    def __init__(self, *, retry_after_seconds: int = 1) -> None:
+    def __init__(
+        self, cause: str = "MongoDB did not answer in time", *, retry_after_seconds: int = 1
+    ) -> None:
         web.HTTPServiceUnavailable.__init__(
             self,
             headers={"Retry-After": str(retry_after_seconds)},
             text="The session store does not answer at the moment; please try again.",
         )
+        self.args = (cause,)
 
 
 class SessionTooLarge(StorageError):

@@ -71,7 +71,9 @@ class IndexWork:
             try:
                 return await create_indexes(self._driver)
             except StorageUnavailable:
-                logger.warning("the indexes could not be checked: MongoDB is away; trying again")
+                # Why is logged where it is known, once a minute.
+                if not first_try.is_set():
+                    logger.warning("the indexes could not be checked; trying again until they are")
             except IndexConflict as conflict:
                 return logger.error("%s", conflict)  # noqa: TRY400 - one line, no traceback
             finally:
@@ -90,6 +92,7 @@ async def _ensure_all(driver: Driver) -> None:
     try:
         needed = [await _ensure(driver, field) for field in _OPTIONS]
     except PyMongoError as error:
+        driver.report(error)
         raise driver.unavailable(error) from error
     if commands := [command for command in needed if command is not None]:
         raise _conflict(driver, commands)

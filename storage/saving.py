@@ -172,13 +172,13 @@ class Saving:
                 new = await self._store.update(
                     old, draft, move_dates=move_dates, set_max_age=set_max_age
                 )
-        except (StorageUnavailable, SessionTooLarge):
+        except (StorageUnavailable, SessionTooLarge) as error:
             self._touched.pop(old.stored.identifier, None)
             if draft.diff or set_max_age:
                 raise
             # Only once: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True
-            logger.warning("session %s was not touched: MongoDB is away", _name(old))
+            logger.warning("session %s was not touched: %s", _name(old), error)
             return
         if new is None:
             self._ended_elsewhere(visit, old)

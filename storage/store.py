@@ -63,11 +63,14 @@ class Store:
         self._cache = cache
         self._counters = counters
         self._finds: Batcher[Sequence[bytes], list[bytes | None]] = Batcher(
-            partial(find_documents, driver), driver.unavailable
+            partial(find_documents, driver), driver.unavailable, driver.report
         )
         # A write that was handed over is finished even if the visitor has gone.
         self._writes: Batcher[Write, bool] = Batcher(
-            partial(write_documents, driver), driver.unavailable, keep_cancelled=True
+            partial(write_documents, driver),
+            driver.unavailable,
+            driver.report,
+            keep_cancelled=True,
         )
 
     @property

@@ -22,10 +22,12 @@ from storage import (
     MongoStorage,
     SessionNotSerializable,
     SessionTooLarge,
+    causes,
     generate_secret,
     renew_session,
     setup,
 )
+from storage.causes import Cause
 from storage.session import MongoSession
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.test_readme_program import free_port
@@ -283,6 +285,17 @@ async def test_mongodb_cannot_be_reached(aiohttp_client: AiohttpClient) -> None:
 
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
         assert says(await response.text())
+
+
+def test_every_cause_of_a_503_is_on_the_page() -> None:
+    """Each with its remedy, in the words of the log."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    sentences = [cause.sentence for cause in vars(causes).values() if isinstance(cause, Cause)]
+
+    rows = ["| {} | {} |".format(*sentence.split("; ", 1)) for sentence in sentences]
+
+    assert len(rows) > 20
+    assert [row for row in rows if row not in page] == []
 
 
 async def test_secret_that_changes_at_each_start(

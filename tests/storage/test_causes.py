@@ -1,0 +1,472 @@
+"""MongoDB cannot be used as configured: 503 as ever, and the log names the cause and the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import Int64
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+)
+
+from storage import MongoStorage, StorageUnavailable, causes
+from storage.causes import Cause, cause_of
+from tests.conftest import missing
+from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of
+from webapp.database.mongod import Mongod, find_mongod
+
+PASSWORD = "of-a-test"
+# The driver has met the server by then on the busiest machine.
+TIMEOUT = 1.0
+Admin = MongoClient[dict[str, Any]]
+Connect = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def faulty(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a server without users and TLS, which fails commands when it is told to."""
+    arguments = ("--setParameter", "enableTestCommands=1")
+    folder = tmp_path_factory.mktemp("faulty")
+    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a server that wants a password, with a user who may only read."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with Mongod(find_mongod(os.environ), folder, arguments=("--auth",)) as server:
+        with Admin(server.uri) as client:
+            client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+        with Admin(server.uri, username="root", password=PASSWORD) as client:
+            client["app"].command("createUser", "reader", pwd=PASSWORD, roles=["read"])
+            client["app"]["sessions"].create_index("expires_at", expireAfterSeconds=0)
+            client["app"]["sessions"].create_index("owner", sparse=True)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def encrypted(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a server that speaks TLS only, with a certificate that nobody trusts."""
+    folder = tmp_path_factory.mktemp("encrypted")
+    pem = _certificate(folder)
+    arguments = ("--tlsMode", "allowTLS", "--tlsCertificateKeyFile", str(pem))
+    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+        with Admin(server.uri) as client:
+            for mode in ("preferTLS", "requireTLS"):  # one step at a time
+                client.admin.command("setParameter", 1, tlsMode=mode)
+        yield server
+
+
+def _certificate(folder: Path) -> Path:
+    key, certificate, pem = (folder / name for name in ("key", "certificate", "pem"))
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    try:
+        subprocess.run(
+            [*command, *subject, "-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+    except FileNotFoundError:
+        missing("openssl is not installed")
+    pem.write_bytes(key.read_bytes() + certificate.read_bytes())
+    return pem
+
+
+@pytest.fixture(scope="module")
+def member(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a replica set `rs0` of one member, which is its primary."""
+    folder = tmp_path_factory.mktemp("member")
+    arguments = ("--replSet", "rs0")
+    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+        members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
+        with Admin(server.uri, directConnection=True) as client:
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+        with Admin(server.uri, replicaSet="rs0") as client:
+            client.admin.command("ping")  # waits for the primary
+        yield server
+
+
+@pytest.fixture
+async def connect(driver: str) -> AsyncIterator[Connect]:
+    """Open the collection `app.sessions` at an address."""
+    clients: list[Any] = []
+
+    def open_collection(uri: str) -> Any:
+        clients.append(AsyncIOMotorClient(uri) if driver == "motor" else AsyncMongoClient(uri))
+        return clients[-1]["app"]["sessions"]
+
+    yield open_collection
+    for client in clients:
+        closing = client.close()
+        if closing is not None:
+            await closing
+
+
+@pytest.fixture
+def collection() -> None:
+    """Let each test open its own."""
+
+
+def reported(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    """Return the level and the cause of each line about MongoDB."""
+    lines = [line for line in caplog.records if line.name == "storage.driver"]
+    return [(line.levelno, line.getMessage().partition(": ")[2]) for line in lines]
+
+
+def as_logged(cause: Cause) -> tuple[int, str]:
+    """Return the level and the text under which a cause is logged."""
+    return logging.WARNING if cause.passing else logging.ERROR, cause.sentence
+
+
+async def _error_of(call: Awaitable[None]) -> StorageUnavailable:
+    with pytest.raises(StorageUnavailable) as error:
+        await call
+    return error.value
+
+
+async def assert_refused_at_start_and_later(
+    storage: MongoStorage, open_site: OpenSite, caplog: pytest.LogCaptureFixture, cause: Cause
+) -> None:
+    """Start an app, visit it three times: one line, and each refusal is counted."""
+    with caplog.at_level(logging.INFO, logger="storage"):
+        site = await open_site(storage)
+        at_start = reported(caplog)
+        visitors = [await site.visitor() for _ in range(3)]
+        error, *responses = await asyncio.gather(
+            _error_of(storage.create_indexes()),
+            *(visitor.do(lambda session: session.update(a=1)) for visitor in visitors),
+        )
+
+    assert str(error) == cause.sentence
+    assert at_start == [as_logged(cause)]
+    assert reported(caplog) == at_start
+    assert [response.status for response in responses] == [503] * 3
+    assert [set_cookie_of(response) for response in responses] == [[]] * 3
+    assert cause.sentence not in await responses[0].text()
+    # Each visitor, create_indexes(), and every try of the index work.
+    assert storage.counters["unavailable"] >= 5
+    assert PASSWORD not in caplog.text
+
+
+ADDRESSES = [
+    # the fixture of the server, the user, the options of the address, the cause
+    pytest.param("guarded", "root:x", "", causes.WRONG_PASSWORD, id="wrong password"),
+    pytest.param("guarded", "joe:" + PASSWORD, "", causes.WRONG_PASSWORD, id="unknown user"),
+    pytest.param(
+        "guarded", "reader:" + PASSWORD, "?authSource=x", causes.WRONG_PASSWORD, id="authSource"
+    ),
+    pytest.param("faulty", "", "?tls=true", causes.TLS_FAILED, id="TLS in the client only"),
+    pytest.param("encrypted", "", "?tls=true", causes.TLS_FAILED, id="untrusted certificate"),
+    pytest.param("encrypted", "", "", causes.CONNECTION_CLOSED, id="TLS at the server only"),
+    pytest.param("faulty", "", "?replicaSet=x", causes.WRONG_REPLICA_SET, id="no replica set"),
+    pytest.param("member", "", "?replicaSet=x", causes.WRONG_REPLICA_SET, id="other replica set"),
+    pytest.param(
+        "member",
+        "",
+        "?replicaSet=x&directConnection=true",
+        causes.WRONG_REPLICA_SET,
+        id="other replica set, directly",
+    ),
+]
+
+
+@real_drivers
+@pytest.mark.parametrize(("server", "user", "options", "cause"), ADDRESSES)
+async def test_mistake_in_the_address_is_named_at_start_and_once_a_minute(
+    *,
+    request: pytest.FixtureRequest,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    caplog: pytest.LogCaptureFixture,
+    server: str,
+    user: str,
+    options: str,
+    cause: Cause,
+) -> None:
+    """The same sentence at start, by `create_indexes()` and for requests; never the password."""
+    port = request.getfixturevalue(server).port
+    login = f"{user}@" if user else ""
+    collection = connect(f"mongodb://{login}127.0.0.1:{port}/{options}")
+
+    storage = make_storage(collection, operation_timeout=TIMEOUT)
+
+    await assert_refused_at_start_and_later(storage, open_site, caplog, cause)
+
+
+@pytest.mark.parametrize(
+    ("uri", "cause"),
+    [
+        pytest.param("mongodb://nothing.invalid", causes.UNKNOWN_HOST, id="unknown host name"),
+        pytest.param("mongodb://127.0.0.1:1", causes.AWAY, id="nothing listens"),
+    ],
+)
+async def test_away_is_logged_only_where_nothing_answers(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    caplog: pytest.LogCaptureFixture,
+    uri: str,
+    cause: Cause,
+) -> None:
+    """A host name that is unknown is another mistake than a server that is down."""
+    storage = make_storage(connect(uri), operation_timeout=TIMEOUT)
+
+    await assert_refused_at_start_and_later(storage, open_site, caplog, cause)
+
+
+async def test_replica_set_without_a_primary_is_not_reported_as_away(
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    member: Mongod,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its members answer; no write can be sent to any of them."""
+    storage = make_storage(connect(f"{member.uri}/?replicaSet=rs0"), operation_timeout=TIMEOUT)
+    with Admin(member.uri, directConnection=True) as client:
+        client.admin.command("replSetStepDown", 600, force=True)
+        try:
+            await assert_refused_at_start_and_later(storage, open_site, caplog, causes.NO_PRIMARY)
+        finally:
+            client.admin.command("replSetFreeze", 0)  # it may be elected again
+
+
+@real_drivers
+@pytest.mark.parametrize("user", [f"reader:{PASSWORD}@", ""], ids=["may only read", "no user"])
+async def test_missing_rights_are_named(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    guarded: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    user: str,
+) -> None:
+    """Where the indexes exist, only a save shows that the user may not write."""
+    collection = connect(f"mongodb://{user}127.0.0.1:{guarded.port}/?authSource=app")
+    visitor = await (await open_site(make_storage(collection))).visitor()
+
+    response = await visitor.do(lambda session: session.update(a=1))
+
+    assert response.status == 503
+    assert reported(caplog) == [as_logged(causes.RIGHTS_MISSING)]
+    assert PASSWORD not in caplog.text
+
+
+def create(server: Mongod, **options: Any) -> None:
+    """Create the collection of sessions again, with options."""
+    with Admin(server.uri) as client:
+        client["app"].drop_collection("sessions")
+        client["app"].create_collection("sessions", **options)
+
+
+def with_unique_index(server: Mongod) -> None:
+    """Let the collection accept one document without a user_id, and no second one."""
+    create(server)
+    with Admin(server.uri) as client:
+        client["app"]["sessions"].create_index("user_id", unique=True)
+        client["app"]["sessions"].insert_one({})
+
+
+OBSTACLES = [
+    pytest.param(
+        lambda server: create(server, validator={"$jsonSchema": {"required": ["nope"]}}),
+        causes.VALIDATOR,
+        id="validator",
+    ),
+    pytest.param(with_unique_index, causes.UNIQUE_INDEX, id="unique index"),
+    pytest.param(
+        lambda server: create(server, viewOn="other", pipeline=[]), causes.VIEW, id="view"
+    ),
+]
+
+
+@real_drivers
+@pytest.mark.parametrize("count", [1, 5], ids=["alone", "in a shared command"])
+@pytest.mark.parametrize(("prepare", "cause"), OBSTACLES)
+async def test_obstacle_in_the_collection_is_named(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    prepare: Callable[[Mongod], None],
+    cause: Cause,
+    count: int,
+) -> None:
+    """A validator, a unique index or a view refuses each document by itself."""
+    await asyncio.to_thread(prepare, faulty)
+    storage = make_storage(connect(faulty.uri))
+    site = await open_site(storage)
+    visitors = [await site.visitor() for _ in range(count)]
+    before = storage.counters["unavailable"]
+
+    responses = await asyncio.gather(
+        *(visitor.do(lambda session: session.update(a=1)) for visitor in visitors)
+    )
+
+    assert [response.status for response in responses] == [503] * count
+    assert storage.counters["unavailable"] >= before + count  # index work may have tried again
+    assert reported(caplog) == [as_logged(cause)]
+
+
+@contextmanager
+def failing(server: Mongod, code: int, *commands: str) -> Iterator[None]:
+    """Let the server refuse commands of these names with an error code."""
+    data = {"failCommands": commands, "errorCode": code, "appName": "sessions"}
+    with Admin(server.uri) as client:
+        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        try:
+            yield
+        finally:
+            client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+
+@real_drivers
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        pytest.param(16500, causes.THROTTLED, id="request rate too large"),
+        pytest.param(59, causes.NOT_SUPPORTED, id="command not found"),
+        pytest.param(115, causes.NOT_SUPPORTED, id="command not supported"),
+        pytest.param(8000, causes.WRONG_PASSWORD, id="wrong password at Atlas"),
+        pytest.param(14031, causes.DISK_FULL, id="disk full"),
+        pytest.param(50, causes.SLOW, id="time limit exceeded"),
+    ],
+)
+async def test_refused_command_is_named_by_its_code(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    cause: Cause,
+) -> None:
+    """A read and a write alike, after a start at which everything worked."""
+    await asyncio.to_thread(create, faulty)
+    visitor = await (
+        await open_site(make_storage(connect(f"{faulty.uri}/?appName=sessions")))
+    ).visitor()
+    await visitor.do(lambda session: session.update(a=1))
+
+    with failing(faulty, code, "find", "insert"):
+        read = await visitor.do(dict)
+        visitor.cookie = None
+        written = await visitor.do(lambda session: session.update(a=1))
+
+    assert [read.status, written.status] == [503, 503]
+    assert reported(caplog) == [as_logged(cause)]
+
+
+async def test_unknown_code_is_logged_without_the_text_of_the_server(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The text may repeat what was sent; the code is enough to look the error up."""
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+
+    with failing(faulty, 12345, "aggregate"), pytest.raises(StorageUnavailable, match="12345"):
+        await storage.count()
+
+    assert "code 12345" in caplog.text
+    assert "failpoint" not in caplog.text
+
+
+async def test_server_without_retryable_writes_is_named(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A single mongod refuses the transaction number by which a driver repeats a write."""
+    collection = connect(faulty.uri)
+    storage = make_storage(collection)
+    write = {"insert": "sessions", "documents": [{}], "txnNumber": Int64(1)}
+
+    with pytest.raises(StorageUnavailable, match="retryWrites=false"):
+        await storage._driver.call(lambda: collection.database.command(write))
+
+    assert reported(caplog) == [as_logged(causes.NO_RETRYABLE_WRITES)]
+
+
+async def test_client_that_was_closed_too_early_is_named(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An app may close its client in the wrong clean-up."""
+    collection = connect(faulty.uri)
+    storage = make_storage(collection)
+    await collection.database.client.close()
+
+    with pytest.raises(StorageUnavailable, match="has closed"):
+        await storage.create_indexes()
+
+    assert reported(caplog) == [as_logged(causes.CLIENT_CLOSED)]
+
+
+async def test_cause_is_logged_again_after_a_minute(
+    connect: Connect,
+    make_storage: MakeStorage,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever opens the log late still finds it; another cause is logged at once."""
+    storage = make_storage(connect("mongodb://127.0.0.1:1"), operation_timeout=0.05)
+    refusal, other = OperationFailure("", 18), OperationFailure("", 121)
+    for error in (refusal, refusal, other):
+        storage._driver.report(error)
+    assert reported(caplog) == [as_logged(causes.WRONG_PASSWORD), as_logged(causes.VALIDATOR)]
+
+    monkeypatch.setattr(import_module("storage.driver"), "REPORT_SECONDS", 0.0)
+    storage._driver.report(refusal)
+
+    assert reported(caplog)[2:] == [as_logged(causes.WRONG_PASSWORD)]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        pytest.param(None, causes.SLOW, id="no answer before the deadline"),
+        pytest.param(AutoReconnect("connection closed"), causes.CONNECTION_BROKE, id="broken"),
+        pytest.param(NetworkTimeout("timed out"), causes.SLOW, id="timeout"),
+        pytest.param(ConfigurationError("no such name"), causes.WRONG_OPTIONS, id="SRV record"),
+        pytest.param(NotPrimaryError("not primary"), causes.NO_PRIMARY, id="secondary"),
+        pytest.param(
+            OperationFailure("Retryable writes are not supported", 301),
+            causes.NO_RETRYABLE_WRITES,
+            id="Amazon DocumentDB",
+        ),
+        pytest.param(
+            OperationFailure("Retryable writes are not supported.", 2),
+            causes.NO_RETRYABLE_WRITES,
+            id="Azure Cosmos DB",
+        ),
+        pytest.param(OperationFailure("", 303), causes.NOT_SUPPORTED, id="feature not supported"),
+        pytest.param(OperationFailure("", 100), causes.WRITE_CONCERN, id="write concern"),
+    ],
+)
+def test_error_has_its_cause(error: Exception | None, cause: Cause) -> None:
+    """What a test cannot make a server do: the error is written down here."""
+    assert cause_of(error) == cause
+
+
+def test_error_of_another_library_is_named_by_its_class_only() -> None:
+    """Its text may contain anything."""
+    assert cause_of(ValueError("secret")) == Cause("the operation failed with ValueError")
