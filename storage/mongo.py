@@ -20,6 +20,7 @@ from storage.driver import Driver
 from storage.errors import StorageUnavailable
 from storage.indexes import IndexWork, create_indexes
 from storage.lifetime import checked_lifetime, duration, whole
+from storage.moving import Moving
 from storage.owners import Owners, SessionInfo
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
@@ -32,7 +33,7 @@ from storage.values import read_json, write_json
 
 COUNTERS = (
     "loads", "hits", "misses", "expired", "unreadable",
-    "inserts", "updates", "touches", "deletes", "commands", "unavailable",
+    "inserts", "updates", "touches", "deletes", "commands", "unavailable", "moved",
 )  # fmt: skip
 _JSON = json.dumps, json.loads
 # Of several cookies of our name, so many are looked up.
@@ -66,6 +67,7 @@ class MongoStorage(AbstractStorage):
         partitioned: bool = False,
         encoder: Callable[[Any], Any] = json.dumps,
         decoder: Callable[[Any], Any] = json.loads,
+        moving_from: AbstractStorage | None = None,
     ) -> None:
         """Check every argument; nothing is sent to MongoDB yet.
 
@@ -86,6 +88,8 @@ class MongoStorage(AbstractStorage):
         partitioned: let browsers keep the cookie in pages of other sites, for each site apart
             (CHIPS); needs Secure and ``samesite="None"``.
         encoder, decoder: from a value to text or bytes, and back.
+        moving_from: the storage that the app used before. A visitor who comes with a session of
+            that storage gets a new one here with the same values, and the old one ends.
 
         Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
         """
@@ -140,7 +144,10 @@ class MongoStorage(AbstractStorage):
             cache=cache,
             counters=self._counters,
         )
-        self._saving = Saving(self._store, self._cookie, settings, lifetime)
+        self._moving = (
+            None if moving_from is None else Moving(moving_from, self, self._driver, self._counters)
+        )
+        self._saving = Saving(self._store, self._cookie, settings, lifetime, self._moving)
         self._private = PrivateAnswers()
         self._index_work = IndexWork(self._driver)
 
@@ -163,16 +170,23 @@ class MongoStorage(AbstractStorage):
         """
         self._driver.check_open()
         tokens = self._cookie.tokens(request)[:TOKENS_TRIED]
-        if not tokens:
+        if not tokens and self._moving is None:
             return await self.new_session()
         held = len(request)
-        loaded = await self._store.load(tokens, self._now_ms())
+        loaded = await self._store.load(tokens, self._now_ms()) if tokens else None
+        moved = None
+        if loaded is None and self._moving is not None:
+            moved = await self._moving.load(request, self._max_age)
         # A parallel get_session() of the same request, or its new_session(), was faster. Counted
         # first: looking up what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
         snapshot, values = (None, None) if loaded is None else loaded
-        session = self._made(MongoSession(max_age=self._max_age, snapshot=snapshot, values=values))
+        session = self._made(
+            MongoSession(max_age=self._max_age, snapshot=snapshot, values=values)
+            if moved is None
+            else moved
+        )
         session.loaded_for = ref(request)
         request[LOADED] = self, session
         return session

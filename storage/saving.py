@@ -13,6 +13,7 @@ from storage.changes import diff_of, has_changed
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.lifetime import Lifetime
+from storage.moving import Moving
 from storage.renewal import renew
 from storage.session import MongoSession
 from storage.settings import Settings, owner_text
@@ -47,18 +48,32 @@ class Saving:
     """
 
     def __init__(
-        self, store: Store, cookie: SessionCookie, settings: Settings, lifetime: Lifetime
+        self,
+        store: Store,
+        cookie: SessionCookie,
+        settings: Settings,
+        lifetime: Lifetime,
+        moving: Moving | None,
     ) -> None:
-        """Save to ``store``, and tell browsers with ``cookie``."""
+        """Save to ``store``, and tell browsers with ``cookie``; ``moving`` ends old sessions."""
         self._store = store
         self._cookie = cookie
         self._settings = settings
         self._lifetime = lifetime
+        self._moving = moving
         self._touched: OrderedDict[bytes, int] = OrderedDict()
         self._owner_key_checked = False
 
     async def save(self, visit: Visit) -> None:
         """Write what changed and set or delete the cookie; see ``MongoStorage.save_session``."""
+        try:
+            await self._save(visit)
+        except (SessionNotSerializable, SessionTooLarge) as reason:
+            if self._moving is None or visit.session.moved_from is None:
+                raise
+            await self._moving.leave(visit.request, visit.response, visit.session, reason)
+
+    async def _save(self, visit: Visit) -> None:
         session, snapshot = visit.session, visit.session.snapshot
         if session.emptied:
             await self._end(visit)
@@ -129,12 +144,14 @@ class Saving:
         """Store a new session, then end the one that it replaces."""
         values = _all_values(visit.session, draft)
         new = await self._store.insert(draft, values, created_ms=visit.now_ms)
-        if visit.replaced:
-            try:
+        try:
+            if visit.replaced:
                 await self._store.delete(draft.deadline, *visit.replaced)
-            except StorageUnavailable:
-                self._store.abandon(new.stored.identifier)
-                raise
+            if self._moving is not None:
+                await self._moving.end(visit.request, visit.response, visit.session)
+        except StorageUnavailable:
+            self._store.abandon(new.stored.identifier)
+            raise
         self._send_cookie(visit, new)
 
     async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
@@ -202,7 +219,10 @@ class Saving:
         """
         old = visit.session.snapshot
         ended = visit.replaced if old is None else (old.stored.identifier,)
-        if not ended:
+        had_moved = self._moving is not None and await self._moving.end(
+            visit.request, visit.response, visit.session
+        )
+        if not ended and not had_moved:
             return
         others = map(document_id, self._cookie.tokens(visit.request))
         await self._store.delete(self._store.deadline(), *dict.fromkeys((*ended, *others)))

@@ -57,15 +57,20 @@ class MongoSession(Session):
         max_age: float | None,
         snapshot: Snapshot | None = None,
         values: dict[str, Any] | None = None,
+        moved_from: Session | None = None,
     ) -> None:
-        """Start empty, or from a snapshot and its values; ``max_age`` is the storage's, seconds."""
+        """Start empty, or from a snapshot and its values; ``max_age`` is the storage's, seconds.
+
+        ``moved_from`` is the session of another storage that the values come from.
+        """
         # Without the parent's constructor: it costs as much as opening a value.
         self._mapping = {} if values is None else values
         self._storage_max_age = max_age
         self.snapshot = snapshot
+        self.moved_from = moved_from
         self.assigned: set[str] = set()
         if snapshot is None:
-            self._new = True
+            self._new = moved_from is None
             self._created = int(time.time())
             self.persistent: bool = max_age is not None
         else:
@@ -115,17 +120,24 @@ class MongoSession(Session):
         A due touch is for this storage alone: another one, of a sub-app, would copy every value to
         a place of its own for it.
         """
-        if self._written or self.snapshot is None or self.made_by is None:
+        stays_new = self.snapshot is None and self.moved_from is None
+        if self._written or stays_new or self.made_by is None:
             return self._written
-        if self.made_by.has_changed(self):
+        if self.snapshot is not None and self.made_by.has_changed(self):
             return True
         request = None if self.loaded_for is None else self.loaded_for()
         ours = request is not None and request.get(STORAGE_KEY) is self.made_by
-        return ours and self.made_by.needs_touch(self)
+        # A session that moves is saved even if the app only reads it.
+        return ours and (self.snapshot is None or self.made_by.needs_touch(self))
 
     @_changed.setter
     def _changed(self, changed: bool) -> None:
         self._written = changed
+
+    @property
+    def written(self) -> bool:
+        """Whether the app has set or removed a value or called ``changed()``."""
+        return self._written
 
     def set_new_identity(self, identity: Any) -> None:
         """Ask for a new token, as ``renew_session`` does; the one that is given is not used.

@@ -55,6 +55,11 @@ class Process:
         """The process id."""
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def wait_for(self, text: str) -> str:
         """Return the output once `text` is in it; fails when the process ends or time is up."""
         deadline = time.monotonic() + PATIENCE_SECONDS

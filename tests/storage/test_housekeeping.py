@@ -26,7 +26,7 @@ from tests.storage.direct import load, values, visit
 
 COUNTERS = {
     "loads", "hits", "misses", "expired", "unreadable",
-    "inserts", "updates", "touches", "deletes", "commands", "unavailable",
+    "inserts", "updates", "touches", "deletes", "commands", "unavailable", "moved",
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ async def test_purge_deletes_expired_sessions_only(
 async def test_counters_count_what_happened(
     make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
-    """All eleven counters, for a few sessions."""
+    """All twelve counters, for a few sessions."""
     storage = make_storage(max_age=1200)
     assert dict(storage.counters) == dict.fromkeys(COUNTERS, 0)
 
@@ -111,7 +111,7 @@ async def test_counters_count_what_happened(
     del counters["commands"]
     assert counters == {
         "loads": 7, "hits": 4, "misses": 1, "expired": 1, "unreadable": 1,
-        "inserts": 2, "updates": 1, "touches": 1, "deletes": 2, "unavailable": 0,
+        "inserts": 2, "updates": 1, "touches": 1, "deletes": 2, "unavailable": 0, "moved": 0,
     }  # fmt: skip
 
 

@@ -58,6 +58,7 @@ DEFAULTS = {
     "partitioned": False,
     "encoder": json.dumps,
     "decoder": json.loads,
+    "moving_from": None,
 }
 
 

@@ -1,0 +1,192 @@
+"""Sessions that another aiohttp-session storage still has, and that move in one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+from aiohttp import hdrs, web
+from aiohttp_session import AbstractStorage, Session
+
+from storage.driver import Driver
+from storage.errors import StorageError, StorageUnavailable
+from storage.session import MongoSession
+
+T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+# What a storage raises for a cookie that it did not write: by a decoder, or by the constructor of
+# aiohttp-session's Session, which takes what was decoded for a dict.
+_NOT_READABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+# aiomcache raises it for a key that Memcached does not accept. By name: it is no dependency.
+_NOT_READABLE_NAMES = frozenset({"ValidationException"})
+_ACCEPTED = "use another aiohttp-session storage, such as the RedisStorage of before, or None"
+# The session that the old storage has for a request, and who asked.
+_FOUND = web.RequestKey("found", tuple[object, Session | None])
+REASONS_REMEMBERED = 100
+
+
+class Moving:
+    """Finds the session that a visitor has in the old storage, and ends it there.
+
+    A class because it says once, not for each request, why sessions cannot move.
+    """
+
+    def __init__(
+        self, old: AbstractStorage, new: AbstractStorage, driver: Driver, counters: dict[str, int]
+    ) -> None:
+        """Check the old storage; a wrong one raises an error that names ``moving_from``."""
+        _check(old, new)
+        self._old = old
+        self._cookie_name = new.cookie_name
+        self._driver = driver
+        self._counters = counters
+        self._reported: set[str] = set()
+
+    async def load(self, request: web.Request, max_age: float | None) -> MongoSession | None:
+        """Return a session to store with the values of the old one; ``None``: there is none."""
+        found = await self._find(request)
+        if found is None:
+            return None
+        session = MongoSession(max_age=max_age, values=dict(found), moved_from=found)
+        # No bundled storage keeps a max_age of one session; a storage of the app's own may.
+        if found.max_age not in (None, getattr(self._old, "max_age", None)):
+            with suppress(TypeError, ValueError):
+                session.max_age = found.max_age
+        return session
+
+    async def end(
+        self, request: web.Request, response: web.StreamResponse, session: MongoSession
+    ) -> bool:
+        """End the old session of a request; return whether there was one.
+
+        Also where the request has not asked for it, since it called ``new_session`` or has a
+        session of ours: after a sign-out it would move in and sign the visitor in again.
+        """
+        is_move = session.moved_from is not None
+        if session.moved_from is None:
+            session.moved_from = await self._find(request)
+        if session.moved_from is None:
+            return False
+        session.moved_from.invalidate()
+        await self._save(request, response, session, without=self._cookie_name)
+        if is_move and not session.emptied:
+            self._counters["moved"] += 1
+        session.moved_from = None
+        request[_FOUND] = self, None
+        return True
+
+    async def leave(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        session: MongoSession,
+        reason: StorageError,
+    ) -> None:
+        """Keep a session in the old storage, since ours refuses a value; save changes there."""
+        text = str(reason)
+        if text not in self._reported and len(self._reported) < REASONS_REMEMBERED:
+            self._reported.add(text)
+            logger.warning("moving_from: a session stays with %s: %s", self._kind, text)
+        if session.moved_from is not None and session.written:
+            session.moved_from.clear()
+            session.moved_from.update(session)
+            await self._save(request, response, session)
+            session.saved(None)
+
+    async def _find(self, request: web.Request) -> Session | None:
+        asked = request.get(_FOUND)
+        if asked is None or asked[0] is not self:
+            asked = request[_FOUND] = self, await self._read(request)
+        return asked[1]
+
+    async def _read(self, request: web.Request) -> Session | None:
+        try:
+            found: object = await self._call(self._old.load_session(request))
+        except _NotReadable as reason:
+            logger.warning("moving_from: %s cannot read the cookie: %s", self._kind, reason)
+            return None
+        # Of a storage of the app's own that returns None for "no session".
+        return found if isinstance(found, Session) and not found.empty else None
+
+    async def _save(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        session: MongoSession,
+        *,
+        without: str | None = None,
+    ) -> None:
+        """Save the old session; its cookies are sent, but not ``without``, which ours replaces."""
+        carrier = web.Response()
+        old = self._old
+        try:
+            await self._call(old.save_session(request, carrier, cast(Session, session.moved_from)))
+        except _NotReadable as reason:
+            raise self._failed(reason.args[0]) from None
+        # As header lines: those of a stream have been made from response.cookies already.
+        for name, line in _cookies_of(carrier):
+            if name != without:
+                response.headers.add(hdrs.SET_COOKIE, line)
+
+    async def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the old storage, for as long as one load or save may take.
+
+        In a task of its own, which is never cancelled: the old storage may use MongoDB too.
+        """
+        try:
+            task = asyncio.shield(self._driver.start(work, drain=False))
+            return await asyncio.wait_for(task, self._driver.timeout_seconds)
+        except StorageUnavailable:
+            raise  # by another MongoStorage
+        except Exception as error:  # noqa: BLE001 - whatever a storage and its driver raise
+            kind = type(error)
+            names = {base.__name__ for base in kind.__mro__}
+            # Without its cause and its text: both may show a value or the cookie.
+            if isinstance(error, _NOT_READABLE) or names & _NOT_READABLE_NAMES:
+                raise _NotReadable(kind.__name__) from None
+            raise self._failed(kind.__name__) from None
+        finally:
+            # Error trackers show the variables of a frame, and these show values.
+            del work, task
+
+    def _failed(self, reason: str) -> StorageUnavailable:
+        logger.warning("moving_from: %s has failed: %s", self._kind, reason)
+        return self._driver.unavailable()
+
+    @property
+    def _kind(self) -> str:
+        return type(self._old).__name__
+
+
+class _NotReadable(Exception):
+    """The old storage does not understand what it has read; the text is the kind of error."""
+
+
+def _check(old: object, new: AbstractStorage) -> None:
+    if not isinstance(old, AbstractStorage):
+        raise TypeError(f"moving_from: {type(old).__name__} is not accepted; {_ACCEPTED}")
+    # Not there if a storage of the app's own does not call its parent's constructor.
+    if getattr(old, "cookie_name", None) != new.cookie_name:
+        return
+    # Browsers would keep both cookies, and after a sign-out the old one would sign in again.
+    if _place_of(old) != _place_of(new):
+        raise ValueError(
+            "moving_from: its cookie has the same name and another domain or path; use the same "
+            "domain and path here, or another cookie_name"
+        )
+
+
+def _place_of(storage: AbstractStorage) -> tuple[str, str]:
+    params = storage.cookie_params
+    return (params["domain"] or "").lower().removeprefix("."), params["path"]
+
+
+def _cookies_of(response: web.Response) -> list[tuple[str, str]]:
+    morsels = [(name, morsel.OutputString()) for name, morsel in response.cookies.items()]
+    lines = response.headers.getall(hdrs.SET_COOKIE, ())
+    return morsels + [(line.partition("=")[0], line) for line in lines]
