@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import process_time
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp_session import Session
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -57,7 +57,7 @@ async def signed_in(storage: MongoStorage, count: int) -> list[str]:
         session, response = await storage.new_session(), web.Response()
         session.update(values())
         await storage.save_session(REQUEST.clone(), response, session)
-        cookies.append(response.headers[hdrs.SET_COOKIE].partition(";")[0])
+        cookies.append(f"{storage.cookie_name}={response.cookies[storage.cookie_name].value}")
     return cookies
 
 
