@@ -389,6 +389,18 @@ async def test_dates_of_devices_are_relative_to_now(client: Client) -> None:
     assert expires == "13 days from now"
 
 
+async def test_dates_a_month_away_are_given_in_days(make_app: MakeApp) -> None:
+    """Left to itself, humanize would say "a month"."""
+    client = await make_app(
+        SESSION_MAX_AGE=str(45 * 86400), SESSION_ABSOLUTE_TIMEOUT=str(60 * 86400)
+    )
+    await arrive(client)
+
+    page = await (await client.get("/profile")).text()
+
+    assert ">44 days from now</time>" in page
+
+
 async def test_signing_out_this_device_redirects_to_the_start_page(client: Client) -> None:
     """The button of the current device is a logout."""
     await arrive(client)

@@ -211,7 +211,8 @@ def add_routes(app: web.Application) -> None:
 
 def _relative(moment: datetime) -> str:
     # The difference, not the moment: humanize would compare local times, which jump twice a year.
-    return humanize.naturaltime(datetime.now(UTC) - moment)
+    # Days, not months: 30 and 45 days would both be "a month".
+    return humanize.naturaltime(datetime.now(UTC) - moment, months=False)
 
 
 async def _visitor(request: web.Request) -> Account | None:
