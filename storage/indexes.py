@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -45,6 +46,16 @@ class IndexWork:
         """Prepare; nothing runs yet."""
         self._driver = driver
         self._task: asyncio.Task[None] | None = None
+        self._first_try = asyncio.Event()
+
+    def begin(self) -> asyncio.Task[None]:
+        """Start it in the background unless it runs."""
+        if self._task is None:
+            self._first_try.clear()
+            # In a context of its own: a timeout of the request must not reach it.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+            self._task.add_done_callback(_retrieve_error)
+        return self._task
 
     async def start(self) -> None:
         """Start it unless it runs; wait some seconds for the first try.
@@ -53,32 +64,37 @@ class IndexWork:
         platform ends an app that starts too slowly. Raises what is a mistake in the app.
         """
         if self._task is None:
-            first_try = asyncio.Event()
-            self._task = asyncio.create_task(self._run(first_try))
+            task = self.begin()
             with suppress(TimeoutError):
-                await asyncio.wait_for(first_try.wait(), START_WAITS_SECONDS)
-            if self._task.done():
-                self._task.result()
+                await asyncio.wait_for(self._first_try.wait(), START_WAITS_SECONDS)
+            if task.done():
+                task.result()
 
     async def stop(self) -> None:
         """Stop trying."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
-    async def _run(self, first_try: asyncio.Event) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 return await create_indexes(self._driver)
             except StorageUnavailable:
                 # Why is logged where it is known, once a minute.
-                if not first_try.is_set():
+                if not self._first_try.is_set():
                     logger.warning("the indexes could not be checked; trying again until they are")
             except IndexConflict as conflict:
                 return logger.error("%s", conflict)  # noqa: TRY400 - one line, no traceback
             finally:
-                first_try.set()
+                self._first_try.set()
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    # The driver has logged it; asyncio would report an error that nobody has asked for.
+    _ = task.cancelled() or task.exception()
 
 
 async def create_indexes(driver: Driver) -> None:

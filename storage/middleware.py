@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
+import aiohttp_session
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
 from storage.errors import SessionNotSerializable, SessionTooLarge
 from storage.mongo import FAILED_STATUS, LOADED, MongoStorage
 from storage.session import MongoSession
-
-OnResponsePrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 def setup(app: web.Application, storage: MongoStorage) -> None:
@@ -21,34 +20,55 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
 
     Adds the middleware that ``aiohttp_session.get_session`` needs, saves before a streamed response
     starts, creates the indexes at start-up (the first try is awaited; MongoDB may be away), and
-    finishes writes as the first step of ``on_cleanup``; sessions cannot be used after that.
+    finishes writes as the first step of ``on_cleanup``; sessions cannot be used after that, until
+    the app is started again.
 
     May be called for an app and for its sub-apps: with one storage they save once, with the
     response that is sent; with several each app has its own sessions. Call it before you add
-    middlewares of your own that ask for the session, or that respond in a handler's place.
+    middlewares of your own that ask for the session, or that respond in a handler's place. It may
+    be called inside of ``on_startup`` or ``cleanup_ctx``; the indexes are then created in the
+    background.
+
+    Raises ``RuntimeError`` for an app that has sessions already, or that runs.
     """
     if not isinstance(storage, MongoStorage):
         raise TypeError(f"storage: {type(storage).__name__} is not accepted; use a MongoStorage")
-
-    async def start(app: web.Application) -> None:
-        if not app.on_response_prepare.frozen:
-            # Last, so that it sees the headers which the app's own hooks set or leave alone.
-            app.on_response_prepare.remove(protect)
-            app.on_response_prepare.append(protect)
-        await storage.start_index_work()
-
-    async def stop(app: web.Application) -> None:
-        await storage.aclose()
-
+    earlier = next((m for m in app.middlewares if isinstance(m, _Sessions)), None)
+    if earlier is not None and earlier.stopped:
+        # Called by an on_startup of an app that is started again.
+        earlier.start_with(storage)
+        return
+    _check_set_up(app, earlier)
+    sessions = _Sessions(storage)
     if app.middlewares:
         app.middlewares.insert(0, _tell_who_is_outside)
-    app.middlewares.append(_middleware(storage))
-    app.on_response_prepare.append(_save_before_a_stream(storage))
-    protect = _protect_from_caches(storage)
-    app.on_response_prepare.append(protect)
-    app.on_startup.append(start)
+    app.middlewares.append(web.middleware(sessions))
+    app.on_response_prepare.extend((sessions.save_before_headers, sessions.protect_from_caches))
     # First: a clean-up that was registered earlier may close the client.
-    app.on_cleanup.insert(0, stop)
+    app.on_cleanup.insert(0, sessions.stop)
+    if app.on_startup.frozen:
+        storage.begin_index_work()
+    else:
+        app.on_startup.append(sessions.start)
+
+
+def _check_set_up(app: web.Application, earlier: _Sessions | None) -> None:
+    """Raise ``RuntimeError`` that says what to write instead."""
+    if earlier is not None:
+        raise RuntimeError(
+            "setup: this app has sessions already; call setup(app, storage) once, and give a "
+            "second storage to a sub-app"
+        )
+    if any(getattr(m, "__module__", "") == aiohttp_session.__name__ for m in app.middlewares):
+        raise RuntimeError(
+            "setup: aiohttp_session.setup was called for this app; remove that call, for "
+            "setup(app, storage) does the same and more"
+        )
+    if app.middlewares.frozen:
+        raise RuntimeError(
+            "setup: the app runs, or was added to another one, and takes no middleware any more; "
+            "call setup(app, storage) before that, or in on_startup or cleanup_ctx of the outer app"
+        )
 
 
 class _RequestSession:
@@ -141,15 +161,24 @@ async def _tell_who_is_outside(request: web.Request, handler: Handler) -> web.St
     return await handler(request)
 
 
-def _middleware(storage: MongoStorage) -> Middleware:
-    """Do what aiohttp-session's middleware does, and save with files and streams too.
+class _Sessions:
+    """The middleware of ``setup`` and what else it adds to an app.
 
-    That one saves with a ``web.Response`` only, and a second one around it would cost every request
-    as much as the whole of a save that has nothing to write.
+    The middleware does what aiohttp-session's does, and saves with files and streams too. That one
+    saves with a ``web.Response`` only, and a second one around it would cost every request as much
+    as the whole of a save that has nothing to write.
+
+    A class because an app that is started again may come with another storage.
     """
 
-    @web.middleware
-    async def sessions(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def __init__(self, storage: MongoStorage) -> None:
+        self._storage = storage
+        # Whether the app was stopped, and was not started again.
+        self.stopped = False
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve the sessions of one request."""
+        storage = self._storage
         outer = request.get(STORAGE_KEY)
         if isinstance(outer, _RequestSession) and outer.storage is storage:
             # The outer app saves: it decides which response is sent, and so which cookie.
@@ -174,7 +203,53 @@ def _middleware(storage: MongoStorage) -> Middleware:
             if session is not None:
                 request[SESSION_KEY] = session
 
-    return sessions
+    async def save_before_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Save with streams and WebSockets that start inside the handler."""
+        storage, every_held = self._storage, request.get(_HELD, ())
+        # With a web.Response, error pages included, the middleware saves or must not.
+        if not isinstance(response, web.Response):
+            for held in every_held:
+                session = held.current(request) if held.storage is storage else None
+                if not isinstance(session, MongoSession) or session.made_by is not storage:
+                    continue
+                try:
+                    held.note_loaded(request)
+                    await storage.save_before_headers(request, response, session)
+                except BaseException:
+                    _forget_framing(request)
+                    # The hook of an outer app may have noted already that it starts.
+                    _note_start(every_held, started=False)
+                    raise
+        _note_start(every_held, started=True)
+
+    async def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Complete the headers of every answer that depends on a session."""
+        for held in request.get(_HELD, ()):
+            if held.storage is self._storage and (held.asked_for or SESSION_KEY in request):
+                held.storage.protect_from_caches(request, response)
+
+    async def start(self, app: web.Application) -> None:
+        """Create the indexes when the app starts."""
+        if not app.on_response_prepare.frozen:
+            # Last, so that it sees the headers which the app's own hooks set or leave alone.
+            app.on_response_prepare.remove(self.protect_from_caches)
+            app.on_response_prepare.append(self.protect_from_caches)
+        if self.stopped:
+            self._storage.reopen()
+            self.stopped = False
+        await self._storage.start_index_work()
+
+    async def stop(self, _app: web.Application) -> None:
+        """Finish writes when the app stops."""
+        self.stopped = True
+        await self._storage.aclose()
+
+    def start_with(self, storage: MongoStorage) -> None:
+        """Go on with a storage that an ``on_startup`` of the app has made."""
+        if storage is self._storage:
+            storage.reopen()
+        self._storage, self.stopped = storage, False
+        storage.begin_index_work()
 
 
 async def _respond_and_save(
@@ -215,41 +290,6 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
         # The error page, a file perhaps, would be refused as well.
         held.forget(request)
         raise
-
-
-def _save_before_a_stream(storage: MongoStorage) -> OnResponsePrepare:
-    """Return what saves with streams and WebSockets that start inside the handler."""
-
-    async def save_before_headers(request: web.Request, response: web.StreamResponse) -> None:
-        every_held = request.get(_HELD, ())
-        # With a web.Response, error pages included, the middleware saves or must not.
-        if not isinstance(response, web.Response):
-            for held in every_held:
-                session = held.current(request) if held.storage is storage else None
-                if not isinstance(session, MongoSession) or session.made_by is not storage:
-                    continue
-                try:
-                    held.note_loaded(request)
-                    await storage.save_before_headers(request, response, session)
-                except BaseException:
-                    _forget_framing(request)
-                    # The hook of an outer app may have noted already that it starts.
-                    _note_start(every_held, started=False)
-                    raise
-        _note_start(every_held, started=True)
-
-    return save_before_headers
-
-
-def _protect_from_caches(storage: MongoStorage) -> OnResponsePrepare:
-    """Return what completes the headers of every answer that depends on a session."""
-
-    async def protect_from_caches(request: web.Request, response: web.StreamResponse) -> None:
-        for held in request.get(_HELD, ()):
-            if held.storage is storage and (held.asked_for or SESSION_KEY in request):
-                storage.protect_from_caches(request, response)
-
-    return protect_from_caches
 
 
 def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:

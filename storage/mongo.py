@@ -39,6 +39,9 @@ _JSON = json.dumps, json.loads
 # Of several cookies of our name, so many are looked up.
 TOKENS_TRIED = 4
 FAILED_STATUS = 500
+# aiohttp-session keeps its session and its storage under text keys of the request. That is no
+# warning for our users: aiohttp warns once for each key, and this says that it has.
+web.BaseRequest._seen_str_keys |= {SESSION_KEY, STORAGE_KEY}
 # The session that was loaded for a request, and by whom: new_session() is not told the request.
 LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
@@ -321,6 +324,14 @@ class MongoStorage(AbstractStorage):
         """
         self._driver.check_open()
         await self._index_work.start()
+
+    def begin_index_work(self) -> None:
+        """Create the indexes in the background, without a word to the caller."""
+        _ = self._index_work.begin()
+
+    def reopen(self) -> None:
+        """Be of use again after ``aclose()``; ``setup`` calls it when an app is started again."""
+        self._driver.closed = False
 
     async def aclose(self) -> None:
         """Wait for writes under way; afterwards every use raises ``RuntimeError``.

@@ -332,6 +332,19 @@ async def test_identity_of_the_apps_own(
     assert says(caplog.text)
 
 
+async def test_set_up_that_comes_twice_or_too_late(storage: MongoStorage) -> None:
+    """Each message says what to write instead."""
+    twice, beside, added = web.Application(), web.Application(), web.Application()
+    setup(twice, storage)
+    aiohttp_session.setup(beside, storage)
+    web.Application().add_subapp("/sub", added)
+
+    for app in (twice, beside, added):
+        with pytest.raises(RuntimeError) as raised:
+            setup(app, storage)
+        assert says(raised.value)
+
+
 async def test_public_answer_with_the_session_cookie(
     visitor: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
