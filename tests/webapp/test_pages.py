@@ -178,7 +178,7 @@ async def test_double_clicked_sign_in_signs_nobody_out(client: Client, *, signed
 @pytest.mark.parametrize(
     ("ticked", "max_age"),
     [
-        pytest.param({"remember": "yes"}, str(30 * 24 * 3600), id="ticked"),
+        pytest.param({"remember": "yes"}, str(14 * 24 * 3600), id="ticked"),
         pytest.param({}, "", id="not ticked"),
     ],
 )
