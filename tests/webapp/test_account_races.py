@@ -30,9 +30,9 @@ class HeldPasswords(Passwords):
         self.go_on = asyncio.Event()
         self._held = held
 
-    async def verify(self, password: str, phc: str | None) -> bool:
+    async def verify(self, password: str, phc: str | None, address: str = "") -> bool:
         """Verify, then wait."""
-        matches = await super().verify(password, phc)
+        matches = await super().verify(password, phc, address)
         self._held -= 1
         if self._held <= 0:
             self.verified.set()

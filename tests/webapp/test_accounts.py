@@ -21,10 +21,10 @@ class CountingPasswords(Passwords):
         super().__init__(Cost(memory_kib=64, passes=1))
         self.verified = 0
 
-    async def verify(self, password: str, phc: str | None) -> bool:
+    async def verify(self, password: str, phc: str | None, address: str = "") -> bool:
         """Count, then verify."""
         self.verified += 1
-        return await super().verify(password, phc)
+        return await super().verify(password, phc, address)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ async def test_replacing_a_hash_never_undoes_a_password_change(
     assert stale is not None
     await accounts.set_password(ada, NEW_PASSWORD)
 
-    await accounts._upgrade(stale, ADA["password"])
+    await accounts._upgrade(stale, ADA["password"], address="")
 
     assert await accounts.authenticate(ADA["email"], ADA["password"]) is None
     assert await accounts.authenticate(ADA["email"], NEW_PASSWORD) is not None

@@ -112,7 +112,7 @@ async def test_full_pool_refuses_at_once_and_has_room_again_later() -> None:
 
 async def test_cancelled_hash_keeps_its_place_until_it_is_done() -> None:
     """A cancelled request neither stops the thread nor frees its place too early."""
-    pool = Passwords(CHEAP, threads=1, most_at_once=1)
+    pool = Passwords(CHEAP, threads=1, most_at_once=2)
     release, started = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -125,8 +125,93 @@ async def test_cancelled_hash_keeps_its_place_until_it_is_done() -> None:
     with pytest.raises(asyncio.CancelledError):
         await held
 
+    waiting = asyncio.ensure_future(pool.hash("waits"))
+    await asyncio.sleep(0)
     with pytest.raises(Busy):
         await pool.hash("too early")
     release.set()
-    pool._threads.shutdown(wait=True)
-    assert pool._room.acquire(blocking=False)
+    assert await waiting
+    pool.close()
+
+
+async def test_cancelled_request_gives_back_its_place_in_the_queue() -> None:
+    """Who goes before the turn comes leaves no hash behind, and no place taken."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=2)
+    release = threading.Event()
+    held = asyncio.ensure_future(pool._run(release.wait))
+    gone = asyncio.ensure_future(pool.hash("gone"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+
+    waiting = asyncio.ensure_future(pool.hash("waits"))
+    await asyncio.sleep(0)
+    release.set()
+
+    assert await waiting
+    await held
+    pool.close()
+
+
+async def test_addresses_take_turns_and_the_longest_line_gives_way() -> None:
+    """One address with many requests neither delays nor displaces the single one of another."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=9)
+    release, order = threading.Event(), list[str]()
+    held = asyncio.ensure_future(pool._run(release.wait))
+
+    async def hash_for(address: str) -> None:
+        await pool.hash("orchid lamp river stone", address)
+        order.append(address)
+
+    many = [asyncio.ensure_future(hash_for("many")) for _ in range(8)]
+    await asyncio.sleep(0)
+    single = asyncio.ensure_future(hash_for("single"))
+    await asyncio.sleep(0)
+    release.set()
+    answers = await asyncio.gather(*many, single, return_exceptions=True)
+
+    assert order.index("single") == 1
+    assert [type(answer) for answer in answers] == [*[type(None)] * 7, Busy, type(None)]
+    await held
+    pool.close()
+
+
+async def test_busiest_address_is_refused_when_it_sends_more() -> None:
+    """With a full queue the next of the longest line is refused itself, others keep theirs."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=4)
+    release = threading.Event()
+    held = asyncio.ensure_future(pool._run(release.wait))
+    waiting = [asyncio.ensure_future(pool.hash("x", name)) for name in ("one", "two", "two")]
+    await asyncio.sleep(0)
+
+    with pytest.raises(Busy):
+        await pool.hash("x", "two")
+
+    release.set()
+    assert len(await asyncio.gather(*waiting)) == 3
+    await held
+    pool.close()
+
+
+async def test_closing_the_pool_cancels_what_waits() -> None:
+    """No request waits for ever for a thread that has ended."""
+    pool = Passwords(CHEAP, threads=1)
+    release = threading.Event()
+    held = asyncio.ensure_future(pool._run(release.wait))
+    waiting = asyncio.ensure_future(pool.hash("waits"))
+    await asyncio.sleep(0)
+
+    pool.close()
+    release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await held
+
+
+async def test_error_in_a_thread_reaches_its_request(passwords: Passwords) -> None:
+    """What goes wrong is raised where it was asked for, and the thread is free again."""
+    with pytest.raises(UnicodeEncodeError):
+        await passwords.hash("\ud800")
+
+    assert await passwords.hash("fine")

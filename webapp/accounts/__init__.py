@@ -4,8 +4,10 @@
 - `users`: the accounts in MongoDB
 - `usernames`: which user names and email addresses are accepted, and when two are the same
 - `passwords`: how passwords are hashed
+- `fair_queue`: whose turn it is when many wait for that
 - `password_rules`: which passwords are accepted
 - `throttle`: how often somebody may try
+- `networks`: what is counted as one address
 - `forms`: the fields of each form
 """
 

@@ -15,6 +15,7 @@ from aiohttp_session import get_session, new_session
 
 from storage import renew_session
 from webapp.accounts.forms import Confirmation, PasswordChange, SignIn, SignUp
+from webapp.accounts.networks import networks_of
 from webapp.accounts.throttle import THROTTLE
 from webapp.accounts.users import ACCOUNTS, Account, Proof
 from webapp.http.app_keys import CLIENT, CONFIG, STORAGE
@@ -57,7 +58,7 @@ async def sign_up(request: web.Request, form: SignUp) -> Account:
     except TooManyAttempts:
         event(request, "throttled", on="sign_up")
         raise
-    account = await accounts.sign_up(**fields)
+    account = await accounts.sign_up(**fields, address=_hashing_for(request))
     event(request, "sign_up", account=account.id)
     return account
 
@@ -65,7 +66,9 @@ async def sign_up(request: web.Request, form: SignUp) -> Account:
 async def sign_in(request: web.Request, form: SignIn) -> Account:
     """Check the password and open a new session for its account."""
     async with _throttled(request, form.email):
-        account = await request.app[ACCOUNTS].authenticate(form.email, form.password)
+        account = await request.app[ACCOUNTS].authenticate(
+            form.email, form.password, _hashing_for(request)
+        )
         if account is None:
             event(request, "sign_in_failed")
             raise SignInRefused
@@ -123,10 +126,18 @@ async def _confirm(request: web.Request, account: Account, password: str) -> Pro
     """
     async with _throttled(request, account.email):
         try:
-            return await request.app[ACCOUNTS].confirm(account, password)
+            return await request.app[ACCOUNTS].confirm(account, password, _hashing_for(request))
         except WrongPassword:
             event(request, "password_refused", account=account.id)
             raise
+
+
+def _hashing_for(request: web.Request) -> str:
+    """Return what takes turns with others at hashing: of IPv6 the largest network, a /48.
+
+    Whoever has many /64 would otherwise have as many turns.
+    """
+    return networks_of(request[CLIENT].address)[-1]
 
 
 @asynccontextmanager

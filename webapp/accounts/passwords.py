@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from webapp.accounts.fair_queue import FairQueue
 from webapp.http.refusals import Busy
 
 SALT_BYTES = 16
@@ -51,12 +52,22 @@ def normalize(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
+class _Hash(NamedTuple):
+    """One hash that waits or runs, and the future of the request that wants it."""
+
+    work: Callable[[], Any]
+    answer: asyncio.Future[Any]
+
+
 class Passwords:
     """Hash and verify passwords in a small thread pool that refuses work when it is full.
 
-    A class because it has the threads, the free places of their queue, and the decoy.
-    `MOST_AT_ONCE` hashes may run or wait, about 1.5 s of work; one more is `Busy` (503) at
-    once, since with a growing queue every request would time out.
+    A class because it has the threads, their queue, and the decoy.  `MOST_AT_ONCE` hashes may run
+    or wait, about 1.5 s of work; with one more somebody gets `Busy` (503) at once, since with a
+    growing queue every request would time out.
+
+    The threads are shared out fairly by `address`, whoever waits at it: an address with many
+    requests, right passwords or wrong ones, neither delays nor displaces those of others.
     """
 
     def __init__(
@@ -64,20 +75,21 @@ class Passwords:
     ) -> None:
         self.cost = cost or Cost()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
-        self._room = threading.BoundedSemaphore(most_at_once)
+        self._idle = threads
+        self._waiting: FairQueue[_Hash] = FairQueue(most_at_once - threads)
         self._decoy = self._hash(os.urandom(SALT_BYTES).hex())
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, address: str = "") -> str:
         """Return the PHC text to store for a password. Raises `Busy` when the pool is full."""
-        return await self._run(lambda: self._hash(password))
+        return await self._run(lambda: self._hash(password), address)
 
-    async def verify(self, password: str, phc: str | None) -> bool:
+    async def verify(self, password: str, phc: str | None, address: str = "") -> bool:
         """Tell whether `phc` is a hash of `password`. Raises `Busy`.
 
         `None` stands for an account that does not exist: a decoy is verified then, so that the
         time does not show which accounts exist.
         """
-        matches = await self._run(lambda: self._matches(password, phc or self._decoy))
+        matches = await self._run(lambda: self._matches(password, phc or self._decoy), address)
         return matches and phc is not None
 
     def is_outdated(self, phc: str) -> bool:
@@ -91,17 +103,46 @@ class Passwords:
     def close(self) -> None:
         """End the threads; hashes that have not begun are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        while waiting := self._waiting.take():
+            waiting.answer.cancel()
 
-    async def _run(self, work: Callable[[], _Result]) -> _Result:
-        if not self._room.acquire(blocking=False):
-            raise Busy(
-                "Too many people are signing in at this moment, please try again shortly.",
-                retry_after_seconds=BUSY_RETRY_SECONDS,
-            )
-        future = self._threads.submit(work)
+    async def _run(self, work: Callable[[], _Result], address: str = "") -> _Result:
+        wanted = _Hash(work, asyncio.get_running_loop().create_future())
+        if self._idle:
+            self._start(wanted)
+        elif refused := self._waiting.put(address, wanted):
+            refused.answer.set_exception(_busy())
+        try:
+            result: _Result = await wanted.answer
+        finally:
+            # A request that was cancelled does not wait any more.
+            self._waiting.discard(address, wanted)
+        return result
+
+    def _start(self, wanted: _Hash) -> None:
+        self._idle -= 1
+        running = asyncio.wrap_future(self._threads.submit(wanted.work))
         # The thread frees its place, not the request: a hash runs on when its request is cancelled.
-        future.add_done_callback(lambda _: self._room.release())
-        return await asyncio.wrap_future(future)
+        running.add_done_callback(partial(self._finish, wanted))
+
+    def _finish(self, wanted: _Hash, running: asyncio.Future[Any]) -> None:
+        self._idle += 1
+        error = None if running.cancelled() else running.exception()
+        if running.cancelled():
+            wanted.answer.cancel()
+        elif wanted.answer.done():
+            pass  # its request was cancelled
+        elif error is not None:
+            wanted.answer.set_exception(error)
+        else:
+            wanted.answer.set_result(running.result())
+        self._start_next()
+
+    def _start_next(self) -> None:
+        while waiting := self._waiting.take():
+            if not waiting.answer.done():
+                self._start(waiting)
+                return
 
     def _hash(self, password: str) -> str:
         kdf = Argon2id(
@@ -120,3 +161,10 @@ class Passwords:
         except (InvalidKey, ValueError):  # ValueError: PHC text that is damaged in the database
             return False
         return True
+
+
+def _busy() -> Busy:
+    return Busy(
+        "Too many people are signing in at this moment, please try again shortly.",
+        retry_after_seconds=BUSY_RETRY_SECONDS,
+    )

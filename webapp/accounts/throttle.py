@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from pymongo import DeleteOne, ReturnDocument, UpdateOne
 
+from webapp.accounts.networks import networks_of
 from webapp.accounts.usernames import fold_email
 from webapp.database.client import Collection, Database, collection
 from webapp.database.indexes import ensure_index
@@ -88,7 +88,7 @@ class Throttle:
 
     async def count_sign_up(self, address: str) -> None:
         """Count a sign-up, successful or not. Raises `TooManyAttempts`."""
-        await self._spend(self._id("sign-up", _network(address)))
+        await self._spend(self._id("sign-up", networks_of(address)[0]))
 
     async def _count(self, email: str, address: str) -> _Attempt:
         """Count an attempt, or raise `TooManyAttempts`.
@@ -97,8 +97,8 @@ class Throttle:
         up their address's quota.
         """
         account = fold_email(email)
-        quota = self._id("sign-in", _network(address))
-        familiar = self._id("familiar", account, _network(address))
+        quota = self._id("sign-in", networks_of(address)[0])
+        familiar = self._id("familiar", account, networks_of(address)[0])
         lock = await self._open_lock(familiar, self._id("account", account))
         await self._spend(quota)
         try:
@@ -177,18 +177,6 @@ THROTTLE = web.AppKey("throttle", Throttle)
 def _refuse_until(moment: datetime, now: datetime) -> None:
     if moment > now:
         raise TooManyAttempts((moment - now).total_seconds())
-
-
-def _network(address: str) -> str:
-    """Return what is counted as one address: of IPv6 a /64, the least that a customer is given."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address  # no IP address, as behind a Unix socket: all such peers are one
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    # A socket for both families names IPv4 peers ::ffff:198.51.100.7; they share no /64.
-    return str(parsed.ipv4_mapped or int(parsed) >> 64)
 
 
 def _using(now: datetime) -> list[dict[str, Any]]:

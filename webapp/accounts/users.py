@@ -62,12 +62,14 @@ class Proof:
     account: Account
     password: str = field(repr=False)
     phc: str = field(repr=False)
+    address: str
 
 
 class Accounts:
     """Create, check, change and delete the accounts of one database.
 
     Raises `Refusal`s with sentences for people, and PyMongo's errors when MongoDB is away.
+    `address` is whose turn a hash takes, see `Passwords`; the operator's is empty.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class Accounts:
         if wrong := {field: problem for field, problem in found.items() if problem}:
             raise FieldsRefused(wrong)
 
-    async def sign_up(self, *, username: str, email: str, password: str) -> Account:
+    async def sign_up(
+        self, *, username: str, email: str, password: str, address: str = ""
+    ) -> Account:
         """Create an account. Raises `FieldsRefused`, `AccountExists`, or `Busy`."""
         self.check_sign_up(username=username, email=email, password=password)
         document = {
@@ -108,7 +112,7 @@ class Accounts:
             "email": usernames.fold_email(email),
             "username": usernames.clean_username(username),
             "username_folded": usernames.fold_username(username),
-            "password": await self._passwords.hash(password),
+            "password": await self._passwords.hash(password, address),
             "password_version": 1,
             "created_at": _now(),
         }
@@ -119,7 +123,7 @@ class Accounts:
             raise _taken(error) from None
         return _account(document)
 
-    async def authenticate(self, email: str, password: str) -> Account | None:
+    async def authenticate(self, email: str, password: str, address: str = "") -> Account | None:
         """Return the account with this email address and password, or `None`.
 
         An unknown address, a disabled account and a wrong password cost the same work (OWASP
@@ -127,11 +131,11 @@ class Accounts:
         """
         document = await self._users.find_one({"email": usernames.fold_email(email)})
         phc = document["password"] if document else None
-        is_right = await self._passwords.verify(password, phc)
+        is_right = await self._passwords.verify(password, phc, address)
         if document is None or not is_right or document.get("disabled"):
             return None
         if self._passwords.is_outdated(document["password"]):
-            await self._upgrade(document, password)
+            await self._upgrade(document, password, address)
         return _account(document)
 
     async def get(self, account_id: str) -> Account | None:
@@ -146,7 +150,7 @@ class Accounts:
         document = await self._users.find_one({"email": usernames.fold_email(email)})
         return _account(document) if document else None
 
-    async def confirm(self, account: Account, password: str) -> Proof:
+    async def confirm(self, account: Account, password: str, address: str = "") -> Proof:
         """Check the password of somebody who is signed in.
 
         Raises `WrongPassword`, `Busy`, or `NotSignedIn` when the account is gone.
@@ -154,9 +158,10 @@ class Accounts:
         document = await self._users.find_one({"_id": ObjectId(account.id)})
         if document is None:
             raise NotSignedIn(ended=True)
-        if not await self._passwords.verify(password, document["password"]):
+        phc = document["password"]
+        if not await self._passwords.verify(password, phc, address):
             raise WrongPassword
-        return Proof(_account(document), password, document["password"])
+        return Proof(_account(document), password, phc, address)
 
     async def change_password(self, proof: Proof, password: str, *, field: str) -> Account:
         """Replace the proved password; return the account, its `password_version` one higher.
@@ -166,7 +171,7 @@ class Accounts:
         any more: of two changes with the same old password one counts, and a new password that
         the operator has set meanwhile stays.
         """
-        change = await self._new_password(proof.account, password, field)
+        change = await self._new_password(proof.account, password, field, proof.address)
 
         async def replace(still_proved: Mapping[str, Any]) -> dict[str, Any] | None:
             return await self._users.find_one_and_update(
@@ -190,7 +195,7 @@ class Accounts:
         """
         document = await self._users.find_one_and_update(
             {"_id": ObjectId(account.id)},
-            await self._new_password(account, password, "password"),
+            await self._new_password(account, password, "password", address=""),
             return_document=ReturnDocument.AFTER,
         )
         if document is None:
@@ -216,18 +221,18 @@ class Accounts:
                 return _account(document)
             # Another hash. A parallel sign-in may have stored one of the same password at today's
             # cost, see `_upgrade`; only that leaves `password_version` as it is.
-            proof = await self.confirm(account, proof.password)
+            proof = await self.confirm(account, proof.password, proof.address)
             if proof.account.password_version != account.password_version:
                 raise WrongPassword
 
     async def _new_password(
-        self, account: Account, password: str, field: str
+        self, account: Account, password: str, field: str, address: str
     ) -> dict[str, dict[str, Any]]:
         """Return the update that stores a new password. Raises `FieldsRefused` or `Busy`."""
         problem = self._problem_with_password(password, account.username, account.email)
         if problem:
             raise FieldsRefused({field: problem})
-        phc = await self._passwords.hash(password)
+        phc = await self._passwords.hash(password, address)
         return {"$set": {"password": phc}, "$inc": {"password_version": 1}}
 
     def _problem_with_password(self, password: str, username: str, email: str) -> str | None:
@@ -237,8 +242,8 @@ class Accounts:
             names=(usernames.clean_username(username), usernames.fold_email(email)),
         )
 
-    async def _upgrade(self, document: Mapping[str, Any], password: str) -> None:
-        phc = await self._passwords.hash(password)
+    async def _upgrade(self, document: Mapping[str, Any], password: str, address: str) -> None:
+        phc = await self._passwords.hash(password, address)
         # Only the hash that was verified is replaced: a password that was just changed stays.
         await self._users.update_one(
             {"_id": document["_id"], "password": document["password"]},
