@@ -41,9 +41,10 @@ class SessionNotSerializable(StorageError):
 
 
 class IndexConflict(StorageError):
-    """An index stands in the way and this user may not mend it.
+    """An index is missing or wrong, and this user or this server cannot create or repair it.
 
-    The message holds the exact command that an administrator has to run.
+    The message holds the exact command that an administrator has to run, or says what to do on a
+    server or with a collection that cannot have the index. Sessions work without the indexes.
     """
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from storage.causes import CAPPED, TIME_SERIES, UNAUTHORIZED
 from storage.document import OWNER_FIELD, TTL_FIELD
 from storage.driver import Driver
 from storage.errors import IndexConflict, StorageUnavailable
@@ -29,11 +30,17 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     TTL_FIELD: {"expireAfterSeconds": 0},
     OWNER_FIELD: {"sparse": True},
 }
-_UNAUTHORIZED = 13
 _OTHER_PROCESS_WAS_FASTER = (85, 86)  # IndexOptionsConflict, IndexKeySpecsConflict
+# BadValue (Azure Cosmos DB says so), CommandNotFound, CannotCreateIndex, InvalidOptions,
+# CommandNotSupported, InvalidIndexSpecificationOption, and Amazon DocumentDB's "feature not
+# supported". Neither another try nor an administrator would help.
+_SERVER_REFUSES = (2, 59, 67, 72, 115, 197, 303)
 
 Index = Mapping[str, Any]
+# For an administrator.
 Command = Mapping[str, Any]
+# Why this server or this collection cannot have an index, and what to do instead.
+Refusal = str
 
 
 class IndexWork:
@@ -110,19 +117,23 @@ async def _ensure_all(driver: Driver) -> None:
     except PyMongoError as error:
         driver.report(error)
         raise driver.unavailable(error) from error
-    if commands := [command for command in needed if command is not None]:
-        raise _conflict(driver, commands)
+    if needed != [None] * len(needed):
+        raise _conflict(driver, [need for need in needed if need is not None])
 
 
-async def _ensure(driver: Driver, field: str) -> Command | None:
-    """Create or repair one index; return the command for an administrator where that failed."""
+async def _ensure(driver: Driver, field: str) -> Command | Refusal | None:
+    """Create or repair one index; return what to do where that failed."""
     existing = await _indexes_on(driver, field)
     if not existing:
         try:
             await _create(driver, field)
         except OperationFailure as error:
+            if error.code in _SERVER_REFUSES:
+                return await _refusal(driver, field, error.code)
             if error.code in _OTHER_PROCESS_WAS_FASTER:
                 existing = await _indexes_on(driver, field)
+            elif error.code != UNAUTHORIZED:
+                raise
         else:
             return None
     return await _repair(driver, field, existing) if existing else _creation(driver, field)
@@ -133,7 +144,7 @@ async def _indexes_on(driver: Driver, field: str) -> dict[str, Index]:
     try:
         indexes = await driver.send(driver.collection.index_information, driver.timeout_seconds)
     except OperationFailure as error:
-        if error.code != _UNAUTHORIZED:
+        if error.code not in (UNAUTHORIZED, *_SERVER_REFUSES):
             raise
         return {}
     return {
@@ -164,9 +175,29 @@ async def _repair(driver: Driver, field: str, existing: Mapping[str, Index]) -> 
         await driver.send(lambda: command("collMod", name, **change), driver.timeout_seconds)
     except OperationFailure as error:
         # MongoDB before 5.1 cannot turn every index into a TTL index.
-        permitted = error.code != _UNAUTHORIZED
+        permitted = error.code != UNAUTHORIZED
         return _drop(driver, ordinary) if permitted else {"collMod": name, **change}
     return None
+
+
+async def _refusal(driver: Driver, field: str, code: int | None) -> Refusal:
+    options: Mapping[str, Any] = {}
+    with suppress(OperationFailure):  # it may be refused too, and only explains
+        options = await driver.send(driver.collection.options, driver.timeout_seconds)
+    if options.get("capped"):
+        return CAPPED.sentence
+    if "timeseries" in options:
+        return TIME_SERIES.sentence
+    if field == OWNER_FIELD:
+        return (
+            f"the server refuses an index on {field} (code {code}); sessions work without it, and "
+            "to list or end the sessions of an owner takes longer"
+        )
+    return (
+        f"the server refuses a TTL index on {field} (code {code}); expired sessions open for "
+        "nobody, but stay stored: call purge() once a day, or, on Azure Cosmos DB, create a TTL "
+        "index on _ts with more seconds than the longest max_age"
+    )
 
 
 def _drop(driver: Driver, names: list[str]) -> Command:
@@ -178,10 +209,12 @@ def _creation(driver: Driver, field: str) -> Command:
     return {"createIndexes": driver.collection.name, "indexes": [index]}
 
 
-def _conflict(driver: Driver, commands: Sequence[Command]) -> IndexConflict:
+def _conflict(driver: Driver, needed: Sequence[Command | Refusal]) -> IndexConflict:
     collection = driver.collection
+    if refusals := dict.fromkeys(need for need in needed if isinstance(need, Refusal)):
+        return IndexConflict(f"{collection.full_name}: {'; '.join(refusals)}")
     shell = f"db.getSiblingDB({json.dumps(collection.database.name)})"
-    calls = "; ".join(f"{shell}.runCommand({json.dumps(command)})" for command in commands)
+    calls = "; ".join(f"{shell}.runCommand({json.dumps(command)})" for command in needed)
     return IndexConflict(
         f"the indexes of {collection.full_name} are not as sessions need them, and this user may "
         f"not repair them; have an administrator run {calls} and start the app again (a user needs "

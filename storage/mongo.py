@@ -312,7 +312,8 @@ class MongoStorage(AbstractStorage):
         """Create or repair the TTL index and the owner index; many processes may do so at once.
 
         Raises ``IndexConflict`` with the command for an administrator when an index needs what this
-        user may not do, ``StorageUnavailable`` when MongoDB does not answer.
+        user may not do, or with what to do when the server refuses the index;
+        ``StorageUnavailable`` when MongoDB cannot be used, which says why.
         """
         self._driver.check_open()
         await create_indexes(self._driver)

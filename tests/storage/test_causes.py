@@ -24,10 +24,11 @@ from pymongo.errors import (
     OperationFailure,
 )
 
-from storage import MongoStorage, StorageUnavailable, causes
+from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
 from tests.conftest import missing
-from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of
+from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of, until
+from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod, find_mongod
 
 PASSWORD = "of-a-test"
@@ -331,11 +332,12 @@ async def test_obstacle_in_the_collection_is_named(
 
 
 @contextmanager
-def failing(server: Mongod, code: int, *commands: str) -> Iterator[None]:
-    """Let the server refuse commands of these names with an error code."""
+def failing(server: Mongod, code: int, *commands: str, times: int = 0) -> Iterator[None]:
+    """Let the server refuse commands of these names with an error code, every time or some."""
+    mode = {"times": times} if times else "alwaysOn"
     data = {"failCommands": commands, "errorCode": code, "appName": "sessions"}
     with Admin(server.uri) as client:
-        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
         try:
             yield
         finally:
@@ -438,6 +440,164 @@ async def test_cause_is_logged_again_after_a_minute(
     storage._driver.report(refusal)
 
     assert reported(caplog)[2:] == [as_logged(causes.WRONG_PASSWORD)]
+
+
+def names_of_indexes(server: Mongod) -> set[str]:
+    """Return the names of the indexes of the sessions."""
+    with Admin(server.uri) as client:
+        return set(client["app"]["sessions"].index_information()) - {"_id_"}
+
+
+@real_drivers
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        pytest.param({"capped": True, "size": 4096}, causes.CAPPED, id="capped"),
+        pytest.param(
+            {"timeseries": {"timeField": "created_at"}}, causes.TIME_SERIES, id="time series"
+        ),
+        pytest.param(
+            {"timeseries": {"timeField": "created_at", "metaField": "owner"}},
+            causes.TIME_SERIES,
+            id="time series of owners",
+        ),
+    ],
+)
+async def test_collection_that_cannot_have_a_ttl_index_is_named_at_start(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    cause: Cause,
+) -> None:
+    """No index is advised that nobody can create: another collection is needed."""
+    await asyncio.to_thread(create, faulty, **options)
+    storage = make_storage(connect(faulty.uri))
+
+    with caplog.at_level(logging.INFO, logger="storage"):
+        await open_site(storage)
+    with pytest.raises(IndexConflict) as conflict:
+        await storage.create_indexes()
+
+    assert str(conflict.value) == f"app.sessions: {cause.sentence}"
+    (line,) = caplog.records
+    assert (line.levelno, line.getMessage()) == (logging.ERROR, str(conflict.value))
+
+
+async def test_refusal_of_a_time_series_collection_is_named(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its documents cannot be found by a field and deleted."""
+    await asyncio.to_thread(create, faulty, timeseries={"timeField": "created_at"})
+
+    with pytest.raises(StorageUnavailable):
+        await make_storage(connect(faulty.uri)).revoke_owner(7)
+
+    assert reported(caplog) == [as_logged(causes.TIME_SERIES)]
+
+
+@real_drivers
+@pytest.mark.parametrize("code", [2, 67, 115])
+async def test_server_that_refuses_the_ttl_index_still_serves_and_gets_the_owner_index(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+) -> None:
+    """One ERROR line says what to do instead, and that no try will be better."""
+    await asyncio.to_thread(create, faulty)
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+
+    with failing(faulty, code, "createIndexes", times=1):
+        visitor = await (await open_site(storage)).visitor()
+    response = await visitor.do(lambda session: session.update(user_id=7))
+
+    assert response.status == 200
+    assert names_of_indexes(faulty) == {"owner_1"}
+    assert storage._index_work._task is not None
+    assert storage._index_work._task.done()
+    (line,) = caplog.records
+    assert line.levelno == logging.ERROR
+    assert f"refuses a TTL index on expires_at (code {code})" in line.getMessage()
+    assert "purge()" in line.getMessage()
+    assert "_ts" in line.getMessage()
+
+
+@pytest.mark.parametrize("look", [["listCollections"], []], ids=["without rights", "ordinary"])
+async def test_server_that_refuses_both_indexes_is_reported_with_both(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, look: list[str]
+) -> None:
+    """Also if the user may not ask what kind of collection it is."""
+    await asyncio.to_thread(create, faulty)
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+
+    with failing(faulty, 115, "createIndexes", *look), pytest.raises(IndexConflict) as conflict:
+        await storage.create_indexes()
+
+    assert "a TTL index on expires_at (code 115)" in str(conflict.value)
+    assert "an index on owner (code 115)" in str(conflict.value)
+    assert "runCommand" not in str(conflict.value)
+
+
+async def test_server_that_cannot_list_indexes_gets_both(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod
+) -> None:
+    """To create an index that exists is no error."""
+    await asyncio.to_thread(create, faulty)
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+
+    with failing(faulty, 59, "listIndexes"):
+        await storage.create_indexes()
+        await storage.create_indexes()
+
+    assert names_of_indexes(faulty) == {"expires_at_1", "owner_1"}
+
+
+async def test_server_without_coll_mod_is_a_conflict_with_the_command_that_drops_the_index(
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod
+) -> None:
+    """The next start creates it again, with the right options."""
+    await asyncio.to_thread(create, faulty)
+    collection = connect(f"{faulty.uri}/?appName=sessions")
+    await collection.create_index("expires_at", expireAfterSeconds=60)
+
+    with failing(faulty, 59, "collMod"), pytest.raises(IndexConflict) as conflict:
+        await make_storage(collection).create_indexes()
+    ((database, command),) = commands_in(str(conflict.value))
+    await collection.database.client[database].command(command)
+    await make_storage(collection).create_indexes()
+
+    assert (await collection.index_information())["expires_at_1"]["expireAfterSeconds"] == 0
+
+
+async def test_throttled_index_work_is_tried_again(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that is busy now does not refuse the index for ever."""
+    monkeypatch.setattr(import_module("storage.indexes"), "RETRY_SECONDS", 0.05)
+    await asyncio.to_thread(create, faulty)
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+
+    with failing(faulty, 16500, "createIndexes"):
+        await open_site(storage)
+        assert reported(caplog) == [as_logged(causes.THROTTLED)]
+        assert storage._index_work._task is not None
+        assert not storage._index_work._task.done()
+
+    await until(storage._index_work._task.done)
+    assert names_of_indexes(faulty) == {"expires_at_1", "owner_1"}
 
 
 @pytest.mark.parametrize(
