@@ -180,6 +180,8 @@ class MongoStorage(AbstractStorage):
         moved = None
         if loaded is None and self._moving is not None:
             moved = await self._moving.load(request, self._max_age)
+            if moved is None and (token := self._moving.moved_just_now(request, self._now_ms())):
+                loaded = await self._store.load([token], self._now_ms())
         # A parallel get_session() of the same request, or its new_session(), was faster. Counted
         # first: looking up what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from hashlib import sha256
+from typing import Any, NamedTuple, TypeVar, cast
 
 from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage, Session
@@ -28,12 +30,23 @@ _ACCEPTED = "use another aiohttp-session storage, such as the RedisStorage of be
 # The session that the old storage has for a request, and who asked.
 _FOUND = web.RequestKey("found", tuple[object, Session | None])
 REASONS_REMEMBERED = 100
+# How long other requests of a page may still be on their way with the old cookie.
+LATE_MS = 60_000
+MOVES_REMEMBERED = 4096
+
+
+class Moved(NamedTuple):
+    """Where a session has moved, and when."""
+
+    token: bytes
+    at_ms: int
 
 
 class Moving:
     """Finds the session that a visitor has in the old storage, and ends it there.
 
-    A class because it says once, not for each request, why sessions cannot move.
+    A class because it remembers the latest moves, for requests that come late, and says once, not
+    for each request, why sessions cannot move.
     """
 
     def __init__(
@@ -42,10 +55,13 @@ class Moving:
         """Check the old storage; a wrong one raises an error that names ``moving_from``."""
         _check(old, new)
         self._old = old
-        self._cookie_name = new.cookie_name
+        # Not there if a storage of the app's own does not call its parent's constructor.
+        self._old_cookie_name = getattr(old, "cookie_name", "")
         self._driver = driver
         self._counters = counters
         self._reported: set[str] = set()
+        # By the identity of the old session, hashed.
+        self._moves: OrderedDict[bytes, Moved] = OrderedDict()
 
     async def load(self, request: web.Request, max_age: float | None) -> MongoSession | None:
         """Return a session to store with the values of the old one; ``None``: there is none."""
@@ -59,26 +75,44 @@ class Moving:
                 session.max_age = found.max_age
         return session
 
-    async def end(
-        self, request: web.Request, response: web.StreamResponse, session: MongoSession
-    ) -> bool:
-        """End the old session of a request; return whether there was one.
+    def moved_just_now(self, request: web.Request, now_ms: int) -> bytes | None:
+        """Return the token under which this process has just stored the old session of a request.
 
-        Also where the request has not asked for it, since it called ``new_session`` or has a
-        session of ours: after a sign-out it would move in and sign the visitor in again.
+        A page sends many requests at once. One that arrives after another has moved the session
+        finds none in the old storage, and might begin one, whose cookie signs the visitor out.
         """
-        is_move = session.moved_from is not None
+        cookie = request.cookies.get(self._old_cookie_name) if self._moves else None
+        moved = None if cookie is None else self._moves.get(_hashed(cookie))
+        return None if moved is None or now_ms >= moved.at_ms + LATE_MS else moved.token
+
+    async def end(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        session: MongoSession,
+        *,
+        moved_to: Moved | None = None,
+    ) -> None:
+        """End the old session of a request, if there is one.
+
+        ``moved_to`` is where its values are now. Also where the request has not asked for it, since
+        it called ``new_session`` or has a session of ours: after a sign-out it would move in and
+        sign the visitor in again.
+        """
+        is_move = session.moved_from is not None and moved_to is not None
         if session.moved_from is None:
             session.moved_from = await self._find(request)
         if session.moved_from is None:
-            return False
+            return
+        if is_move:
+            # Before the end: whoever finds the old session ended then finds this.
+            self._remember(session.moved_from.identity, moved_to)
         session.moved_from.invalidate()
-        await self._save(request, response, session, without=self._cookie_name)
-        if is_move and not session.emptied:
+        await self._save(request, response, session)
+        if is_move:
             self._counters["moved"] += 1
         session.moved_from = None
         request[_FOUND] = self, None
-        return True
 
     async def leave(
         self,
@@ -98,6 +132,14 @@ class Moving:
             await self._save(request, response, session)
             session.saved(None)
 
+    def _remember(self, old_identity: object, moved: Moved | None) -> None:
+        # Not where the cookie holds the session itself, which then has no identity: such a cookie
+        # opens as often as it comes, and two visitors may have the same one.
+        if moved is not None and isinstance(old_identity, str):
+            self._moves[_hashed(old_identity)] = moved
+            while len(self._moves) > MOVES_REMEMBERED:
+                self._moves.popitem(last=False)
+
     async def _find(self, request: web.Request) -> Session | None:
         asked = request.get(_FOUND)
         if asked is None or asked[0] is not self:
@@ -114,14 +156,9 @@ class Moving:
         return found if isinstance(found, Session) and not found.empty else None
 
     async def _save(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        session: MongoSession,
-        *,
-        without: str | None = None,
+        self, request: web.Request, response: web.StreamResponse, session: MongoSession
     ) -> None:
-        """Save the old session; its cookies are sent, but not ``without``, which ours replaces."""
+        """Save the old session, and send its cookie; one of our name is replaced by ours later."""
         carrier = web.Response()
         old = self._old
         try:
@@ -129,9 +166,10 @@ class Moving:
         except _NotReadable as reason:
             raise self._failed(reason.args[0]) from None
         # As header lines: those of a stream have been made from response.cookies already.
-        for name, line in _cookies_of(carrier):
-            if name != without:
-                response.headers.add(hdrs.SET_COOKIE, line)
+        for morsel in carrier.cookies.values():
+            response.headers.add(hdrs.SET_COOKIE, morsel.OutputString())
+        for line in carrier.headers.getall(hdrs.SET_COOKIE, ()):
+            response.headers.add(hdrs.SET_COOKIE, line)
 
     async def _call(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something in the old storage, for as long as one load or save may take.
@@ -155,8 +193,10 @@ class Moving:
             del work, task
 
     def _failed(self, reason: str) -> StorageUnavailable:
-        logger.warning("moving_from: %s has failed: %s", self._kind, reason)
-        return self._driver.unavailable()
+        cause = f"moving_from: {self._kind} has failed: {reason}"
+        logger.warning(cause)
+        self._counters["unavailable"] += 1
+        return StorageUnavailable(cause)
 
     @property
     def _kind(self) -> str:
@@ -170,7 +210,6 @@ class _NotReadable(Exception):
 def _check(old: object, new: AbstractStorage) -> None:
     if not isinstance(old, AbstractStorage):
         raise TypeError(f"moving_from: {type(old).__name__} is not accepted; {_ACCEPTED}")
-    # Not there if a storage of the app's own does not call its parent's constructor.
     if getattr(old, "cookie_name", None) != new.cookie_name:
         return
     # Browsers would keep both cookies, and after a sign-out the old one would sign in again.
@@ -186,7 +225,5 @@ def _place_of(storage: AbstractStorage) -> tuple[str, str]:
     return (params["domain"] or "").lower().removeprefix("."), params["path"]
 
 
-def _cookies_of(response: web.Response) -> list[tuple[str, str]]:
-    morsels = [(name, morsel.OutputString()) for name, morsel in response.cookies.items()]
-    lines = response.headers.getall(hdrs.SET_COOKIE, ())
-    return morsels + [(line.partition("=")[0], line) for line in lines]
+def _hashed(identity: str) -> bytes:
+    return sha256(identity.encode("utf-8", "surrogatepass")).digest()

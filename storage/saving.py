@@ -13,7 +13,7 @@ from storage.changes import diff_of, has_changed
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.lifetime import Lifetime
-from storage.moving import Moving
+from storage.moving import Moved, Moving
 from storage.renewal import renew
 from storage.session import MongoSession
 from storage.settings import Settings, owner_text
@@ -148,7 +148,8 @@ class Saving:
             if visit.replaced:
                 await self._store.delete(draft.deadline, *visit.replaced)
             if self._moving is not None:
-                await self._moving.end(visit.request, visit.response, visit.session)
+                moved = Moved(new.token, visit.now_ms)
+                await self._moving.end(visit.request, visit.response, visit.session, moved_to=moved)
         except StorageUnavailable:
             self._store.abandon(new.stored.identifier)
             raise
@@ -219,10 +220,9 @@ class Saving:
         """
         old = visit.session.snapshot
         ended = visit.replaced if old is None else (old.stored.identifier,)
-        had_moved = self._moving is not None and await self._moving.end(
-            visit.request, visit.response, visit.session
-        )
-        if not ended and not had_moved:
+        if self._moving is not None:
+            await self._moving.end(visit.request, visit.response, visit.session)
+        if not ended:
             return
         others = map(document_id, self._cookie.tokens(visit.request))
         await self._store.delete(self._store.deadline(), *dict.fromkeys((*ended, *others)))

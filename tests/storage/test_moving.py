@@ -19,6 +19,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from redis.asyncio import Redis
 
 from storage import MongoStorage, renew_session
+from storage.moving import LATE_MS
 from tests.processes import free_port
 from tests.storage.conftest import (
     Clock,
@@ -185,18 +186,18 @@ async def test_sign_out_in_the_very_request_that_would_move_is_final(
 
 
 @each_kind_on_a_server
-@both_names
 async def test_old_session_has_ended_for_whoever_kept_its_cookie(
-    kind: str, name: str, make_old: MakeOld, make_storage: MakeStorage, browse: Browse
+    kind: str, make_old: MakeOld, make_storage: MakeStorage, browse: Browse, clock: Clock
 ) -> None:
-    """A server forgets it at the move; its cookie is no session here and there."""
-    old = await make_old(kind, name)
+    """A server forgets it at the move; a minute later its cookie is no session here and there."""
+    old = await make_old(kind)
     storage = make_storage(moving_from=old)
     before = await browse(old)
     await sign_in(before)
     kept = cookies(before)
     await (await browse(storage)).session()
     thief = await browse(storage, CookieJar(unsafe=True))
+    clock.advance(LATE_MS / 1000)
 
     send(thief, **kept)
 
@@ -344,11 +345,101 @@ async def test_max_age_that_a_storage_keeps_for_a_session_moves_too(
     assert info.expires_at - info.created_at == timedelta(seconds=expected)
 
 
+# Requests that come late with the old cookie
+
+
+@each_kind_on_a_server
+@both_names
+async def test_late_request_with_the_old_cookie_finds_the_moved_session(
+    kind: str, name: str, make_old: MakeOld, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """A page sends many requests at once; what this one writes is kept, and it sends no cookie."""
+    old = await make_old(kind, name)
+    storage = make_storage(moving_from=old)
+    before = await browse(old)
+    await sign_in(before)
+    kept = cookies(before)
+    visitor = await browse(storage)
+    await visitor.session()
+    late = await browse(storage, CookieJar(unsafe=True))
+    send(late, **kept)
+
+    answer = await late.do(lambda session: session.update(late=session["user_id"]))
+
+    assert set_cookie_of(answer) == []
+    assert await visitor.session() == {**ADA, "late": 7}
+    assert await storage.count() == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda session: session.invalidate(), id="sign-out"),
+        pytest.param(lambda session: session.renew(), id="renewal"),
+        pytest.param(lambda session: session.update(user_id=8), id="sign-in"),
+    ],
+)
+async def test_old_cookie_opens_nothing_after_a_sign_out_or_a_new_token(
+    step: Callable[[Any], None], own: OwnStorage, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """Somebody may have planted it before the sign-in."""
+    storage = make_storage(moving_from=own)
+    before = await browse(own)
+    await sign_in(before)
+    kept = cookies(before)
+    visitor = await browse(storage)
+    await visitor.session()
+    await visitor.do(step)
+    late = await browse(storage, CookieJar(unsafe=True))
+
+    send(late, **kept)
+
+    assert await late.session() == {}
+
+
+async def test_two_visitors_with_the_same_readable_cookie_get_two_sessions(
+    make_old: MakeOld, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """A cookie that holds the values is no identity: theirs may be equal."""
+    storage = make_storage(moving_from=await make_old("simple cookie"))
+    cookie = '{"created": 4000000000, "session": {"language": "en"}}'
+    visitors = [await browse(storage, CookieJar(unsafe=True)) for _ in range(2)]
+
+    for visitor in visitors:
+        send(visitor, OLD=cookie)
+        await visitor.do(lambda session: session.update(n=len(session)))
+
+    assert await storage.count() == 2
+    assert cookies(visitors[0])["session"] != cookies(visitors[1])["session"]
+
+
+async def test_old_cookie_of_nobody_opens_nothing_after_moves_of_others(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the latest moves are remembered, each for its own cookie."""
+    monkeypatch.setattr("storage.moving.MOVES_REMEMBERED", 1)
+    storage = make_storage(moving_from=own)
+    seen = []
+    for number in range(2):
+        before = await browse(own, CookieJar(unsafe=True))
+        await sign_in(before, number=number)
+        seen.append(cookies(before))
+        await (await browse(storage, before.client.session.cookie_jar)).session()
+    late = await browse(storage, CookieJar(unsafe=True))
+
+    found = []
+    for sent in (*seen, {"OLD": "unknown"}, {}):
+        send(late, **sent)
+        found.append(await late.session())
+
+    assert found == [{}, {"number": 1}, {}, {}]
+
+
 # How it is saved
 
 
 @pytest.mark.parametrize("name", ["session", "OLD"])
-async def test_streams_and_websockets_carry_both_cookies_of_a_move(
+async def test_stream_carries_both_cookies_of_a_move(
     name: str, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """Ours is set; the old one is deleted unless it is the same."""
