@@ -55,6 +55,7 @@ class Moving:
         """Check the old storage; a wrong one raises an error that names ``moving_from``."""
         _check(old, new)
         self._old = old
+        self._name = f"the old storage ({type(old).__name__})"
         # Not there if a storage of the app's own does not call its parent's constructor.
         self._old_cookie_name = getattr(old, "cookie_name", "")
         self._driver = driver
@@ -125,7 +126,7 @@ class Moving:
         text = str(reason)
         if text not in self._reported and len(self._reported) < REASONS_REMEMBERED:
             self._reported.add(text)
-            logger.warning("moving_from: a session stays with %s: %s", self._kind, text)
+            logger.warning("moving_from: a session stays in %s: %s", self._name, text)
         if session.moved_from is not None and session.written:
             session.moved_from.clear()
             session.moved_from.update(session)
@@ -150,7 +151,7 @@ class Moving:
         try:
             found: object = await self._call(self._old.load_session(request))
         except _NotReadable as reason:
-            logger.warning("moving_from: %s cannot read the cookie: %s", self._kind, reason)
+            logger.warning("moving_from: %s cannot read the cookie: %s", self._name, reason)
             return None
         # Of a storage of the app's own that returns None for "no session".
         return found if isinstance(found, Session) and not found.empty else None
@@ -193,14 +194,10 @@ class Moving:
             del work, task
 
     def _failed(self, reason: str) -> StorageUnavailable:
-        cause = f"moving_from: {self._kind} has failed: {reason}"
+        cause = f"moving_from: {self._name} has failed: {reason}"
         logger.warning(cause)
         self._counters["unavailable"] += 1
         return StorageUnavailable(cause)
-
-    @property
-    def _kind(self) -> str:
-        return type(self._old).__name__
 
 
 class _NotReadable(Exception):

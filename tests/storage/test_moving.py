@@ -605,7 +605,7 @@ async def test_cookie_that_cannot_be_read_is_one_warning_without_the_cookie(
     await visitor.session()
 
     assert caplog.messages == [
-        "moving_from: SimpleCookieStorage cannot read the cookie: JSONDecodeError"
+        "moving_from: the old storage (SimpleCookieStorage) cannot read the cookie: JSONDecodeError"
     ]
 
 
@@ -636,7 +636,7 @@ async def test_old_storage_that_is_away_is_a_503_and_signs_nobody_out(
 
     assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
     assert set_cookie_of(refused) == []
-    assert "moving_from: RedisStorage has failed: ConnectionError" in caplog.messages
+    assert "(RedisStorage) has failed: ConnectionError" in caplog.text
     assert "0123456789abcdef" not in caplog.text
     assert storage.counters["unavailable"] == 1
 
@@ -682,7 +682,7 @@ async def test_old_session_that_cannot_be_ended_is_a_503_and_does_not_move(
     assert (refused.status, set_cookie_of(refused)) == (503, [])
     assert await storage.count() == 0
     assert storage.counters["moved"] == 0
-    assert f"moving_from: OwnStorage has failed: {error.__name__}" in caplog.messages
+    assert f"(OwnStorage) has failed: {error.__name__}" in caplog.text
     assert "hunter2" not in caplog.text
     assert await visitor.session() == ADA
 
@@ -743,8 +743,10 @@ async def test_session_with_a_value_that_is_refused_stays_in_the_old_storage(
 
     assert own.saves == saves  # a mere read writes nothing
     assert await storage.count() == 0
-    reason = "session['since']: the encoder refused a datetime (TypeError)"
-    assert caplog.messages == [f"moving_from: a session stays with OwnStorage: {reason}"]
+    stays = "moving_from: a session stays in the old storage (OwnStorage): "
+    assert caplog.messages == [
+        f"{stays}session['since']: the encoder refused a datetime (TypeError)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -820,7 +822,7 @@ async def test_session_that_is_too_large_stays_in_the_old_storage(
     assert await visitor.session() == {"n": "x" * 2000}
 
     assert len(own.kept) == 1
-    assert "moving_from: a session stays with OwnStorage: session['n'] brings" in caplog.text
+    assert "stays in the old storage (OwnStorage): session['n'] brings" in caplog.text
 
 
 async def test_reasons_to_stay_are_reported_a_hundred_times_at_most(
