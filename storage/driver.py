@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 # access to the collection can write, then harms no other of its batch; and a known one need not be
 # decoded again.
 _RAW = CodecOptions(document_class=RawBSONDocument)
+# Documents of a long list that are read, and decoded, in one turn of the loop.
+BATCH = 100
 _SHORTEST_SECONDS = 0.001
 # A cause is logged once in this time, however many requests it fails.
 REPORT_SECONDS = 60.0
@@ -139,6 +141,24 @@ class Driver:
         """Find documents as bytes, in a task of its own; see ``call``."""
         cursor = self._raw.find(filter_, **options)
         return [bson_of(found) for found in await self.call(lambda: cursor.to_list(None), deadline)]
+
+    async def find_in_batches(
+        self, filter_: Mapping[str, Any], **options: Any
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Find documents as bytes, batch by batch; each batch has the whole time of an operation.
+
+        A caller that stops early closes the generator, and so the cursor at the server.
+        """
+        cursor = self._raw.find(filter_, batch_size=BATCH, **options)
+        try:
+            more = True
+            while more:
+                batch = await self.call(lambda: cursor.to_list(BATCH), self.deadline())
+                more = len(batch) >= BATCH
+                yield [bson_of(found) for found in batch]
+        finally:
+            if more:
+                _ = self.start(cursor.close())
 
     async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
         """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +61,7 @@ class MongoStorage(AbstractStorage):
         owner_key: str | None = "user_id",
         describe: Callable[[web.Request], str] | None = None,
         max_bytes: int = 256 * 1024,
+        max_sessions_per_owner: int | None = None,
         operation_timeout: float = 5.0,
         cookie_name: str = "session",
         domain: str | None = None,
@@ -85,6 +87,8 @@ class MongoStorage(AbstractStorage):
         owner_key: the session key whose value says whose session it is; ``None``: no owners.
         describe: called with the request to name the device for ``sessions()``.
         max_bytes: the most that one session's sealed values may take, up to 4 MiB.
+        max_sessions_per_owner: whole number above 0. A sign-in beyond it ends the owner's sessions
+            that were used least lately. ``None``: no limit.
         operation_timeout: seconds that one load or one save may wait for MongoDB.
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
@@ -102,6 +106,7 @@ class MongoStorage(AbstractStorage):
             owner_key=owner_key,
             describe=describe,
             max_bytes=max_bytes,
+            max_sessions_per_owner=max_sessions_per_owner,
             operation_timeout=operation_timeout,
             encoder=write_json if (encoder, decoder) == _JSON else encoder,
             decoder=read_json if (encoder, decoder) == _JSON else decoder,
@@ -150,7 +155,14 @@ class MongoStorage(AbstractStorage):
         self._moving = (
             None if moving_from is None else Moving(moving_from, self, self._driver, self._counters)
         )
-        self._saving = Saving(self._store, self._cookie, settings, lifetime, self._moving)
+        self._saving = Saving(
+            self._store,
+            self._cookie,
+            settings,
+            lifetime,
+            owners=self._owners,
+            moving=self._moving,
+        )
         self._private = PrivateAnswers()
         self._index_work = IndexWork(self._driver)
 
@@ -265,11 +277,16 @@ class MongoStorage(AbstractStorage):
         snapshot = session.snapshot if isinstance(session, MongoSession) else None
         return None if snapshot is None else to_handle(snapshot.stored.identifier)
 
-    async def sessions(self, owner: object) -> AsyncIterator[SessionInfo]:
-        """Yield the active sessions of an owner (compared as text), newest activity first."""
+    async def sessions(self, owner: object) -> AsyncGenerator[SessionInfo, None]:
+        """Yield the active sessions of an owner (compared as text), newest activity first.
+
+        They are read in batches. A caller that wants only the first ones may stop early, and then
+        closes the generator, as ``contextlib.aclosing`` does.
+        """
         self._driver.check_open()
-        for info in await self._owners.sessions(owner, self._now_ms()):
-            yield info
+        async with aclosing(self._owners.sessions(owner, self._now_ms())) as found:
+            async for info in found:
+                yield info
 
     async def revoke(self, handle: str, owner: object = None) -> bool:
         """Delete one session, with ``owner`` only if it is that owner's.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,8 +14,10 @@ from storage.document import (
     Filter,
     Stored,
     by_id,
+    by_ids,
     decode,
     expired,
+    identifier_of,
     needs_older_secret,
     owned_by,
     parse_without_values,
@@ -42,6 +46,10 @@ class SessionInfo:
     label: str
 
 
+# Of one sign-in: a long list from before the limit takes a few sign-ins.
+MOST_ENDED = 1000
+
+
 class Owners:
     """Finds sessions by their owner, by a handle or by their dates, never by a token."""
 
@@ -61,23 +69,47 @@ class Owners:
         self._cache = cache
         self._counters = counters
 
-    async def sessions(self, owner: object, now_ms: int) -> list[SessionInfo]:
-        """Return the active sessions of an owner, newest activity first."""
-        documents = await self._driver.find_all(
+    async def sessions(self, owner: object, now_ms: int) -> AsyncGenerator[SessionInfo, None]:
+        """Yield the active sessions of an owner, newest activity first.
+
+        In batches, each in a turn of the loop of its own: nobody else waits for a long list.
+        """
+        found = self._driver.find_in_batches(
             self._owned_by(owner),
-            self._driver.deadline(),
             projection={**WITHOUT_VALUES},  # mongomock adds to it
             sort=[NEWEST_FIRST],
         )
-        found = []
-        for document in documents:
-            try:
-                stored = parse_without_values(decode(document)[0])
-            except Unreadable:
-                continue  # it opens for nobody either
-            if not self._lifetime.has_expired(stored.dates, now_ms):
-                found.append(self._info(stored))
-        return found
+        async with aclosing(found):
+            async for documents in found:
+                for document in documents:
+                    stored = _readable(document)
+                    if stored and not self._lifetime.has_expired(stored.dates, now_ms):
+                        yield self._info(stored)
+
+    async def end_beyond(self, limit: int, owner: str, new: Stored, deadline: float) -> int:
+        """Delete the sessions of an owner beyond ``limit``, those that were used least lately.
+
+        ``new`` is the one that was just stored. It counts by its dates as the others do: of two
+        sign-ins at once both end the same sessions, and never each other. Returns how many.
+        """
+        beyond = await self._driver.find_all(
+            self._owned_by(owner, but=new.identifier),
+            deadline,
+            projection={**WITHOUT_VALUES},
+            sort=[NEWEST_FIRST],
+            skip=limit - 1,
+            limit=MOST_ENDED,
+        )
+        if not beyond:
+            return 0
+        ended = [identifier_of(raw) for raw in beyond]
+        last_kept = _readable(beyond[0])
+        if last_kept and last_kept.dates.last_seen_ms > new.dates.last_seen_ms:
+            ended[0] = new.identifier
+        deleted = await self._delete(by_ids(ended), deadline)
+        for identifier in ended:
+            self._cache.forget(identifier)
+        return deleted
 
     async def revoke(self, handle: object, owner: object) -> bool:
         """Delete one session by its handle, with ``owner`` only if it is theirs."""
@@ -151,3 +183,11 @@ class Owners:
             return self._keyring.open_label(stored.label, stored.identifier, created_ms)
         except Unreadable:
             return ""
+
+
+def _readable(document: bytes) -> Stored | None:
+    """Read a document without its values; ``None``: it opens for nobody."""
+    try:
+        return parse_without_values(decode(document)[0])
+    except Unreadable:
+        return None

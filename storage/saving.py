@@ -14,6 +14,7 @@ from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.lifetime import Lifetime
 from storage.moving import Moved, Moving
+from storage.owners import Owners
 from storage.renewal import renew
 from storage.session import MongoSession
 from storage.settings import Settings, owner_text
@@ -53,13 +54,19 @@ class Saving:
         cookie: SessionCookie,
         settings: Settings,
         lifetime: Lifetime,
+        *,
+        owners: Owners,
         moving: Moving | None,
     ) -> None:
-        """Save to ``store``, and tell browsers with ``cookie``; ``moving`` ends old sessions."""
+        """Save to ``store``, and tell browsers with ``cookie``.
+
+        ``owners`` ends those beyond the limit, ``moving`` those of another storage.
+        """
         self._store = store
         self._cookie = cookie
         self._settings = settings
         self._lifetime = lifetime
+        self._owners = owners
         self._moving = moving
         self._touched: OrderedDict[bytes, int] = OrderedDict()
         self._owner_key_checked = False
@@ -153,6 +160,7 @@ class Saving:
         except StorageUnavailable:
             self._store.abandon(new.stored.identifier)
             raise
+        await self._keep_limit(new, draft)
         self._send_cookie(visit, new)
 
     async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
@@ -171,8 +179,24 @@ class Saving:
         if renewed is None:
             self._ended_elsewhere(visit, old)
             return
+        if starts_again:
+            await self._keep_limit(renewed.snapshot, draft)
         visit.session.adopt(renewed.adopted, renewed.dropped)
         self._send_cookie(visit, renewed.snapshot)
+
+    async def _keep_limit(self, new: Snapshot, draft: Draft) -> None:
+        """After a sign-in, end the owner's sessions beyond ``max_sessions_per_owner``."""
+        limit = self._settings.max_sessions_per_owner
+        if limit is None or draft.owner is None:
+            return
+        try:
+            ended = await self._owners.end_beyond(limit, draft.owner, new.stored, draft.deadline)
+        except StorageUnavailable as error:
+            # The sign-in is stored; the owner's next one ends what is too much.
+            logger.warning("the sessions of one owner were not limited: %s", error)
+            return
+        if ended:
+            logger.info("session %s is new; %d of its owner ended", _name(new), ended)
 
     async def _update(
         self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool

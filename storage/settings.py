@@ -11,6 +11,7 @@ from storage.values import Decoder, Encoder
 # A document, and the update that seals one again, may have 16 MiB (MongoDB's limit). That update
 # has every value twice, and the field of a small value takes nearly as much as the value.
 MOST_BYTES = 4 * 1024 * 1024
+MOST_SESSIONS = 1_000_000
 LONGEST_OPERATION_SECONDS = 3600.0
 
 
@@ -22,6 +23,7 @@ class Settings:
     # Called with the request.
     describe: Callable[[Any], str] | None
     max_bytes: int
+    max_sessions_per_owner: int | None
     operation_timeout: float
     encoder: Encoder
     decoder: Decoder
@@ -37,6 +39,12 @@ class Settings:
         if not callable(self.decoder):
             raise _wrong_type("decoder", self.decoder, "use a function such as json.loads")
         _check_number("max_bytes", self.max_bytes, int, 1, MOST_BYTES)
+        if self.max_sessions_per_owner is not None:
+            _check_number(
+                "max_sessions_per_owner", self.max_sessions_per_owner, int, 1, MOST_SESSIONS
+            )
+            if self.owner_key is None:
+                raise ValueError("max_sessions_per_owner: needs an owner_key; without it, use None")
         _check_number(
             "operation_timeout",
             self.operation_timeout,

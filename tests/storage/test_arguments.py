@@ -48,6 +48,15 @@ WRONG = [
     pytest.param("max_age", 10**400, ValueError, "days", id="max_age beyond a float"),
     pytest.param("max_bytes", 1e5, TypeError, "number", id="max_bytes a float"),
     pytest.param("max_bytes", True, TypeError, "number", id="max_bytes true"),
+    pytest.param(
+        "max_sessions_per_owner", 0, ValueError, "from 1 to", id="max_sessions_per_owner zero"
+    ),
+    pytest.param(
+        "max_sessions_per_owner", 2.5, TypeError, "whole number", id="max_sessions_per_owner a half"
+    ),
+    pytest.param(
+        "max_sessions_per_owner", True, TypeError, "number", id="max_sessions_per_owner true"
+    ),
     pytest.param("operation_timeout", 0, ValueError, "from 0.01", id="operation_timeout zero"),
     pytest.param(
         "operation_timeout", float("inf"), ValueError, "from 0.01", id="operation_timeout infinite"
@@ -217,6 +226,7 @@ def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
         {"max_age": 60, "absolute_timeout": 30},
         {"max_age": 60, "touch_interval": 59.5},
         {"max_bytes": 1},
+        {"max_sessions_per_owner": 1},
         {"max_bytes": 4 * 1024 * 1024},
         {"operation_timeout": 0.01},
         {"operation_timeout": 3600},

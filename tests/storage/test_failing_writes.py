@@ -297,3 +297,25 @@ async def test_stream_with_a_failed_save_is_a_complete_503(
     assert failed.status == 503
     assert "try again" in await failed.text()
     assert set_cookie_of(failed) == []
+
+
+async def test_sign_in_succeeds_although_older_sessions_cannot_be_ended(
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    faulty_mongod: Mongod,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The limit of an owner's sessions is kept again by the next sign-in."""
+    storage = make_storage(max_sessions_per_owner=1)
+    site = await open_site(storage)
+    first, second, third = [await site.visitor() for _ in range(3)]
+    await first.do(lambda session: session.update(user_id=7))
+
+    fail(faulty_mongod, "delete")
+    answer = await second.do(lambda session: session.update(user_id=7))
+    assert answer.status == 200
+    assert await second.session() == await first.session() == {"user_id": 7}
+    assert "the sessions of one owner were not limited" in caplog.text
+
+    await third.do(lambda session: session.update(user_id=7))
+    assert len([info async for info in storage.sessions(7)]) == 1

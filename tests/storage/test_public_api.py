@@ -48,6 +48,7 @@ DEFAULTS = {
     "owner_key": "user_id",
     "describe": None,
     "max_bytes": 256 * 1024,
+    "max_sessions_per_owner": None,
     "operation_timeout": 5.0,
     "cookie_name": "session",
     "domain": None,
