@@ -22,13 +22,14 @@ from webapp.cli.actions import NotDone, Outcome
 from webapp.cli.devfolder import DevFolder
 from webapp.cli.parser import parser, rendered
 from webapp.config.settings import Config, ConfigError
-from webapp.database.errors import explain
+from webapp.database.errors import DatabaseAway, explain
 from webapp.database.mongod import Mongod, MongodFailed, MongodNotFound, find_mongod
 from webapp.http import logs
 from webapp.http.refusals import Refusal
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
-DONE, NOT_DONE, MISCONFIGURED, INTERRUPTED = 0, 1, 78, 130
+# 75 and 78 as in sysexits.h: a supervisor starts the app again after 75, never after 78.
+DONE, NOT_DONE, TRY_LATER, MISCONFIGURED, INTERRUPTED = 0, 1, 75, 78, 130
 PROGRESS_SECONDS = 1.0
 
 _log = logging.getLogger("webapp")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 FAILURES = (
-    *(ConfigError, MongodNotFound, MongodFailed),
+    *(ConfigError, DatabaseAway, MongodNotFound, MongodFailed),
     *(PortRefused, NotDone, Refusal, PyMongoError, StorageUnavailable),
 )
 
@@ -59,12 +60,14 @@ FAILURES = (
 def _explained(failure: Exception) -> tuple[int, tuple[str, ...]]:
     if isinstance(failure, ConfigError):
         return MISCONFIGURED, failure.problems
+    if isinstance(failure, DatabaseAway):
+        return TRY_LATER, (str(failure),)
     if isinstance(failure, MongodNotFound | MongodFailed):
         return MISCONFIGURED, (str(failure),)
     if isinstance(failure, Refusal):
         return NOT_DONE, (failure.sentence,)
     if isinstance(failure, PyMongoError | StorageUnavailable):
-        return NOT_DONE, (explain(failure, "of the app"),)
+        return NOT_DONE, (explain(failure, "of the app").sentence,)
     return NOT_DONE, (str(failure),)
 
 

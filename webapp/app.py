@@ -18,7 +18,7 @@ from webapp.accounts.throttle import THROTTLE, Throttle
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
 from webapp.database.client import Collection, Database, connect, disconnect, ping
-from webapp.database.errors import explain
+from webapp.database.errors import failed_start
 from webapp.database.indexes import check_rights
 from webapp.handlers import api, pages
 from webapp.handlers.devices import describe
@@ -46,8 +46,8 @@ async def create_app(config: Config, *, cost: Cost | None = None) -> web.Applica
     """Run the start-up hooks and return an app that is ready to serve; its clean-up closes all.
 
     `cost` is what the hash of a password costs, by default `Cost()`; it is for tests.
-    Raises `ConfigError` with one sentence per problem: nothing is mounted then, and the
-    connection to MongoDB is closed again.
+    Raises `ConfigError` with one sentence per problem, and `DatabaseAway` when MongoDB does not
+    answer: nothing is mounted then, and the connection to MongoDB is closed again.
     """
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(parts(config, cost=cost))
@@ -66,7 +66,7 @@ async def create_app(config: Config, *, cost: Cost | None = None) -> web.Applica
 async def parts(config: Config, *, cost: Cost | None = None) -> AsyncIterator[web.Application]:
     """Build what every command works with, start-up hooks passed, and close it whatever happens.
 
-    An app without routes, which is no server yet. Raises `ConfigError`.
+    An app without routes, which is no server yet. Raises `ConfigError` and `DatabaseAway`.
     """
     policy = checked_policy(config)
     async with AsyncExitStack() as stack:
@@ -110,7 +110,7 @@ async def prepare_database(app: web.Application) -> None:
         await app[THROTTLE].create_indexes()
         await check_rights(app[DATABASE])
     except (IndexConflict, StorageUnavailable, PyMongoError) as error:
-        raise ConfigError(explain(error, app[DATABASE].name)) from None
+        raise failed_start(error, app[DATABASE].name) from None
 
 
 def _storage(config: Config, database: Database) -> MongoStorage:

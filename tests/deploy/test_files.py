@@ -14,6 +14,7 @@ import pytest
 from storage import generate_secret
 from tests.deploy.conftest import procfile
 from tests.processes import ROOT
+from webapp.__main__ import MISCONFIGURED, TRY_LATER
 from webapp.config.settings import KNOWN, Config, ConfigError
 
 
@@ -51,6 +52,17 @@ def test_container_has_the_app_and_runs_it_like_the_procfile() -> None:
     assert " ".join(command) == procfile()["web"]
     assert f"python:{(ROOT / '.python-version').read_text().strip()}-" in lines[0]
     assert any(re.fullmatch(r"USER [1-9]\d+", line) for line in lines)
+
+
+def test_the_unit_starts_the_app_again_until_mongodb_answers_and_never_with_wrong_settings() -> (
+    None
+):
+    """Code 75 restarts without an end, code 78 never."""
+    unit = (ROOT / "deploy" / "webapp@.service").read_text().splitlines()
+
+    assert f"RestartForceExitStatus={TRY_LATER}" in unit
+    assert f"RestartPreventExitStatus={MISCONFIGURED}" in unit
+    assert "StartLimitIntervalSec=0" in unit
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConfigurationError, NotPrimaryError, OperationFailure
 
+from storage import StorageUnavailable
 from tests.processes import LISTENING, free_port, run_webapp, webapp
 from tests.webapp.commands import run_command
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app, parts
 from webapp.config.settings import Config, ConfigError
 from webapp.database.client import CLOSE_SECONDS, START_SECONDS
-from webapp.database.errors import explain
+from webapp.database.errors import DatabaseAway, explain, failed_start
 from webapp.database.mongod import Mongod
 from webapp.http.proxy import ForwardedPolicy
 
@@ -36,6 +37,12 @@ def refused(environ: dict[str, str]) -> list[str]:
     return _refused(environ, *run_command("check", environ=environ | {"LOG_LEVEL": "DEBUG"}))
 
 
+def postponed(environ: dict[str, str]) -> list[str]:
+    """Run `check` on a MongoDB that may answer later: code 75, and otherwise as `refused`."""
+    code, output = run_command("check", environ=environ | {"LOG_LEVEL": "DEBUG"})
+    return _refused(environ, code, output, expected=75)
+
+
 def refused_as_a_process(environ: dict[str, str]) -> list[str]:
     """Run the app itself, which must be refused without much work."""
     worked = _children_seconds()
@@ -46,8 +53,8 @@ def refused_as_a_process(environ: dict[str, str]) -> list[str]:
     return _refused(environ, code, output)
 
 
-def _refused(environ: dict[str, str], code: int, output: str) -> list[str]:
-    assert code == 78, output
+def _refused(environ: dict[str, str], code: int, output: str, *, expected: int = 78) -> list[str]:
+    assert code == expected, output
     assert "Traceback" not in output
     assert environ.get("SESSION_SECRET", SECRET) not in output
     assert PASSWORD not in output
@@ -93,10 +100,10 @@ def test_start_needs_a_database() -> None:
 
 @pytest.mark.usefixtures("soon_refused")
 def test_unreachable_mongodb_is_reported_in_time(environ: dict[str, str]) -> None:
-    """Nothing listens there: reported within 15 seconds."""
+    """Nothing listens there: reported within 15 seconds, with code 75."""
     uri = f"mongodb://app:{PASSWORD}@127.0.0.1:{free_port()}"
 
-    lines = refused(environ | {"MONGO_URI": uri})
+    lines = postponed(environ | {"MONGO_URI": uri})
 
     assert lines[-1].startswith("MONGO_URI: MongoDB does not answer; check that it runs")
     assert START_SECONDS + CLOSE_SECONDS < MONGODB_SECONDS
@@ -106,7 +113,7 @@ def test_unreachable_mongodb_is_reported_in_time(environ: dict[str, str]) -> Non
 def test_silent_mongodb_is_reported_in_time(environ: dict[str, str]) -> None:
     """A server that accepts and never answers is reported within 15 seconds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        lines = refused(environ | {"MONGO_URI": f"mongodb://127.0.0.1:{silent.getsockname()[1]}"})
+        lines = postponed(environ | {"MONGO_URI": f"mongodb://127.0.0.1:{silent.getsockname()[1]}"})
 
     assert lines[-1].startswith("MONGO_URI: MongoDB does not answer")
 
@@ -121,8 +128,8 @@ def test_unknown_srv_name_is_reported(environ: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("soon_refused")
 def test_tls_to_a_server_without_tls_is_reported(environ: dict[str, str], mongo_uri: str) -> None:
-    """The sentence names TLS and its options."""
-    lines = refused(environ | {"MONGO_URI": f"{mongo_uri}/?tls=true"})
+    """The sentence names TLS; code 75, for a proxy whose server is away looks the same."""
+    lines = postponed(environ | {"MONGO_URI": f"{mongo_uri}/?tls=true"})
 
     assert lines[-1].startswith("MONGO_URI: ")
     assert "tls=" in lines[-1]
@@ -132,10 +139,10 @@ def test_tls_to_a_server_without_tls_is_reported(environ: dict[str, str], mongo_
 def test_plaintext_to_a_server_with_tls_is_reported(
     environ: dict[str, str], mongod: Mongod, tmp_path: Path
 ) -> None:
-    """The server closes the connection; the sentence says why."""
+    """A closed connection may pass, code 75; a certificate that is not trusted does not, 78."""
     arguments = ("--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(certificate(tmp_path)))
     with TlsMongod(mongod._binary, tmp_path / "tls", arguments=arguments) as server:
-        plain = refused(environ | {"MONGO_URI": server.uri})
+        plain = postponed(environ | {"MONGO_URI": server.uri})
         untrusted = refused(environ | {"MONGO_URI": f"{server.uri}/?tls=true"})
 
     assert "tls=true" in plain[-1]
@@ -167,6 +174,60 @@ def certificate(folder: Path) -> Path:
     both = folder / "both.pem"
     both.write_text(key.read_text() + cert.read_text())
     return both
+
+
+@pytest.fixture(scope="module")
+def member(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run one member of a replica set `real` that nobody has initiated."""
+    folder = tmp_path_factory.mktemp("member")
+    with Mongod(mongod._binary, folder, arguments=["--replSet", "real"]) as server:
+        yield server
+
+
+@pytest.mark.usefixtures("soon_refused")
+@pytest.mark.parametrize("direct", ["", "&directConnection=true"])
+def test_replica_set_that_is_not_initiated_yet_is_waited_for(
+    environ: dict[str, str], member: Mongod, direct: str
+) -> None:
+    """Code 75: the app is often started before `rs.initiate()` has run."""
+    lines = postponed(environ | {"MONGO_URI": f"{member.uri}/?replicaSet=real{direct}"})
+
+    assert "has no primary" in lines[-1]
+    assert "rs.initiate()" in lines[-1]
+
+
+@pytest.mark.usefixtures("soon_refused")
+def test_wrong_replica_set_name_is_reported(
+    environ: dict[str, str], member: Mongod, mongo_uri: str
+) -> None:
+    """Code 78, for a set of another name and for a server that belongs to none."""
+    with MongoClient[dict[str, object]](member.uri, directConnection=True) as client:
+        hosts = [{"_id": 0, "host": f"127.0.0.1:{member.port}"}]
+        client.admin.command("replSetInitiate", {"_id": "real", "members": hosts})
+
+    of_another = refused(environ | {"MONGO_URI": f"{member.uri}/?replicaSet=typo"})
+    direct = "&directConnection=true"
+    asked_directly = refused(environ | {"MONGO_URI": f"{member.uri}/?replicaSet=typo{direct}"})
+    of_none = refused(environ | {"MONGO_URI": f"{mongo_uri}/?replicaSet=typo"})
+
+    for lines in (of_another, asked_directly, of_none):
+        assert "belongs to the replica set that replicaSet= names" in lines[-1]
+
+
+@pytest.mark.usefixtures("soon_refused")
+def test_app_that_was_started_too_early_passes_at_a_later_start(
+    environ: dict[str, str], mongod: Mongod, tmp_path: Path
+) -> None:
+    """What a supervisor does after code 75: the same command again, until MongoDB answers."""
+    port = free_port()
+    own = environ | {"MONGO_URI": f"mongodb://127.0.0.1:{port}"}
+
+    too_early = postponed(own)
+    with Mongod(mongod._binary, tmp_path / "late", port=port):
+        code, output = run_command("check", environ=own)
+
+    assert "does not answer" in too_early[-1]
+    assert code == 0, output
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +401,43 @@ def test_unknown_error_is_reported_by_its_code() -> None:
     """The server's message is left out: it may repeat what was sent."""
     error = OperationFailure("the text with private things", code=12345)
 
-    sentence = explain(error, "shop")
+    meaning = explain(error, "shop")
 
-    assert sentence.startswith("MONGO_URI: MongoDB refused an operation with code 12345")
-    assert "private" not in sentence
+    assert meaning.sentence.startswith("MONGO_URI: MongoDB refused an operation with code 12345")
+    assert "private" not in meaning.sentence
+    assert not meaning.passing
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "passing"),
+    [
+        pytest.param(
+            ConfigurationError("The DNS query name does not exist: private."),
+            "cannot be found",
+            False,
+            id="unknown name",
+        ),
+        pytest.param(
+            ConfigurationError("The resolution lifetime expired after 21.2 seconds: private"),
+            "no name server answers",
+            True,
+            id="no name server",
+        ),
+        pytest.param(OperationFailure("private", code=100), "can never confirm", False, id="w=9"),
+        pytest.param(OperationFailure("private", code=50), "not answer", True, id="out of time"),
+        pytest.param(NotPrimaryError("private"), "not answer", True, id="stepped down"),
+        pytest.param(StorageUnavailable(), "not answer", True, id="storage unavailable"),
+    ],
+)
+def test_error_says_whether_a_later_start_may_succeed(
+    error: Exception,
+    words: str,
+    passing: bool,  # noqa: FBT001
+) -> None:
+    """Only what time may fix is code 75."""
+    meaning = explain(error, "shop")
+
+    assert words in meaning.sentence
+    assert "private" not in meaning.sentence
+    assert meaning.passing is passing
+    assert isinstance(failed_start(error, "shop"), DatabaseAway if passing else ConfigError)

@@ -12,10 +12,12 @@ from webapp.config.settings import DEFAULT_PORT
 EXIT_CODES = """\
 exit codes:
   0   done
-  1   not done: no such account, a refused password, the port in use, MongoDB away; the reason
-      is on standard error
+  1   not done: no such account, a refused password, the port in use; the reason is on standard
+      error
   2   wrong arguments
-  78  the configuration, or MongoDB at start, is not valid; one line per problem on standard error
+  75  MongoDB does not answer, or not yet; the same command may succeed later
+  78  the configuration, the address of MongoDB or its user's rights must be changed; one line per
+      problem on standard error
   130 interrupted
 """
 ENVIRONMENT = (
