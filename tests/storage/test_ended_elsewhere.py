@@ -18,6 +18,7 @@ from tests.storage.conftest import (
     MakeStorage,
     OpenSite,
     Visitor,
+    cookie_of,
     every_driver,
     real_drivers,
     set_cookie_of,
@@ -157,7 +158,9 @@ async def test_save_after_the_session_ended_elsewhere_writes_nothing_and_sends_n
     cookies = await _save_after(ending, change, elsewhere, visitor)
 
     assert cookies == []
-    assert [(record.levelname, record.message) for record in caplog.records] == [
+    # A change of the owner has another line, which says how many values were dropped.
+    lines = [(r.levelname, r.message) for r in caplog.records if "dropped" not in r.message]
+    assert lines == [
         ("INFO", f"session {elsewhere.handle[:8]} ended during a request; its save wrote nothing")
     ]
 
@@ -192,7 +195,8 @@ async def test_logout_of_a_session_that_ended_elsewhere_still_deletes_the_cookie
 
     response = await during(visitor, meanwhile, lambda session: session.invalidate())
 
-    assert [line.startswith('session=""; Max-Age=0;') for line in set_cookie_of(response)] == [True]
+    deleted = cookie_of(response)
+    assert (deleted.value, deleted["max-age"]) == ("", "0")
 
 
 @every_driver

@@ -26,7 +26,7 @@ def _set_number(session: Any) -> None:
     session[7] = "seven"
 
 
-Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Page = Callable[[web.Request, Exception], Awaitable[web.StreamResponse]]
 
 
 def _with_error_page(error: type[Exception], page: Page, set_up: SetUp = setup) -> SetUp:
@@ -37,8 +37,7 @@ def _with_error_page(error: type[Exception], page: Page, set_up: SetUp = setup) 
         try:
             return await handler(request)
         except error as refusal:
-            request["error"] = str(refusal)
-            return await page(request)
+            return await page(request, refusal)
 
     def set_up_both(app: web.Application, storage: MongoStorage) -> None:
         app.middlewares.append(pages)
@@ -47,8 +46,8 @@ def _with_error_page(error: type[Exception], page: Page, set_up: SetUp = setup) 
     return set_up_both
 
 
-async def _message(request: web.Request) -> web.Response:
-    return web.Response(status=500, text=request["error"])
+async def _message(_request: web.Request, error: Exception) -> web.Response:
+    return web.Response(status=500, text=str(error))
 
 
 async def _crash(request: web.Request) -> web.StreamResponse:
@@ -154,7 +153,7 @@ async def test_error_page_is_not_cut_to_the_length_of_the_stream_that_did_not_st
 ) -> None:
     """An app may answer the error with another stream."""
 
-    async def page(request: web.Request) -> web.StreamResponse:
+    async def page(request: web.Request, _error: Exception) -> web.StreamResponse:
         (await get_session(request)).clear()  # otherwise the stream would be refused too
         response = web.StreamResponse(status=500)
         response.enable_chunked_encoding()
@@ -195,7 +194,7 @@ async def test_changes_of_a_handler_that_crashes_are_not_saved_with_an_outer_err
 ) -> None:
     """Whatever a middleware outside of the sessions returns instead."""
 
-    async def page(_request: web.Request) -> web.StreamResponse:
+    async def page(_request: web.Request, _error: Exception) -> web.StreamResponse:
         return kind(status=500)
 
     visitor = await (await open_site(storage, _with_error_page(LookupError, page))).visitor()
@@ -212,7 +211,7 @@ async def test_refused_save_may_be_answered_with_a_file(
 ) -> None:
     """The file does not try to save the refused session again."""
 
-    async def page(_request: web.Request) -> web.StreamResponse:
+    async def page(_request: web.Request, _error: Exception) -> web.StreamResponse:
         return web.FileResponse(__file__, status=500)
 
     site = await open_site(make_storage(max_bytes=1000), _with_error_page(StorageError, page))
