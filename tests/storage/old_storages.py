@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class OwnStorage(AbstractStorage):
         if asyncio.iscoroutine(step := self.before_load()):
             await step
         key = self.load_cookie(request)
-        data: Any = self.kept.get(key or "")
+        data: Any = deepcopy(self.kept.get(key or ""))
         session = Session(key if data else None, data=data, new=data is None, max_age=self.max_age)
         if key in self.max_ages:
             session.max_age = self.max_ages[key]
@@ -80,7 +81,7 @@ class OwnStorage(AbstractStorage):
             del self.kept[key]
             response.headers.add("Set-Cookie", f"{self.cookie_name}=; Max-Age=0; Path=/")
         else:
-            self.kept[key] = dict(self._get_session_data(session))
+            self.kept[key] = deepcopy(dict(self._get_session_data(session)))
             response.headers.add("Set-Cookie", f"{self.cookie_name}={key}; Path=/")
 
 

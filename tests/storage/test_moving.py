@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp_session
 import pytest
 from aiohttp import CookieJar, web
+from aiohttp.test_utils import make_mocked_request
 from aiohttp_session import AbstractStorage, get_session, new_session
 from aiohttp_session.redis_storage import RedisStorage
 from bson import ObjectId, json_util
@@ -18,12 +20,13 @@ from pymongo import AsyncMongoClient
 from pytest_aiohttp.plugin import AiohttpClient
 from redis.asyncio import Redis
 
-from storage import MongoStorage, renew_session
+from storage import MongoStorage, StorageUnavailable, moving, renew_session, setup
 from storage.moving import LATE_MS
 from tests.processes import free_port
 from tests.storage.conftest import (
     Clock,
     CommandLog,
+    Handler,
     MakeStorage,
     OpenSite,
     Site,
@@ -438,28 +441,97 @@ async def test_old_cookie_of_nobody_opens_nothing_after_moves_of_others(
 # How it is saved
 
 
-@pytest.mark.parametrize("name", ["session", "OLD"])
-async def test_stream_carries_both_cookies_of_a_move(
-    name: str, make_storage: MakeStorage, browse: Browse
+async def _file(_request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(__file__)
+
+
+async def _redirect(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPSeeOther("/")
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    return response
+
+
+@pytest.mark.parametrize("answer", [_file, _redirect, _stream])
+@both_names
+async def test_files_redirects_and_streams_carry_both_cookies_of_a_move(
+    name: str, answer: Handler, make_storage: MakeStorage, browse: Browse
 ) -> None:
-    """Ours is set; the old one is deleted unless it is the same."""
+    """Ours is set; the old one is deleted unless it has the same name."""
     own = OwnStorage(cookie_name=name)
     storage = make_storage(moving_from=own)
     await sign_in(await browse(own))
     visitor = await browse(storage)
 
-    async def stream(request: web.Request) -> web.StreamResponse:
+    async def read(request: web.Request) -> web.StreamResponse:
         await get_session(request)
-        response = web.StreamResponse()
-        await response.prepare(request)
-        return response
+        return await answer(request)
 
-    lines = set_cookie_of(await visitor.visit(stream))
+    lines = set_cookie_of(await visitor.visit(read))
 
-    assert [line.partition("=")[0] for line in lines] == sorted({name, "session"})
-    assert "Max-Age=1209600" in lines[-1]
+    set_by_line = {line.partition("=")[0]: "Max-Age=1209600" in line for line in lines}
+    assert len(lines) == len(set_by_line)
+    assert set_by_line == {name: False, "session": True}
     assert cookies(visitor).keys() == {"session"}
     assert await visitor.session() == ADA
+
+
+async def test_app_and_sub_app_with_one_storage_move_a_session_once(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse, aiohttp_client: AiohttpClient
+) -> None:
+    """Whoever of them is asked."""
+    storage = make_storage(moving_from=own)
+    before = await browse(own)
+    await sign_in(before)
+
+    async def read(request: web.Request) -> web.Response:
+        return web.json_response(dict(await get_session(request)))
+
+    app, sub_app = web.Application(), web.Application()
+    for each in (app, sub_app):
+        setup(each, storage)
+        each.router.add_get("/read", read)
+    app.add_subapp("/sub", sub_app)
+    visitor = await aiohttp_client(app, cookie_jar=before.client.session.cookie_jar)
+
+    seen = [await (await visitor.get(path)).json() for path in ("/sub/read", "/read")]
+
+    assert seen == [ADA, ADA]
+    assert (storage.counters["moved"], own.saves) == (1, 2)
+
+
+async def test_sub_app_of_before_keeps_no_copy_of_a_session_that_moves(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse, aiohttp_client: AiohttpClient
+) -> None:
+    """A sub-app with the set-up of aiohttp-session would save what says it has changed."""
+    storage = make_storage(moving_from=own)
+    before = await browse(own)
+    await sign_in(before)
+    other = OwnStorage(cookie_name="SUB")
+
+    @web.middleware
+    async def read_first(request: web.Request, handler: Any) -> web.StreamResponse:
+        await get_session(request)
+        return await handler(request)  # type: ignore[no-any-return]
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app, sub_app = web.Application(), web.Application()
+    setup(app, storage)
+    app.middlewares.append(read_first)
+    aiohttp_session.setup(sub_app, other)
+    sub_app.router.add_get("/", answer)
+    app.add_subapp("/sub", sub_app)
+    visitor = await aiohttp_client(app, cookie_jar=before.client.session.cookie_jar)
+
+    await visitor.get("/sub/")
+
+    assert other.saves == 0
+    assert storage.counters["moved"] == 1
 
 
 async def test_read_moves_with_the_plain_setup_of_aiohttp_session(
@@ -685,6 +757,34 @@ async def test_old_session_that_cannot_be_ended_is_a_503_and_does_not_move(
     assert f"(OwnStorage) has failed: {error.__name__}" in caplog.text
     assert "hunter2" not in caplog.text
     assert await visitor.session() == ADA
+
+
+@pytest.mark.parametrize("values", [ADA, {"user_id": 7, "since": "?"}], ids=["moves", "stays"])
+async def test_no_frame_of_a_failed_move_shows_a_value(
+    values: dict[str, Any], own: OwnStorage, make_storage: MakeStorage
+) -> None:
+    """Error trackers record the variables of every frame."""
+    storage = make_storage(moving_from=own, max_bytes=40 if "since" in values else 1000)
+    secret = "hunter2" * 10
+    own.kept["visitor"] = {"session": {**values, "secret": secret}}
+    request = make_mocked_request("GET", "/", {"Cookie": "OLD=visitor"})
+    session = await storage.load_session(request)
+    session["new"] = secret
+
+    def fail() -> None:
+        raise OSError(secret)
+
+    own.before_save = fail
+    with pytest.raises(StorageUnavailable) as failure:
+        await storage.save_session(request, web.Response(), session)
+
+    frames = [frame for frame, _line in traceback.walk_tb(failure.value.__traceback__)]
+    ours = [frame for frame in frames if frame.f_code.co_filename == moving.__file__]
+    shown = [repr(value) for frame in ours for value in frame.f_locals.values()]
+    assert len(ours) > 1
+    assert "hunter2" not in "".join(shown)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
 
 
 async def test_sign_out_that_the_old_storage_refuses_is_a_503_and_signs_out_nowhere(
