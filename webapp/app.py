@@ -120,6 +120,7 @@ def _storage(config: Config, database: Database) -> MongoStorage:
         max_age=config.session_max_age.total_seconds(),
         absolute_timeout=config.session_absolute_timeout,
         owner_key="user_id",
+        max_sessions_per_owner=config.sessions_per_account,
         describe=describe,
         cookie_name=config.cookie_name,
         secure=config.production,

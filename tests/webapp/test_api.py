@@ -114,6 +114,35 @@ async def test_remember_me_decides_how_long_the_cookie_lives(
     assert lifetime(response) == max_age
 
 
+async def test_sign_in_beyond_the_limit_ends_the_session_used_least_lately(
+    make_app: MakeApp,
+) -> None:
+    """With `SESSIONS_PER_ACCOUNT` of two the third device signs out the first."""
+    client = await make_app(SESSIONS_PER_ACCOUNT="2")
+    await arrive(client)
+
+    async with another_device(client) as second, another_device(client) as third:
+        await sign_in(second)
+        await sign_in(third)
+        statuses = [(await device.get("/api/profile")).status for device in (client, second, third)]
+
+    assert statuses == [401, 200, 200]
+
+
+async def test_list_of_sessions_is_read_with_a_limit(make_app: MakeApp) -> None:
+    """An account with more sessions, from before the limit, gets as many as are allowed."""
+    client = await make_app(SESSIONS_PER_ACCOUNT="3")
+    await arrive(client)
+    collection = client.app[DATABASE]["sessions"]
+    document = await collection.find_one({})
+    assert document
+    await collection.insert_many([document | {"_id": n.to_bytes(32, "big")} for n in range(300)])
+
+    listed = (await (await client.get("/api/sessions")).json())["sessions"]
+
+    assert len(listed) == 3
+
+
 @pytest.mark.parametrize("remember", [True, False])
 async def test_idle_timeout_holds_for_everybody(make_app: MakeApp, *, remember: bool) -> None:
     """A session that is not used for `SESSION_MAX_AGE` has ended, remembered or not."""
@@ -407,7 +436,7 @@ async def test_full_password_pool_is_503_and_costs_no_attempt(
     await arrive(client)
     accounts = client.app[ACCOUNTS]
     roomy, accounts._passwords = accounts._passwords, Passwords(most_at_once=1)
-    accounts._passwords._room.acquire()
+    accounts._passwords._idle = 0
 
     async def attempt() -> ClientResponse:
         if confirming:

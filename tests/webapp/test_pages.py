@@ -27,6 +27,7 @@ from tests.webapp.people import (
     text_of,
 )
 from tests.webapp.test_redirects import HOSTILE
+from webapp.accounts.passwords import Passwords
 from webapp.accounts.users import ACCOUNTS
 from webapp.database.mongod import Mongod, find_mongod
 from webapp.http.app_keys import STORAGE
@@ -140,9 +141,10 @@ async def test_throttled_sign_in_says_how_long_to_wait(client: Client) -> None:
 async def test_full_password_pool_keeps_what_was_typed(client: Client) -> None:
     """503 with Retry-After and a sentence, in the form, with the address still there."""
     await sign_up(client)
-    room = client.app[ACCOUNTS]._passwords._room
-    while room.acquire(blocking=False):
-        pass
+    accounts = client.app[ACCOUNTS]
+    accounts._passwords.close()
+    accounts._passwords = Passwords(most_at_once=0)
+    accounts._passwords._idle = 0
 
     response = await client.post("/login", data=SIGN_IN)
 
@@ -191,6 +193,18 @@ async def test_remember_box_decides_how_long_the_cookie_lives(
     response = await client.post("/login", data=SIGN_IN | ticked, allow_redirects=False)
 
     assert response.cookies["session"]["max-age"] == max_age
+
+
+async def test_profile_reads_its_own_session_only(client: Client) -> None:
+    """Device, sign-in and end are shown after one find, however many sessions there are."""
+    await arrive(client)
+    before = client.app[STORAGE].counters["commands"]
+
+    page = await text_of(await client.get("/profile"))
+
+    assert client.app[STORAGE].counters["commands"] == before + 1
+    assert "Python, signed in" in page
+    assert "<dt>Expires</dt>" in page
 
 
 async def test_visitor_is_redirected_to_sign_in_and_back(client: Client) -> None:

@@ -6,6 +6,7 @@ event for the log. All raise `Refusal`s, and the storage's `StorageUnavailable`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -114,6 +115,7 @@ async def _open_session(request: web.Request, account: Account, *, remember: boo
     session = await new_session(request)
     session["user_id"] = account.id
     session["password_version"] = account.password_version
+    session["signed_in_at"] = int(time.time())
     # Only whether the cookie outlives the browser: the idle timeout holds for everybody.
     idle_timeout = request.app[CONFIG].session_max_age
     session.max_age = int(idle_timeout.total_seconds()) if remember else None

@@ -132,6 +132,7 @@ class Config:
     session_absolute_timeout: timedelta = variable(  # noqa: RUF009
         "SESSION_ABSOLUTE_TIMEOUT", seconds, ABSOLUTE_TIMEOUT
     )
+    sessions_per_account: int = variable("SESSIONS_PER_ACCOUNT", whole_number(1, 1000), 50)
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", whole_number(8, 64), 15)
     host: str = variable("HOST", host_name, "0.0.0.0")  # noqa: S104
     port: int = variable("PORT", whole_number(1, 65535), DEFAULT_PORT)

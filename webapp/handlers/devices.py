@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from aiohttp import web
 from aiohttp_session import get_session
 
 from webapp.accounts import auth
 from webapp.accounts.users import Account
-from webapp.http.app_keys import STORAGE
+from webapp.http.app_keys import CONFIG, STORAGE
 from webapp.http.events import event
 
 UNKNOWN = "Unknown device"
@@ -70,20 +71,52 @@ def describe(request: web.Request) -> str:
 
 
 async def signed_in(request: web.Request, account: Account) -> list[Device]:
-    """List where `account` is signed in, newest activity first."""
+    """List where `account` is signed in, newest activity first.
+
+    At most as many as an account may have: there can be more from before that was limited.
+    """
     storage = request.app[STORAGE]
     here = storage.handle(await get_session(request))
-    return [
-        Device(
-            handle=session.handle,
-            label=session.label or UNKNOWN,
-            created_at=session.created_at,
-            last_seen_at=session.last_seen_at,
-            expires_at=session.expires_at,
-            current=session.handle == here,
-        )
-        async for session in storage.sessions(account.id)
-    ]
+    found: list[Device] = []
+    async with aclosing(storage.sessions(account.id)) as sessions:
+        async for session in sessions:
+            found.append(
+                Device(
+                    handle=session.handle,
+                    label=session.label or UNKNOWN,
+                    created_at=session.created_at,
+                    last_seen_at=session.last_seen_at,
+                    expires_at=session.expires_at,
+                    current=session.handle == here,
+                )
+            )
+            if len(found) == request.app[CONFIG].sessions_per_account:
+                break
+    return found
+
+
+async def this_one(request: web.Request) -> Device | None:
+    """Return the device that sent a request, from what its own session says; no list is read.
+
+    `None` for a session without the time of its sign-in.
+    """
+    session = await get_session(request)
+    signed_in_at = session.get("signed_in_at")
+    if not isinstance(signed_in_at, int):
+        return None
+    config = request.app[CONFIG]
+    created_at = datetime.fromtimestamp(signed_in_at, UTC)
+    last_seen_at = datetime.fromtimestamp(session.created, UTC)
+    return Device(
+        handle=request.app[STORAGE].handle(session) or "",
+        label=describe(request),
+        created_at=created_at,
+        last_seen_at=last_seen_at,
+        expires_at=min(
+            last_seen_at + config.session_max_age, created_at + config.session_absolute_timeout
+        ),
+        current=True,
+    )
 
 
 async def sign_out(request: web.Request, account: Account, handle: str) -> Device | None:

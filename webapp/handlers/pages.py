@@ -91,13 +91,12 @@ async def sign_out(request: web.Request) -> NoReturn:
 async def profile(request: web.Request) -> web.Response:
     """Show who is signed in, since when, and how long this session lasts."""
     account = await _signed_in(request)
-    here = [device for device in await devices.signed_in(request, account) if device.current]
     return _page(
         request,
         "profile.html",
         account,
         notice=await notices.take(request),
-        device=here[0] if here else None,
+        device=await devices.this_one(request),
     )
 
 
