@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from storage import generate_secret
+from tests.webapp.certificates import certificate
 from webapp.config.settings import PLACEHOLDERS, Config, ConfigError
 from webapp.config.variables import NAME, network
 
@@ -69,12 +71,32 @@ def test_development_needs_only_a_database_and_a_secret() -> None:
     assert config.warnings == ()
 
 
+# As their consoles show them, with other names.
+COSMOS = (
+    "mongodb://shop:a0B1c2D3==@shop.mongo.cosmos.azure.com:10255/?ssl=true&replicaSet=globaldb"
+    "&retrywrites=false&maxIdleTimeMS=120000&appName=@shop@"
+)
+COSMOS_VCORE = (
+    "mongodb+srv://app:pw@shop.global.mongocluster.cosmos.azure.com/?tls=true"
+    "&authMechanism=SCRAM-SHA-256&retrywrites=false&maxIdleTimeMS=120000"
+)
+DOCUMENTDB = (
+    "mongodb://app:pw@shop.cluster-c1.eu-west-1.docdb.amazonaws.com:27017/?tls=true"
+    "&tlsCAFile=global-bundle.pem&replicaSet=rs0&readPreference=secondaryPreferred&retryWrites=false"
+)
+ATLAS = (
+    "mongodb://app:pw@c-00.a1b2c.mongodb.net:27017,c-01.a1b2c.mongodb.net:27017/shop?ssl=true"
+    "&replicaSet=atlas-a1b2c-shard-0&authSource=admin&retryWrites=true&w=majority&appName=Cluster0"
+)
+ATLAS_SRV = "mongodb+srv://app:pw@c.a1b2c.mongodb.net/?retryWrites=true&w=majority&appName=Cluster0"
+
 ACCEPTED = [
     ("MONGO_URI", "mongodb+srv://app:pw@c.example/db?retryWrites=true", "mongo_database", "db"),
     ("MONGO_URI", "mongodb+srv://cluster.example/?srvMaxHosts=2", "mongo_database", "webapp"),
     ("MONGO_URI", "mongodb://127.0.0.1,[::1]:27018/db", "mongo_database", "db"),
     ("MONGO_URI", "mongodb://localhost", "mongo_database", "webapp"),
     ("MONGO_URI", "mongodb://%2Frun%2Fmongodb.sock", "mongo_database", "webapp"),
+    ("MONGO_URI", "mongodb://localhost/?uuidRepresentation=standard", "mongo_database", "webapp"),
     ("MONGO_DATABASE", "other_db-1", "mongo_database", "other_db-1"),
     ("SESSION_SECRET", f" {SECRET} , {OLDER} ", "session_secrets", (SECRET, OLDER)),
     ("SESSION_SECRET", "0123456789abcdef" * 2 + "fedcba9876543210" * 2, None, None),
@@ -128,7 +150,31 @@ REFUSED = [
     ("MONGO_URI", "mongodb://db/?tls=true&colour=blue", "not known to PyMongo", "unknown option"),
     ("MONGO_URI", "mongodb://db/?tls=maybe", "tls has a value", "bad option value"),
     ("MONGO_URI", "mongodb://db/?tls=true&connectTimeoutMS=-1", "connectTimeoutMS", "bad number"),
-    ("MONGO_URI", "mongodb://db/?tls=true&tlsCAFile=/no/such/file", "tlsCAFile", "no such file"),
+    (
+        "MONGO_URI",
+        "mongodb://db/?tls=true&tlsCAFile=/no/such/file",
+        "tlsCAFile names no file",
+        "no such file",
+    ),
+    (
+        "MONGO_URI",
+        f"mongodb://db/?tls=true&tlsCAFile={__file__}",
+        "tlsCAFile names no file",
+        "a file that is no PEM",
+    ),
+    (
+        "MONGO_URI",
+        "mongodb://db/?ssl=true&ssl_ca_certs=/no/such/file",
+        "did you mean tlsCAFile",
+        "an option of PyMongo 3",
+    ),
+    ("MONGO_URI", '"mongodb://db/?tls=true"', "remove the quotes", "quotes"),
+    ("MONGO_URI", "mongodb://db/\udcff?tls=true", "is not UTF-8", "bytes that are no text"),
+    ("SESSION_SECRET", f'"{SECRET}"', "remove the quotes", "double quotes"),
+    ("SESSION_SECRET", f"'{SECRET}'", "remove the quotes", "single quotes"),
+    ("SESSION_SECRET", f"{SECRET}\udcff", "is not UTF-8", "bytes that are no text"),
+    ("PORT", '"8080"', "remove the quotes", "quotes"),
+    ("METRICS_TOKEN", f"'{OLDER}'", "remove the quotes", "quotes"),
     ("MONGO_URI", "mongodb://db/?tls=true&compressors=zip", "compressors", "warned of by PyMongo"),
     ("MONGO_URI", "mongodb://a,b/?tls=true&directConnection=true", "not a valid", "contradiction"),
     ("MONGO_URI", "mongodb+srv://a.example,b.example", "not a valid address", "srv, two hosts"),
@@ -234,6 +280,58 @@ def test_refused_value_is_reported_without_secrets(name: str, text: str | None, 
     )
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        pytest.param(COSMOS, id="Azure Cosmos DB"),
+        pytest.param(COSMOS_VCORE, id="Azure Cosmos DB, vCore"),
+        pytest.param(DOCUMENTDB, id="Amazon DocumentDB"),
+        pytest.param(ATLAS, id="Atlas"),
+        pytest.param(ATLAS_SRV, id="Atlas, srv"),
+    ],
+)
+def test_address_that_a_vendor_hands_out_is_accepted_as_it_is(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No option has to be removed, no character escaped, and no warning is given."""
+    certificate(tmp_path).rename(tmp_path / "global-bundle.pem")
+    monkeypatch.chdir(tmp_path)
+
+    config = config_of(MONGO_URI=uri)
+
+    assert config.mongo_uri == uri
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("missing", "there"),
+    [
+        ("MONGO_URI", "MONGODB_URI"),
+        ("MONGO_URI", "MONGO_URL"),
+        ("MONGO_URI", "mongo_uri"),
+        ("SESSION_SECRET", "SECRET_KEY"),
+        ("SESSION_SECRET", "SESSION_SECRETS"),
+        ("ALLOWED_HOSTS", "ALLOWED_HOST"),
+    ],
+)
+def test_missing_variable_that_is_set_under_another_name_is_reported_with_it(
+    missing: str, there: str
+) -> None:
+    """The error names both variables, and no value."""
+    with pytest.raises(ConfigError) as refusal:
+        config_of(**{missing: None, there: PASSWORD})
+
+    (problem,) = refusal.value.problems
+    assert problem.startswith(f"{missing}: is not set, but {there} is, which is not read; ")
+    assert PASSWORD not in problem
+
+
+def test_blank_variable_of_another_name_is_not_reported() -> None:
+    """It holds no value that could be copied."""
+    with pytest.raises(ConfigError, match="MONGO_URI: is not set; give"):
+        config_of(MONGO_URI=None, MONGO_URL=" ")
+
+
 def test_samesite_none_is_refused_outside_production() -> None:
     """Browsers ignore such a cookie without Secure."""
     with pytest.raises(ConfigError, match="SESSION_COOKIE_SAMESITE: none needs a Secure cookie"):
@@ -286,6 +384,7 @@ def test_all_problems_are_reported_at_once() -> None:
         pytest.param({"MONGODB_URI": "x"}, "did you mean MONGO_URI", id="near miss"),
         pytest.param({"session_secret": "x"}, "did you mean SESSION_SECRET", id="another case"),
         pytest.param({"WEBAPP_COLOUR": "x"}, "WEBAPP_COLOUR: is not read", id="unknown WEBAPP_"),
+        pytest.param({"WEBAPP_\udcff": "x"}, r"WEBAPP_\udcff: is not read", id="bytes in a name"),
         pytest.param({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: is not read", id="workers"),
     ],
 )

@@ -17,6 +17,7 @@ from pymongo.errors import ConfigurationError, NotPrimaryError, OperationFailure
 
 from storage import StorageUnavailable
 from tests.processes import LISTENING, free_port, run_webapp, webapp
+from tests.webapp.certificates import certificate
 from tests.webapp.commands import run_command
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app, parts
@@ -78,7 +79,7 @@ WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}
 def test_all_wrong_settings_are_reported_at_once() -> None:
     """One line per variable, code 78, in under two seconds, no secret, also at DEBUG."""
     wrong = WRONG_AT_ONCE | {
-        "SESSION_SECRET": f"{SECRET},{SECRET}",
+        "SESSION_SECRET": f"{SECRET}\udcff",  # the byte FF, which is no UTF-8
         "MONGO_URI": f"mongodb://app:{PASSWORD}@db/?tls=perhaps",
         "METRICS_TOKEN": PASSWORD[:15],
     }
@@ -163,17 +164,6 @@ class TlsMongod(Mongod):
             except ConnectionError:
                 continue
         raise AssertionError("mongod ended")
-
-
-def certificate(folder: Path) -> Path:
-    """Create a certificate that nobody trusts, with its key in the same file."""
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
-    both = folder / "both.pem"
-    both.write_text(key.read_text() + cert.read_text())
-    return both
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,11 @@ from pymongo.uri_parser import parse_uri
 from pymongo.uri_parser_shared import URI_OPTIONS
 
 PLAIN, SRV = "mongodb://", "mongodb+srv://"
+KNOWN_OPTIONS = {*URI_OPTIONS, "uuidRepresentation"}  # PyMongo documents it, and lists it apart
+# Amazon's older pages still have the names of PyMongo 3.
+RENAMED = {"ssl_ca_certs": "tlsCAFile", "ssl_certfile": "tlsCertificateKeyFile"}
+# Only those that need no other option, a passphrase for instance, to be read.
+CERTIFICATES = ("tlscafile", "tlscrlfile")
 SRV_ONLY = {"srvservicename", "srvmaxhosts", "srvallowedhostssuffix"}
 UNCHECKED_TLS = ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames")
 HOW = f"use {PLAIN}user:password@host/database or {SRV}user:password@host/database"
@@ -31,6 +36,7 @@ MONGODB_OWN = ("admin", "config", "local")
 def address(uri: str) -> str:
     """Accept an address that PyMongo takes without error or warning, and that acknowledges writes.
 
+    Those that Amazon DocumentDB, Azure Cosmos DB and Atlas give their customers are among them.
     No name is looked up and nothing is connected.  Raises `ValueError`, never with text of the
     address other than the names of known options.
     """
@@ -85,13 +91,18 @@ def dangers(uri: str, *, plaintext_allowed: bool) -> Iterator[str]:
 
 
 def _wrong_options(uri: str) -> Iterator[tuple[str, str]]:
-    known = {option.casefold(): option for option in URI_OPTIONS}
+    known = {option.casefold(): option for option in KNOWN_OPTIONS}
     for name, value in _pairs(uri):
         option = known.get(name.casefold())
         if option is None:
-            near = get_close_matches(name, URI_OPTIONS, n=1)
+            renamed = RENAMED.get(name.casefold())
+            near = [renamed] if renamed else get_close_matches(name, KNOWN_OPTIONS, n=1)
             meant = f"; did you mean {near[0]}?" if near else "; see PyMongo's list of URI options"
             yield "an option", f"is not known to PyMongo{meant}"
+        elif name.casefold() in CERTIFICATES and not _is_accepted(
+            f"{PLAIN}host/?tls=true&{name}={value}"
+        ):
+            yield option, "names no file of certificates in PEM that this process can read"
         elif name.casefold() not in SRV_ONLY and not _is_accepted(
             f"{PLAIN}host/?{name}={value}", alone=True
         ):
@@ -103,6 +114,8 @@ def _is_accepted(uri: str, *, alone: bool = False) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            # About DocumentDB and Cosmos DB: it names MongoDB's support, and no mistake.
+            warnings.filterwarnings("ignore", message="You appear to be connected to a")
             if alone:
                 parse_uri(uri)
             else:

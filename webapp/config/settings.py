@@ -74,7 +74,7 @@ def _secrets(text: str) -> tuple[str, ...]:
 
 
 def _secret(text: str) -> str:
-    problem = secret_problem(text.encode("utf-8", "replace"))
+    problem = secret_problem(text.encode())
     if problem is None and PLACEHOLDERS.search(re.sub("[^a-z]", "", text.casefold())):
         problem = "is an example that everybody knows"
     if problem:
@@ -101,6 +101,7 @@ class Config:
         mongo_address.address,
         "",
         required="give the address of a MongoDB, or use --dev for one on this machine",
+        other_names=("MONGODB_URI", "MONGO_URL", "MONGODB_URL", "DATABASE_URL"),
         secret=True,
     )
     mongo_allow_plaintext: bool = variable("MONGO_ALLOW_PLAINTEXT", flag, default=False)
@@ -126,7 +127,12 @@ class Config:
         "SESSION_COOKIE_SAMESITE", one_of("lax", "strict", "none"), "lax"
     )
     session_secrets: tuple[str, ...] = variable(
-        "SESSION_SECRET", _secrets, (), required=NEW_SECRET, secret=True
+        "SESSION_SECRET",
+        _secrets,
+        (),
+        required=NEW_SECRET,
+        other_names=("SECRET_KEY", "SECRET", "SESSION_KEY"),
+        secret=True,
     )
     session_max_age: timedelta = variable("SESSION_MAX_AGE", seconds, IDLE_TIMEOUT)  # noqa: RUF009
     session_absolute_timeout: timedelta = variable(  # noqa: RUF009

@@ -34,13 +34,15 @@ class Variable:
 
     `parse` returns the value or raises `ValueError` with *what is wrong; what is needed*.
     `development` is the default there, when it is another.  `required` and
-    `required_in_production` say how to get a value that must be set.
+    `required_in_production` say how to get a value that must be set.  `other_names` are what
+    frameworks and platforms call it; they are not read, but named when a required value is missing.
     """
 
     name: str
     parse: Callable[[str], object]
     default: object
     _: KW_ONLY
+    other_names: tuple[str, ...] = ()
     development: object = None
     required: str | None = None
     required_in_production: str | None = None
@@ -90,10 +92,10 @@ class Variables:
         if text is None:
             how = variable.required or (production and variable.required_in_production)
             if how:
-                self.refuse(variable.name, f"is not set; {how}")
+                self.refuse(variable.name, f"is not set{self._set_instead(variable)}; {how}")
             return default
         try:
-            return variable.parse(text)
+            return variable.parse(_unquoted(_utf8(text)))
         except ValueError as problem:
             self.refuse(variable.name, str(problem))
             return default
@@ -101,6 +103,40 @@ class Variables:
     def refuse(self, name: str, problem: str) -> None:
         """Note a problem with one variable."""
         self.problems.append(f"{name}: {problem}")
+
+    def _set_instead(self, variable: Variable) -> str:
+        """Return what to add to `is not set` where the value seems to be under another name."""
+        names = (variable.name, *variable.other_names)
+        near = [n for n in self._environ if self.text(n) and _near(n, names)]
+        return f", but {printable(min(near))} is, which is not read" if near else ""
+
+
+def _utf8(text: str) -> str:
+    # What is no UTF-8 comes in as surrogates, which fail wherever the text is encoded later.
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not UTF-8 text; write it again, with ASCII alone") from None
+    return text
+
+
+def _unquoted(text: str) -> str:
+    # A shell removes them; `docker --env-file` and most platforms' forms do not.
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise ValueError("still has its quotes; remove the quotes")
+    return text
+
+
+def _near(name: str, known: Collection[str]) -> str | None:
+    """Return the known name that this one is probably meant to be, None when there is none."""
+    near = get_close_matches(name.upper(), known, n=1, cutoff=NEAR_MISS)
+    return near[0] if near else None
+
+
+def printable(name: str) -> str:
+    """Return the name of a variable as a log can show it, whatever bytes are in it."""
+    return name.encode("ascii", "backslashreplace").decode()
 
 
 def shown(text: str) -> str:
@@ -218,8 +254,7 @@ def _beyond_the_host(parts: SplitResult, text: str) -> bool:
 def misspelt(environ: Collection[str], known: Collection[str], prefix: str) -> Iterator[str]:
     """Yield a sentence for each variable that looks like a typing error of a known one."""
     for name in sorted(set(environ) - set(known)):
-        near = get_close_matches(name.upper(), known, n=1, cutoff=NEAR_MISS)
-        if near:
-            yield f"{name}: is not read; did you mean {near[0]}?"
+        if near := _near(name, known):
+            yield f"{printable(name)}: is not read; did you mean {near}?"
         elif name.upper().startswith(prefix):
-            yield f"{name}: is not read; no variable starts with {prefix}"
+            yield f"{printable(name)}: is not read; no variable starts with {prefix}"
