@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage, Session
 
-from storage.driver import Driver
+from storage.driver import REPORT_SECONDS, Driver
 from storage.errors import StorageError, StorageUnavailable
 from storage.session import MongoSession
 
@@ -29,7 +29,8 @@ _NOT_READABLE_NAMES = frozenset({"ValidationException"})
 _ACCEPTED = "use another aiohttp-session storage, such as the RedisStorage of before, or None"
 # The session that the old storage has for a request, and who asked.
 _FOUND = web.RequestKey("found", tuple[object, Session | None])
-REASONS_REMEMBERED = 100
+# So many different lines of the log in a minute, and each of them once.
+MOST_REPORTS = 100
 # How long other requests of a page may still be on their way with the old cookie.
 LATE_MS = 60_000
 MOVES_REMEMBERED = 4096
@@ -45,8 +46,8 @@ class Moved(NamedTuple):
 class Moving:
     """Finds the session that a visitor has in the old storage, and ends it there.
 
-    A class because it remembers the latest moves, for requests that come late, and says once, not
-    for each request, why sessions cannot move.
+    A class because it remembers the latest moves, for requests that come late, and what it has
+    logged, so that it does not log the same for each request.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Moving:
         self._driver = driver
         self._counters = counters
         self._reported: set[str] = set()
+        self._report_again_at = 0.0
         # By the identity of the old session, hashed.
         self._moves: OrderedDict[bytes, Moved] = OrderedDict()
 
@@ -123,10 +125,7 @@ class Moving:
         reason: StorageError,
     ) -> None:
         """Keep a session in the old storage, since ours refuses a value; save changes there."""
-        text = str(reason)
-        if text not in self._reported and len(self._reported) < REASONS_REMEMBERED:
-            self._reported.add(text)
-            logger.warning("moving_from: a session stays in %s: %s", self._name, text)
+        self._report(f"a session stays in {self._name}: {reason}")
         if session.moved_from is not None and session.written:
             session.moved_from.clear()
             session.moved_from.update(session)
@@ -151,7 +150,7 @@ class Moving:
         try:
             found: object = await self._call(self._old.load_session(request))
         except _NotReadable as reason:
-            logger.warning("moving_from: %s cannot read the cookie: %s", self._name, reason)
+            self._report(f"{self._name} cannot read the cookie: {reason}")
             return None
         # Of a storage of the app's own that returns None for "no session".
         return found if isinstance(found, Session) and not found.empty else None
@@ -177,9 +176,12 @@ class Moving:
 
         In a task of its own, which is never cancelled: the old storage may use MongoDB too.
         """
+        seconds = self._driver.timeout_seconds
         try:
-            task = asyncio.shield(self._driver.start(work, drain=False))
-            return await asyncio.wait_for(task, self._driver.timeout_seconds)
+            # Not in a variable: error trackers show it, and a task shows its result.
+            return await asyncio.wait_for(
+                asyncio.shield(self._driver.start(work, drain=False)), seconds
+            )
         except StorageUnavailable:
             raise  # by another MongoStorage
         except Exception as error:  # noqa: BLE001 - whatever a storage and its driver raise
@@ -189,15 +191,21 @@ class Moving:
             if isinstance(error, _NOT_READABLE) or names & _NOT_READABLE_NAMES:
                 raise _NotReadable(kind.__name__) from None
             raise self._failed(kind.__name__) from None
-        finally:
-            # Error trackers show the variables of a frame, and these show values.
-            del work, task
 
     def _failed(self, reason: str) -> StorageUnavailable:
-        cause = f"moving_from: {self._name} has failed: {reason}"
-        logger.warning(cause)
+        cause = f"{self._name} has failed: {reason}"
+        self._report(cause)
         self._counters["unavailable"] += 1
         return StorageUnavailable(cause)
+
+    def _report(self, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._report_again_at:
+            self._reported.clear()
+            self._report_again_at = now + REPORT_SECONDS
+        if text not in self._reported and len(self._reported) < MOST_REPORTS:
+            self._reported.add(text)
+            logger.warning("moving_from: %s", text)
 
 
 class _NotReadable(Exception):

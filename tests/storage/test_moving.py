@@ -925,7 +925,7 @@ async def test_session_that_is_too_large_stays_in_the_old_storage(
     assert "stays in the old storage (OwnStorage): session['n'] brings" in caplog.text
 
 
-async def test_reasons_to_stay_are_reported_a_hundred_times_at_most(
+async def test_at_most_a_hundred_different_lines_are_logged_in_a_minute(
     own: OwnStorage,
     make_storage: MakeStorage,
     browse: Browse,
@@ -941,6 +941,24 @@ async def test_reasons_to_stay_are_reported_a_hundred_times_at_most(
         await visitor.do(len)
 
     assert len(caplog.messages) == 100
+
+
+async def test_same_line_is_logged_again_a_minute_later(
+    make_storage: MakeStorage,
+    browse: Browse,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here the minute has no seconds."""
+    monkeypatch.setattr(moving, "REPORT_SECONDS", 0.0)
+    own = OwnStorage(cookie_name="OLD")
+    await sign_in(await browse(own), since=SINCE)
+    visitor = await browse(make_storage(moving_from=own))
+
+    for _ in range(2):
+        await visitor.do(len)
+
+    assert len(caplog.messages) == 2
 
 
 async def test_dates_and_object_ids_move_with_a_codec_that_knows_them(
