@@ -63,6 +63,8 @@ class Driver:
         self.collection: Any = _on_primary(collection, CODEC)
         # For finds alone: PyMongo 4.20 cannot read a write's error that comes as bytes.
         self._raw: Any = _on_primary(collection, _RAW)
+        # mongomock's bulk writes refuse what PyMongo 4.13 and later pass to them.
+        self.bulk_writes = not _is_mongomock(collection)
         self.timeout_seconds = timeout_seconds
         self.closed = False
         self._counters = counters
@@ -210,17 +212,22 @@ def _retrieve_error(task: asyncio.Task[Any]) -> None:
 
 
 def _on_primary(collection: Any, codec: CodecOptions[Any]) -> Any:
-    # Looked up on the class: an instance answers any name with a sub-collection. mongomock's has
-    # no such method and needs none.
-    if getattr(type(collection), "with_options", None) is None:
+    if _is_mongomock(collection):
         return collection
     # A secondary may not have heard of a login yet, whatever the client prefers to read from.
     return collection.with_options(codec_options=codec, read_preference=ReadPreference.PRIMARY)
 
 
+def _is_mongomock(collection: Any) -> bool:
+    # mongomock-motor's class names itself Motor's, but has no such method. Looked up on the class:
+    # an instance answers any name with a sub-collection.
+    return getattr(type(collection), "with_options", None) is None
+
+
 def _check_collection(collection: Any) -> None:
     kind = type(collection)
-    if isinstance(collection, Collection):
+    # mongomock's own collections imitate PyMongo's synchronous ones; mongomock-motor's are fine.
+    if isinstance(collection, Collection) or kind.__module__.startswith("mongomock."):
         raise TypeError(
             f"collection: {kind.__name__} is not accepted; it is synchronous; {_ACCEPTED}"
         )

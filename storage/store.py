@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage import rotation
-from storage.batching import Batcher
+from storage.batching import BATCH_SIZE, Batcher
 from storage.cache import CachedSession, SessionCache
 from storage.commands import Delete, Insert, Update, Write, find_documents, write_documents
 from storage.document import (
@@ -71,6 +71,7 @@ class Store:
             driver.unavailable,
             driver.report,
             keep_cancelled=True,
+            size=BATCH_SIZE if driver.bulk_writes else 1,
         )
 
     @property

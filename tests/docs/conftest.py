@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.storage.conftest import (
-    _fixed_mongomock,
     clock,
     collection,
     driver,
@@ -16,7 +15,6 @@ from tests.storage.conftest import (
 )
 
 __all__ = [
-    "_fixed_mongomock",
     "clock",
     "collection",
     "driver",

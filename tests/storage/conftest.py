@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http.cookies import Morsel, SimpleCookie
 from typing import Any, Protocol
 
-import mongomock
 import pytest
 from aiohttp import ClientResponse, CookieJar, TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
@@ -28,18 +27,6 @@ SECRET = generate_secret()
 NOON = 4_000_000_000.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.fixture(autouse=True)
-def _fixed_mongomock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the bulk writes of mongomock accept the `sort` that PyMongo 4.13 and later pass."""
-    bulk = mongomock.collection.BulkOperationBuilder
-    add_update = bulk.add_update
-
-    def without_sort(self: Any, *args: Any, sort: None = None, **options: Any) -> None:
-        add_update(self, *args, **options)
-
-    monkeypatch.setattr(bulk, "add_update", without_sort)
 
 
 class Clock:

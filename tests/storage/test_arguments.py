@@ -6,6 +6,7 @@ from collections import deque
 from datetime import timedelta
 from typing import Any
 
+import mongomock
 import pytest
 from mongomock_motor import AsyncMongoMockClient
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -190,6 +191,12 @@ def test_synchronous_collection_is_refused() -> None:
         pytest.raises(TypeError, match=r"^collection: .*synchronous"),
     ):
         MongoStorage(client["app"]["sessions"], SECRET)
+
+
+def test_synchronous_collection_of_mongomock_is_refused() -> None:
+    """The client of mongomock imitates PyMongo's synchronous one; mongomock-motor is to be used."""
+    with pytest.raises(TypeError, match=r"^collection: .*synchronous"):
+        MongoStorage(mongomock.MongoClient()["app"]["sessions"], SECRET)
 
 
 async def test_unacknowledged_write_concern_is_refused() -> None:

@@ -40,7 +40,7 @@ async def test_hundreds_of_parallel_changes_of_one_session_are_all_kept(
     assert await twins[0].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
 
 
-@real_drivers
+@every_driver
 async def test_parallel_requests_that_remove_and_add_lose_nothing(
     twins: tuple[Visitor, Visitor],
 ) -> None:

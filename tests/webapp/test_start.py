@@ -78,11 +78,14 @@ WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}
 
 def test_all_wrong_settings_are_reported_at_once() -> None:
     """One line per variable, code 78, in under two seconds, no secret, also at DEBUG."""
-    wrong = WRONG_AT_ONCE | {
-        "SESSION_SECRET": f"{SECRET}\udcff",  # the byte FF, which is no UTF-8
-        "MONGO_URI": f"mongodb://app:{PASSWORD}@db/?tls=perhaps",
-        "METRICS_TOKEN": PASSWORD[:15],
-    }
+    wrong = (
+        WRONG_AT_ONCE
+        | {
+            "SESSION_SECRET": f"{SECRET}\udcff",  # the byte FF, which is no UTF-8
+            "MONGO_URI": f"mongodb://app:{PASSWORD}@db/?tls=perhaps",
+            "METRICS_TOKEN": PASSWORD[:15],
+        }
+    )
     del wrong["LOG_LEVEL"]  # set to DEBUG by `refused`
 
     lines = refused_as_a_process(wrong)
