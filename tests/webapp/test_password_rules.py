@@ -22,6 +22,8 @@ from webapp.accounts.password_rules import problem_with
         pytest.param("      spaces      ", id="blanks at both ends"),
         pytest.param("x9" + "q4 z7 w2" * 120, id="very long"),
         pytest.param("124816326412825", id="digits that are not a run"),
+        pytest.param("summer rain 2026, summer sun", id="a phrase with a year that repeats a word"),
+        pytest.param("dragon7fortress7dragon", id="two words, one of them listed and repeated"),
     ],
 )
 def test_good_password_is_accepted(password: str) -> None:
@@ -53,6 +55,13 @@ def test_good_password_is_accepted(password: str) -> None:
         pytest.param("dragondragondragon", "repeated", id="a listed word repeated"),
         pytest.param("dragondragondrag", "repeated", id="a listed word repeated and cut"),
         pytest.param("dragon dragon dragon", "repeated", id="a listed word repeated with blanks"),
+        pytest.param("Password1234567", "digits or signs", id="a listed word and digits"),
+        pytest.param("Summer2026!Summer", "digits or signs", id="a listed word around a year"),
+        pytest.param("!!!!!!!!dragon!!!!!!!", "digits or signs", id="a listed word among signs"),
+        pytest.param("dragondragon2026", "digits or signs", id="a repeated word and a year"),
+        pytest.param("2026dragon_2027dragon", "digits or signs", id="a word with two years"),
+        pytest.param("123456!!!!!!!!!!", "digits or signs", id="a listed number and signs"),
+        pytest.param("1234-5678-9012-3456", "digits or signs", id="a run in groups"),
         pytest.param("abzabzabzabzabz", "repeated", id="three letters repeated"),
         pytest.param("lovelace@example.org", "your name", id="the email address"),
         pytest.param("Countess Lovelace", "your name", id="the user name"),

@@ -6,6 +6,7 @@ advise against them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -31,6 +32,10 @@ KEYBOARD_PATHS = (
 _FIRST_TRIED = "This is one of the passwords that attackers try first."
 _RUN = "This is a run of neighbouring keys; attackers try these first."
 _REPEATED = "This is one short block or common word repeated; attackers try these first."
+_PADDED = "This is one common word with digits or signs added; attackers try these first."
+
+_LETTERS = re.compile(r"[^\W\d_]+")
+_SIGNS = re.compile(r"[\W_]+")
 
 
 def problem_with(password: str, *, min_length: int, names: Iterable[str] = ()) -> str | None:
@@ -48,11 +53,18 @@ def problem_with(password: str, *, min_length: int, names: Iterable[str] = ()) -
     folded = normal.casefold()
     if folded in {name.casefold() for name in names}:
         return "Use something other than your name or email address."
-    if folded in _common():
+    return _problem_with_guesses(folded)
+
+
+def _problem_with_guesses(text: str) -> str | None:
+    """Say why attackers try this text early, or return `None`."""
+    if text in _common():
         return _FIRST_TRIED
-    if _is_run(folded):
+    if _is_run(text):
         return _RUN
-    return _REPEATED if _is_repeated(folded) else None
+    if _is_repeated(text):
+        return _REPEATED
+    return _PADDED if _is_padded(text) else None
 
 
 @cache
@@ -70,8 +82,28 @@ def _is_repeated(text: str) -> bool:
 
     The last one may be cut off. A phrase that only contains a word twice is accepted.
     """
-    for size in range(1, len(text) // 2 + 1):
-        if text.startswith(text[size:]):
-            block = text[:size].strip(" -_.,;:/")
-            return size <= SHORT_BLOCK or block in _common()
-    return False
+    size = _period(text)
+    block = text[:size].strip(" -_.,;:/")
+    return size < len(text) and (size <= SHORT_BLOCK or block in _common())
+
+
+def _is_padded(text: str) -> bool:
+    """Tell whether `text` is only a listed word or run, with digits or signs added.
+
+    The word may be repeated, with other digits each time. A phrase of several words is accepted,
+    whichever of them it repeats.
+    """
+    without_signs = _SIGNS.sub("", text)
+    if without_signs in _common() or (without_signs and _is_run(without_signs)):
+        return True
+    words = {word[: _period(word)] for word in _LETTERS.findall(text)}
+    return len(words) == 1 and words <= _common()
+
+
+def _period(text: str) -> int:
+    """Return the length of the shortest block that `text` repeats, the last one perhaps cut off.
+
+    A text that repeats nothing is one block of its own length.
+    """
+    sizes = range(1, len(text) // 2 + 1)
+    return next((size for size in sizes if text.startswith(text[size:])), len(text))
