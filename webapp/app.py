@@ -17,7 +17,7 @@ from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.throttle import THROTTLE, Throttle
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
-from webapp.database.client import Collection, Database, connect, disconnect, ping
+from webapp.database.client import Collection, Database, connect, disconnect, open_database, ping
 from webapp.database.errors import failed_start
 from webapp.database.indexes import check_rights
 from webapp.handlers import api, pages
@@ -76,7 +76,7 @@ async def parts(config: Config, *, cost: Cost | None = None) -> AsyncIterator[we
         app[CONFIG] = config
         app[FORWARDED_POLICY] = policy
         app[IN_FLIGHT] = InFlight()
-        app[DATABASE] = client[config.mongo_database]
+        app[DATABASE] = open_database(client, config.mongo_database)
         app[THROTTLE] = Throttle(app[DATABASE], config.session_secrets[0])
         app[ACCOUNTS] = Accounts(
             app[DATABASE],

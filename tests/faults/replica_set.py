@@ -1,10 +1,10 @@
-"""Three real mongods that form a replica set, each behind its own proxy."""
+"""Real mongods that form a replica set, each behind its own proxy."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -87,8 +87,13 @@ class ReplicaSet:
     @property
     def uri(self) -> str:
         """The address for apps, with `w=majority`."""
+        return f"{self.hosts_uri}&w=majority"
+
+    @property
+    def hosts_uri(self) -> str:
+        """The address without any option but the name of the set; others can be appended."""
         hosts = ",".join(f"127.0.0.1:{member.proxy.port}" for member in self.members)
-        return f"mongodb://{hosts}/?replicaSet={NAME}&w=majority"
+        return f"mongodb://{hosts}/?replicaSet={NAME}"
 
     def primary(self, *, other_than: Member | None = None) -> Member:
         """Wait for a primary and return it."""
@@ -111,7 +116,7 @@ class ReplicaSet:
             member.proxy.heal()
 
     def wait_until_whole(self) -> None:
-        """Return when there is one primary and two secondaries that follow it closely."""
+        """Return when one is primary, and the others are secondaries that follow it closely."""
 
         def is_whole() -> bool:
             try:
@@ -120,7 +125,7 @@ class ReplicaSet:
                 return False
             names = sorted(state["stateStr"] for state in states)
             applied = [state["optime"]["ts"].time for state in states if "optime" in state]
-            whole = names == ["PRIMARY", "SECONDARY", "SECONDARY"]
+            whole = names == ["PRIMARY", *["SECONDARY"] * (len(self.members) - 1)]
             return whole and max(applied) - min(applied) <= 1
 
         until(is_whole, seconds=90)
@@ -128,13 +133,21 @@ class ReplicaSet:
 
 @contextmanager
 def replica_set(
-    binary: Path, directory: Path, *, election_seconds: float = ELECTION_SECONDS
+    binary: Path,
+    directory: Path,
+    *,
+    size: int = MEMBERS,
+    election_seconds: float = ELECTION_SECONDS,
+    arguments: Sequence[str] = (),
 ) -> Iterator[ReplicaSet]:
-    """Run a replica set; every member is stopped afterwards, frozen ones too."""
-    arguments = ("--replSet", NAME, "--oplogSize", "64")
+    """Run a replica set; every member is stopped afterwards, frozen ones too.
+
+    `arguments` are added to the command line of each member.
+    """
+    arguments = ("--replSet", NAME, "--oplogSize", "64", *arguments)
     with ExitStack() as stack:
         members = []
-        for number in range(MEMBERS):
+        for number in range(size):
             port = free_port()
             mongod = Mongod(binary, directory / str(number), port=port, arguments=arguments)
             members.append(Member(mongod, stack.enter_context(Proxy(port))))

@@ -13,6 +13,8 @@ from motor.motor_asyncio import (
     AsyncIOMotorCollection,
     AsyncIOMotorDatabase,
 )
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 
 from webapp.config import mongo_address
 from webapp.config.settings import Config
@@ -47,6 +49,18 @@ def connect(config: Config) -> AsyncIOMotorClient[dict[str, Any]]:
     if not mongo_address.says(config.mongo_uri, "timeoutMS"):
         defaults["timeoutMS"] = OPERATION_MILLISECONDS
     return AsyncIOMotorClient(config.mongo_uri, **defaults)
+
+
+def open_database(client: AsyncIOMotorClient[dict[str, Any]], name: str) -> Database:
+    """Return the database of the app, which is read from the primary whatever the address says.
+
+    A secondary lags, by hours where it must: a password that was changed would sign in again, and
+    a session that was ended would be alive.  The read concern is part of it: with the one of an
+    address, "majority", the primary too answers with the past while the others lag.
+    """
+    return client.get_database(
+        name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
+    )
 
 
 def disconnect(client: AsyncIOMotorClient[dict[str, Any]]) -> None:
