@@ -54,9 +54,12 @@ class IndexWork:
         self._driver = driver
         self._task: asyncio.Task[None] | None = None
         self._first_try = asyncio.Event()
+        # Until somebody has asked for the indexes: an app may store sessions without ``setup``.
+        self.needed = True
 
     def begin(self) -> asyncio.Task[None]:
         """Start it in the background unless it runs."""
+        self.needed = False
         if self._task is None:
             self._first_try.clear()
             # In a context of its own: a timeout of the request must not reach it.

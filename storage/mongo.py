@@ -241,7 +241,10 @@ class MongoStorage(AbstractStorage):
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
             raise
-        # Under aiohttp-session's own set-up nothing of ours sees the headers of the answer later.
+        if self._index_work.needed and session.snapshot is not None and not self._driver.closed:
+            # Under aiohttp-session's own set-up nobody has asked for the indexes at the start.
+            self.begin_index_work()
+        # There nothing of ours sees the headers of the answer later, either.
         if response.cookies.get(self.cookie_name) and request.get(STORAGE_KEY) is self:
             vary_by_cookie(response)
             self._private.make_private(request, response)
@@ -336,6 +339,7 @@ class MongoStorage(AbstractStorage):
         """
         self._driver.check_open()
         await create_indexes(self._driver)
+        self._index_work.needed = False
 
     async def start_index_work(self) -> None:
         """Create the indexes in the background; ``setup`` calls it when an app starts.

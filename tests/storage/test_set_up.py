@@ -16,6 +16,7 @@ from aiohttp_session import get_session
 from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
+from tests.storage.command_log import CommandLog
 from tests.storage.conftest import MakeStorage, until
 
 SERVE_ONCE = """
@@ -163,6 +164,38 @@ async def test_set_up_while_the_app_starts_creates_the_indexes(
 
     async with TestClient(TestServer(app)):
         await until(created)
+
+
+@pytest.mark.parametrize("made_before", [False, True], ids=["by the save", "by the app"])
+async def test_first_stored_session_creates_the_indexes_without_our_set_up(
+    made_before: bool,  # noqa: FBT001 - a case
+    collection: Any,
+    log: CommandLog,
+) -> None:
+    """No collection is ever without its TTL index; a read creates nothing."""
+    storage, app = MongoStorage(collection, generate_secret()), web.Application()
+    aiohttp_session.setup(app, storage)
+    app.router.add_get("/", _count)
+
+    async def read(request: web.Request) -> web.Response:
+        return web.json_response(dict(await get_session(request)))
+
+    async def created() -> bool:
+        return {"expires_at_1", "owner_1"} <= {*await collection.index_information()}
+
+    app.router.add_get("/read", read)
+    if made_before:
+        await storage.create_indexes()
+    async with TestClient(TestServer(app)) as client:
+        await client.get("/read")
+        before = list(log.names)
+        for _ in range(3):
+            await client.get("/")
+        await until(created)
+        await storage.aclose()
+
+    assert ("createIndexes" in before) is made_before
+    assert log.names.count("createIndexes") == 2
 
 
 async def test_set_up_while_the_app_starts_tells_a_middleware_that_it_is_outside(
