@@ -188,7 +188,7 @@ async def test_signing_out_ends_the_session_at_the_server(client: Client) -> Non
     response = await client.post("/api/auth/logout")
 
     assert response.status == 204
-    assert response.headers["Clear-Site-Data"] == '"cache", "storage"'
+    assert response.headers["Clear-Site-Data"] == '"storage"'
     assert response.cookies["session"].value == ""
     stale = await client.get("/api/profile", headers={"Cookie": f"session={cookie}"})
     assert (await problem(stale))["detail"] == "Your session has ended, please sign in again."
@@ -453,12 +453,21 @@ async def test_full_password_pool_is_503_and_costs_no_attempt(
     assert (await attempt()).ok
 
 
-async def test_personal_answers_are_not_cached(client: Client) -> None:
-    """Personal answers are `no-store`, refusals too."""
+async def test_personal_answers_are_neither_stored_nor_rewritten_on_the_way(
+    client: Client,
+) -> None:
+    """Personal answers are `no-store, no-transform`: refusals and those with a cookie too."""
     await arrive(client)
 
-    for path in ("/api/profile", "/api/sessions", "/profile", "/login", "/", "/api/nothing"):
-        assert (await client.get(path)).headers["Cache-Control"] == "no-store"
+    paths = ("/api/profile", "/api/sessions", "/profile", "/login", "/", "/api/nothing")
+    answers = [
+        await sign_in(client),
+        *[await client.get(path) for path in paths],
+        await client.post("/logout", allow_redirects=False),
+    ]
+
+    assert answers[0].cookies
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store, no-transform"}
 
 
 async def test_visitor_who_stores_nothing_costs_nothing(client: Client) -> None:

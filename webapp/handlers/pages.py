@@ -33,7 +33,8 @@ from webapp.http.refusals import NotSignedIn, Refusal
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # ASVS 5.0, 14.3.1. Not "cookies": that would also delete those of sites under the same domain.
-LEAVING = {"Clear-Site-Data": '"cache", "storage"'}
+# Not "cache": browsers search their whole disk cache for it, and nothing personal is in there.
+LEAVING = {"Clear-Site-Data": '"storage"'}
 # What the layout asks for, of a page without any of it.
 _BARE: dict[str, object] = {"account": None, "notice": None, "problem": None, "errors": {}}
 _KEPT_WHEN_REFUSED = ("username", "email", "remember")

@@ -31,6 +31,10 @@ HEADERS = {
     ),
     "Server": "webapp",
 }
+# Unless a handler says otherwise: no cache and no back button shows it again (no-store), and no
+# service on the way rewrites it: some replace email addresses in pages by scripts, which the
+# policy above blocks (no-transform, RFC 9111 5.2.2.6).
+PERSONAL = "no-store, no-transform"
 HSTS = "max-age=63072000"  # two years; no includeSubDomains, which would affect other sites
 CORS_METHODS = "GET, HEAD, POST, DELETE"
 CORS_HEADERS = "Content-Type, X-Request-Id"
@@ -50,8 +54,7 @@ def header_signal(config: Config) -> _Signal:
         identify(request)  # aiohttp answers `Expect` before any middleware
         response.headers.update(HEADERS)
         response.headers["X-Request-Id"] = request[REQUEST_ID]
-        # No cache and no back button shows it again, unless a handler allows that.
-        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        response.headers.setdefault(hdrs.CACHE_CONTROL, PERSONAL)
         if request[CLIENT].scheme == "https":
             response.headers["Strict-Transport-Security"] = HSTS
         if origins and is_api(request):
