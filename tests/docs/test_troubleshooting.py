@@ -15,8 +15,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
+from aiohttp_session.redis_storage import RedisStorage
+from bson import json_util
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern
 from pytest_aiohttp import AiohttpClient
+from redis.asyncio import Redis
 
 from storage import (
     MongoStorage,
@@ -357,6 +360,43 @@ async def test_public_answer_with_the_session_cookie(
     response = await visitor.visit(begin)
 
     assert response.headers["Cache-Control"] == "private"
+    assert says(caplog.text)
+
+
+@pytest.mark.parametrize(
+    "cookie", ["unreadable", '{"session": {"since": {"$date": "1999-12-31T00:00:00Z"}}}']
+)
+async def test_session_that_does_not_move(
+    cookie: str, make_storage: MakeStorage, open_site: OpenSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why."""
+    old = aiohttp_session.SimpleCookieStorage(cookie_name="OLD", decoder=json_util.loads)
+    site = await open_site(make_storage(moving_from=old))
+
+    async def read(request: web.Request) -> web.Response:
+        await get_session(request)
+        return web.Response()
+
+    head = await site.head_on_the_wire(read, f"Cookie: OLD={cookie}\r\n".encode())
+
+    assert head.startswith("HTTP/1.1 200")
+    assert says(caplog.text)
+
+
+async def test_old_storage_that_cannot_be_reached(
+    make_storage: MakeStorage, open_site: OpenSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is 503, and the log names the old storage."""
+    async with Redis(port=free_port(), retry=None) as nobody:
+        site = await open_site(make_storage(moving_from=RedisStorage(nobody, cookie_name="OLD")))
+
+        async def read(request: web.Request) -> web.Response:
+            await get_session(request)
+            return web.Response()
+
+        head = await site.head_on_the_wire(read, b"Cookie: OLD=1\r\n")
+
+    assert head.startswith("HTTP/1.1 503")
     assert says(caplog.text)
 
 
