@@ -323,6 +323,24 @@ async def test_refused_password_change_says_why_and_changes_nothing(
     assert (await sign_in(client)).status == 200
 
 
+async def test_password_managers_find_the_form_for_a_new_password(client: Client) -> None:
+    """`/.well-known/change-password` redirects to the form, through the sign-in if needed."""
+    await sign_up(client)
+
+    response = await client.get("/.well-known/change-password", allow_redirects=False)
+    asked = await client.get("/.well-known/change-password")
+    unknown = await client.get("/.well-known/resource-that-should-not-exist")
+    await sign_in(client)
+    form = await client.get("/.well-known/change-password")
+
+    assert redirected_to(response) == "/profile/password"
+    assert 'name="next" value="/profile/password"' in await asked.text()
+    # A password manager asks for this one too, and believes no 303 of a site that answers all.
+    assert unknown.status == 404
+    assert form.url.path == "/profile/password"
+    assert 'name="new_password"' in await form.text()
+
+
 async def test_guessing_the_current_password_is_throttled(client: Client) -> None:
     """In an open browser there are five guesses, as at the sign-in."""
     stop_throttle_clock(client)

@@ -120,6 +120,11 @@ async def change_password(request: web.Request) -> web.Response:
     raise web.HTTPSeeOther("/profile")
 
 
+async def to_password_form(_request: web.Request) -> NoReturn:
+    """Redirect a password manager to the form for a new password (W3C, change password URL)."""
+    raise web.HTTPSeeOther("/profile/password")
+
+
 async def delete_form(request: web.Request) -> web.Response:
     """Ask for the password before an account is deleted."""
     return _page(request, "delete.html", await _signed_in(request))
@@ -201,6 +206,7 @@ def add_routes(app: web.Application) -> None:
             web.get("/profile", profile),
             web.get("/profile/password", password_form),
             web.post("/profile/password", change_password),
+            web.get("/.well-known/change-password", to_password_form),
             web.get("/profile/delete", delete_form),
             web.post("/profile/delete", delete_account),
             web.get("/profile/sessions", device_list),
