@@ -14,6 +14,7 @@ from tests.webapp.conftest import Client, MakeApp
 from tests.webapp.people import (
     ADA,
     GRACE,
+    NEW_PASSWORD,
     another_device,
     arrive,
     sign_in,
@@ -23,6 +24,7 @@ from tests.webapp.people import (
 from webapp.accounts.passwords import Passwords
 from webapp.accounts.throttle import QUOTA, THROTTLE
 from webapp.accounts.users import ACCOUNTS
+from webapp.cli import actions
 from webapp.http.app_keys import DATABASE, STORAGE
 
 PROFILE = {"username", "email", "created_at"}
@@ -141,6 +143,19 @@ async def test_list_of_sessions_is_read_with_a_limit(make_app: MakeApp) -> None:
     listed = (await (await client.get("/api/sessions")).json())["sessions"]
 
     assert len(listed) == 3
+
+
+async def test_operators_reset_lets_strangers_try_again(client: Client) -> None:
+    """`users password` opens the lock of an account that was guessed at."""
+    await sign_up(client)
+    stop_throttle_clock(client)
+    for _ in range(5):
+        await sign_in(client, password="wrong")
+    assert (await sign_in(client)).status == 429
+
+    await actions.set_password(client.app, ADA["email"], NEW_PASSWORD)
+
+    assert (await sign_in(client, password=NEW_PASSWORD)).status == 200
 
 
 @pytest.mark.parametrize("remember", [True, False])

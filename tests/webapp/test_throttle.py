@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv6Address
 
 import pytest
 
-from webapp.accounts.throttle import QUOTA, Throttle
+from webapp.accounts.networks import networks_of
+from webapp.accounts.throttle import FAILURES_IN_A_ROW, QUOTA, Throttle
 from webapp.database.client import Database
 from webapp.http.refusals import Busy, SignInRefused, TooManyAttempts
 
@@ -40,7 +42,7 @@ async def throttle(database: Database, clock: Clock) -> Throttle:
 
     Without the TTL index: the server's own clock would delete what is expired by its time.
     """
-    found = Throttle(database, SECRET)
+    found = Throttle(database, [SECRET])
     found.clock = clock
     return found
 
@@ -166,7 +168,7 @@ async def test_parallel_attempts_get_only_the_free_ones(throttle: Throttle, cloc
 
 async def test_late_attempt_does_not_extend_the_lock(throttle: Throttle, clock: Clock) -> None:
     """An attempt that found the lock open and uses it late changes nothing."""
-    lock = throttle._id("account", ADA)
+    lock = ("account", ADA)
     await fail(throttle, 5)
     clock.now += 0.5
 
@@ -259,7 +261,7 @@ async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> 
     ("one", "other", "shared"),
     [
         pytest.param("2001:db8::1", "2001:db8::ffff:2", True, id="one /64"),
-        pytest.param("2001:db8::1", "2001:db8:0:1::1", False, id="two /64"),
+        pytest.param("2001:db8::1", "2001:db8:1::1", False, id="two /48"),
         pytest.param("198.51.100.1", "198.51.100.2", False, id="two IPv4 addresses"),
         pytest.param("::ffff:198.51.100.1", "::ffff:198.51.100.2", False, id="two mapped ones"),
         pytest.param("198.51.100.1", "::ffff:198.51.100.1", True, id="one, mapped and not"),
@@ -270,7 +272,7 @@ async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> 
 async def test_ipv6_addresses_are_counted_by_network(
     throttle: Throttle, one: str, other: str, *, shared: bool
 ) -> None:
-    """IPv6 addresses count by /64: a customer has all addresses in it."""
+    """IPv6 addresses count by their networks: a customer has all addresses of a /64."""
     for _ in range(QUOTA):
         await throttle.count_sign_up(one)
 
@@ -279,6 +281,150 @@ async def test_ipv6_addresses_are_counted_by_network(
             await throttle.count_sign_up(other)
     else:
         await throttle.count_sign_up(other)
+
+
+@pytest.mark.parametrize(
+    ("size", "share"),
+    [pytest.param(56, 4, id="/56: 400"), pytest.param(48, 16, id="/48: 1600")],
+)
+async def test_larger_ipv6_networks_have_larger_quotas(
+    throttle: Throttle, database: Database, clock: Clock, size: int, share: int
+) -> None:
+    """Whoever changes the /64 with each attempt is stopped by the quota of the larger network."""
+    few = Throttle(database, [SECRET], per_address=2)
+    few.clock = clock
+    step = 1 << (64 if size == 56 else 72)  # another /64, or another /56
+
+    def address(number: int) -> str:
+        return str(IPv6Address((0x20010DB8 << 96) + number * step))
+
+    for number in range(2 * share):
+        await few.count_sign_up(address(number))
+    with pytest.raises(TooManyAttempts):
+        await few.count_sign_up(address(2 * share))
+
+    # The refused attempt has used up nothing of its smaller networks.
+    refused = networks_of(address(2 * share))[0]
+    counter = await database["throttle"].find_one({"_id": few._id("sign-up", refused)})
+    assert (counter or {"spent": 0})["spent"] == 0
+    await few.count_sign_up("2001:db9::1")
+
+
+async def test_quota_of_an_address_is_the_configured_one(
+    throttle: Throttle, database: Database, clock: Clock
+) -> None:
+    """A school behind one address may need more than a hundred, or somebody wants less."""
+    strict = Throttle(database, [SECRET], per_address=3)
+    strict.clock = clock
+    for number in range(3):
+        await fail(strict, 1, ATTACKER, f"{number}@example.org")
+
+    assert await wait_of(strict, email="one-more@example.org") == 900
+
+
+async def test_familiar_pair_is_not_held_up_by_the_quota_of_its_address(
+    throttle: Throttle,
+) -> None:
+    """A hundred people behind one address: their wrong tries keep no known one out."""
+    people = [f"{number}@example.org" for number in range(100)]
+    for email in people:
+        await succeed(throttle, HOME, email)
+    for number in range(QUOTA):
+        await fail(throttle, 1, HOME, f"stranger{number}@example.org")
+    assert await wait_of(throttle, HOME, "one-more@example.org") == 900
+
+    for email in people:
+        await succeed(throttle, HOME, email)
+    await fail(throttle, 4, HOME, people[0])
+    await succeed(throttle, HOME, people[0])
+
+
+async def fill_the_row(throttle: Throttle, clock: Clock, times: int = FAILURES_IN_A_ROW) -> None:
+    """Fail so often in a row, each time when the lock is open, from ever new addresses."""
+    for number in range(times):
+        await fail(throttle, 1, f"192.0.2.{number}")
+        clock.now += 900
+
+
+async def test_account_has_a_hundred_failures_in_a_row(throttle: Throttle, clock: Clock) -> None:
+    """NIST SP 800-63B: then 429 for strangers until thirty days after the first; not at home."""
+    await succeed(throttle, HOME)
+    began = clock.now
+    await fill_the_row(throttle, clock)
+
+    left = 30 * 86400 - (clock.now - began)
+    assert await wait_of(throttle, "203.0.113.200") == left
+    await succeed(throttle, HOME)
+    assert await wait_of(throttle, "203.0.113.200") == left
+    clock.now += left
+    await fail(throttle, 1, "203.0.113.200")
+
+
+async def test_success_ends_the_row(throttle: Throttle, clock: Clock) -> None:
+    """Ninety-nine failures and a success: the next hundred begin at one."""
+    await fill_the_row(throttle, clock, FAILURES_IN_A_ROW - 1)
+    await succeed(throttle, "203.0.113.200")
+
+    await fail(throttle, 5)
+
+    assert await wait_of(throttle) == 1
+
+
+async def test_operators_reset_ends_the_row(throttle: Throttle, clock: Clock) -> None:
+    """With a new password strangers may try again."""
+    await fill_the_row(throttle, clock)
+
+    await throttle.forget_failures(ADA.upper())
+
+    await succeed(throttle, ATTACKER)
+
+
+async def test_attempts_taken_back_do_not_count_in_the_row(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """A busy server looked at no password."""
+    for _ in range(FAILURES_IN_A_ROW + 5):
+        await take_back(throttle, ATTACKER)
+
+    await fail(throttle, 1)
+
+
+async def test_rotated_secret_keeps_counts_and_familiar_addresses(
+    throttle: Throttle, database: Database, clock: Clock
+) -> None:
+    """What was counted under an older secret still counts, and is written under the new one."""
+    await succeed(throttle, HOME)
+    await fail(throttle, 5)
+    for number in range(QUOTA - 5):
+        await fail(throttle, 1, ATTACKER, f"{number}@example.org")
+    rotated = Throttle(database, ["a new secret of the tests, long enough", SECRET])
+    rotated.clock = clock
+
+    assert await wait_of(rotated, "192.0.2.1") == 1
+    assert await wait_of(rotated, email="one-more@example.org") == 900
+    await succeed(rotated, HOME)
+
+    new_alone = Throttle(database, ["a new secret of the tests, long enough"])
+    new_alone.clock = clock
+    assert await wait_of(new_alone, "192.0.2.1") == 1
+    await succeed(new_alone, HOME)
+    assert await wait_of(new_alone, email="one-more@example.org") == 900
+
+
+async def test_success_during_a_rotation_is_not_undone_by_the_old_counts(
+    throttle: Throttle, database: Database, clock: Clock
+) -> None:
+    """The failures under the older secret are deleted too."""
+    await fail(throttle, 5)
+    rotated = Throttle(database, ["a new secret of the tests, long enough", SECRET])
+    rotated.clock = clock
+    clock.now += 1
+
+    await succeed(rotated, ATTACKER)
+
+    await fail(rotated, 4, "192.0.2.1")
+    await fail(rotated, 1, "192.0.2.1")
+    assert await wait_of(rotated, "192.0.2.1") == 1
 
 
 async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock) -> None:
@@ -307,7 +453,7 @@ async def test_all_processes_share_the_counters(
     throttle: Throttle, database: Database, clock: Clock
 ) -> None:
     """Another process with the same secret sees the same locks."""
-    other = Throttle(database, SECRET)
+    other = Throttle(database, [SECRET])
     other.clock = clock
     await fail(throttle, 3)
     await fail(other, 2)
@@ -322,7 +468,7 @@ async def test_collection_contains_no_email_and_no_address(
     """Its keys are keyed hashes: no address, no email, and no plain hash of them."""
     await succeed(throttle)
     await fail(throttle)
-    other_secret = Throttle(database, "another secret of the tests")
+    other_secret = Throttle(database, ["another secret of the tests"])
 
     documents = await database["throttle"].find({}).to_list(None)
 
@@ -344,5 +490,5 @@ async def test_every_counter_expires(throttle: Throttle, database: Database) -> 
 
     indexes = await database["throttle"].index_information()
     assert [index.get("expireAfterSeconds") for index in indexes.values()] == [None, 0]
-    assert await database["throttle"].count_documents({"expires_at": {"$type": "date"}}) == 5
-    assert await database["throttle"].count_documents({}) == 5
+    assert await database["throttle"].count_documents({"expires_at": {"$type": "date"}}) == 6
+    assert await database["throttle"].count_documents({}) == 6

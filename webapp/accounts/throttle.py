@@ -8,10 +8,14 @@ update each:
 
 - A *lock* guards one account. The first `FREE_FAILURES` attempts are free; after that each one
   closes the lock, for 1 s, then 2 s, and so on up to `LONGEST_LOCK`. Success opens it.
-- A *quota* guards the whole app from one address: `QUOTA` attempts per `QUOTA_WINDOW`.
+- A *quota* is a number of attempts in a time. One guards the whole app from one address: `QUOTA`
+  attempts per `QUOTA_WINDOW`; an IPv6 address is counted by its /64, /56 and /48, each larger
+  network with a larger quota. Another one guards an account: `FAILURES_IN_A_ROW` per
+  `ROW_WINDOW` (NIST SP 800-63B 3.2.2), until a success or the operator's reset.
 
-An address that signed in to an account within `FAMILIAR_FOR` has a lock of its own for it, so
-that guesses from elsewhere never lock the owner out (OWASP Authentication Cheat Sheet).
+An address that signed in to an account within `FAMILIAR_FOR` has a lock of its own for it and no
+quota, so that guesses from elsewhere, or by others behind this address, never lock the owner out
+(OWASP Authentication Cheat Sheet).
 """
 
 from __future__ import annotations
@@ -19,13 +23,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from aiohttp import web
-from pymongo import DeleteOne, ReturnDocument, UpdateOne
+from pymongo import DeleteMany, ReturnDocument, UpdateOne
 
 from webapp.accounts.networks import networks_of
 from webapp.accounts.usernames import fold_email
@@ -39,6 +43,10 @@ LONGEST_LOCK = timedelta(minutes=15)
 LOCK_FORGOTTEN_AFTER = timedelta(days=1)
 QUOTA = 100
 QUOTA_WINDOW = timedelta(minutes=15)
+NETWORK_SHARES = (1, 4, 16)
+"""How many quotas the /64, the /56 and the /48 of an IPv6 address have."""
+FAILURES_IN_A_ROW = 100
+ROW_WINDOW = timedelta(days=30)
 FAMILIAR_FOR = timedelta(days=30)
 
 _KEY_BYTES = 16
@@ -47,22 +55,42 @@ _KEY_BYTES = 16
 _OPEN = datetime.fromtimestamp(0, UTC)
 
 
+_Name = tuple[str, ...]
+
+
+class _Quota(NamedTuple):
+    """So many attempts in so much time, by the name of their counter."""
+
+    name: _Name
+    limit: int
+    window: timedelta
+
+
 class _Attempt(NamedTuple):
     """The counters that one sign-in attempt was counted in."""
 
-    quota: bytes
-    familiar: bytes
-    lock: bytes
+    account: str
+    quotas: Sequence[_Quota]
+    familiar: _Name
+    lock: _Name
 
 
 class Throttle:
-    """Count attempts in one database; accounts and addresses are hashed under `secret`.
+    """Count attempts in one database; accounts and addresses are hashed under a secret.
 
-    `clock` returns seconds since the epoch and may be replaced: tests use one that they set.
+    The first of `secrets` hashes what is written; what was written under the others still counts.
+    `per_address` is the quota of one address.  `clock` returns seconds since the epoch and may be
+    replaced: tests use one that they set.
     """
 
-    def __init__(self, database: Database, secret: str) -> None:
-        self._key = hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
+    def __init__(
+        self, database: Database, secrets: Sequence[str], *, per_address: int = QUOTA
+    ) -> None:
+        self._keys = [
+            hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
+            for secret in secrets
+        ]
+        self._per_address = per_address
         self.clock: Callable[[], float] = time.time
         self._counters = collection(database, Collection.THROTTLE)
 
@@ -88,7 +116,13 @@ class Throttle:
 
     async def count_sign_up(self, address: str) -> None:
         """Count a sign-up, successful or not. Raises `TooManyAttempts`."""
-        await self._spend(self._id("sign-up", networks_of(address)[0]))
+        quotas = self._address_quotas("sign-up", address)
+        await self._carry_over(quota.name for quota in quotas)
+        await self._spend(quotas)
+
+    async def forget_failures(self, email: str) -> None:
+        """Open the lock of an account and start its counts again: it has another password."""
+        await self._counters.bulk_write([self._forgetting(fold_email(email))])
 
     async def _count(self, email: str, address: str) -> _Attempt:
         """Count an attempt, or raise `TooManyAttempts`.
@@ -97,17 +131,20 @@ class Throttle:
         up their address's quota.
         """
         account = fold_email(email)
-        quota = self._id("sign-in", networks_of(address)[0])
-        familiar = self._id("familiar", account, networks_of(address)[0])
-        lock = await self._open_lock(familiar, self._id("account", account))
-        await self._spend(quota)
+        familiar = ("familiar", account, networks_of(address)[0])
+        quotas = [*self._address_quotas("sign-in", address), _row(account)]
+        await self._carry_over([familiar, _lock(account), *(quota.name for quota in quotas)])
+        lock = await self._open_lock(familiar, _lock(account))
+        if lock == familiar:
+            quotas = []
+        await self._spend(quotas)
         try:
             await self._use(lock)
         except TooManyAttempts:
             # A parallel attempt has closed it in between.
-            await self._counters.bulk_write([_one_less(quota)])
+            await self._give_back(quotas)
             raise
-        return _Attempt(quota, familiar, lock)
+        return _Attempt(account, quotas, familiar, lock)
 
     async def _succeed(self, attempt: _Attempt) -> None:
         now = self._now()
@@ -117,61 +154,125 @@ class Throttle:
             "locked_until": _OPEN,
             "expires_at": now + FAMILIAR_FOR,
         }
-        changes: list[UpdateOne | DeleteOne] = [
-            _one_less(attempt.quota),
-            UpdateOne({"_id": attempt.familiar}, {"$set": known}, upsert=True),
+        changes: list[UpdateOne | DeleteMany] = [
+            *map(self._one_less, attempt.quotas),
+            UpdateOne({"_id": self._id(*attempt.familiar)}, {"$set": known}, upsert=True),
         ]
         if attempt.lock != attempt.familiar:
-            changes.append(DeleteOne({"_id": attempt.lock}))
+            changes.append(self._forgetting(attempt.account))
         await self._counters.bulk_write(changes, ordered=False)
 
     async def _take_back(self, attempt: _Attempt) -> None:
         reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": _OPEN}}
         changes = [
-            _one_less(attempt.quota),
-            UpdateOne({"_id": attempt.lock, "failures": {"$gt": 0}}, reopened),
+            *map(self._one_less, attempt.quotas),
+            UpdateOne({"_id": self._id(*attempt.lock), "failures": {"$gt": 0}}, reopened),
         ]
         await self._counters.bulk_write(changes, ordered=False)
 
-    async def _open_lock(self, familiar: bytes, unfamiliar: bytes) -> bytes:
+    async def _open_lock(self, familiar: _Name, unfamiliar: _Name) -> _Name:
         """Return the lock for this attempt; raise `TooManyAttempts` while it is closed."""
         now = self._now()
+        identifiers = [self._id(*familiar), self._id(*unfamiliar)]
         found = {
             counter["_id"]: counter
-            async for counter in self._counters.find({"_id": {"$in": [familiar, unfamiliar]}})
+            async for counter in self._counters.find({"_id": {"$in": identifiers}})
         }
-        is_familiar = found.get(familiar, {}).get("known_until", now) > now
-        lock = familiar if is_familiar else unfamiliar
-        _refuse_until(found.get(lock, {}).get("locked_until", now), now)
-        return lock
+        known, stranger = (found.get(identifier, {}) for identifier in identifiers)
+        is_familiar = known.get("known_until", now) > now
+        _refuse_until((known if is_familiar else stranger).get("locked_until", now), now)
+        return familiar if is_familiar else unfamiliar
 
-    async def _use(self, lock: bytes) -> None:
+    async def _use(self, lock: _Name) -> None:
         """Count one attempt at a lock that was open a moment ago, unless it has closed since."""
         now = self._now()
         before = await self._counters.find_one_and_update(
-            {"_id": lock}, _using(now), upsert=True, return_document=ReturnDocument.BEFORE
+            {"_id": self._id(*lock)},
+            _using(now),
+            upsert=True,
+            return_document=ReturnDocument.BEFORE,
         )
         if before:
             _refuse_until(before.get("locked_until", now), now)
 
-    async def _spend(self, quota: bytes) -> None:
-        """Count one attempt of an address; raise `TooManyAttempts` when its quota is used up."""
+    async def _spend(self, quotas: Sequence[_Quota]) -> None:
+        """Count one attempt in each quota, in none when one is used up: `TooManyAttempts`."""
         now = self._now()
-        before = await self._counters.find_one_and_update(
-            {"_id": quota}, _spending(now), upsert=True, return_document=ReturnDocument.BEFORE
+        for number, quota in enumerate(quotas):
+            before = await self._counters.find_one_and_update(
+                {"_id": self._id(*quota.name)},
+                _spending(quota, now),
+                upsert=True,
+                return_document=ReturnDocument.BEFORE,
+            )
+            if before and before["spent"] >= quota.limit and before["expires_at"] > now:
+                await self._give_back(quotas[:number])
+                _refuse_until(before["expires_at"], now)
+
+    async def _give_back(self, quotas: Sequence[_Quota]) -> None:
+        if quotas:
+            await self._counters.bulk_write([self._one_less(quota) for quota in quotas])
+
+    async def _carry_over(self, names: Iterable[_Name]) -> None:
+        """Copy counters that are named under an older secret, unless there are newer ones.
+
+        Only during a rotation. The old ones stay: a process that was not restarted yet uses them.
+        """
+        if len(self._keys) == 1:
+            return
+        old_names = {_hashed(key, name): name for name in names for key in self._keys[1:]}
+        still_counts = {"_id": {"$in": list(old_names)}, "expires_at": {"$gt": self._now()}}
+        copies = [
+            UpdateOne(
+                {"_id": self._id(*old_names[counter.pop("_id")])},
+                {"$setOnInsert": counter},
+                upsert=True,
+            )
+            async for counter in self._counters.find(still_counts)
+        ]
+        if copies:
+            await self._counters.bulk_write(copies, ordered=False)
+
+    def _address_quotas(self, what: str, address: str) -> list[_Quota]:
+        return [
+            _Quota((what, network), share * self._per_address, QUOTA_WINDOW)
+            for network, share in zip(networks_of(address), NETWORK_SHARES, strict=False)
+        ]
+
+    def _one_less(self, quota: _Quota) -> UpdateOne:
+        """Build the update that gives one attempt of a quota back."""
+        return UpdateOne(
+            {"_id": self._id(*quota.name), "spent": {"$gt": 0}}, {"$inc": {"spent": -1}}
         )
-        if before and before["spent"] >= QUOTA:
-            _refuse_until(before["expires_at"], now)
+
+    def _forgetting(self, account: str) -> DeleteMany:
+        """Build the deletion of an account's failures, also of those under an older secret."""
+        names = (_lock(account), _row(account).name)
+        return DeleteMany(
+            {"_id": {"$in": [_hashed(key, name) for name in names for key in self._keys]}}
+        )
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)
 
-    def _id(self, *parts: str) -> bytes:
-        message = b"\0".join(part.encode() for part in parts)
-        return hmac.digest(self._key, message, hashlib.sha256)[:_KEY_BYTES]
+    def _id(self, *name: str) -> bytes:
+        return _hashed(self._keys[0], name)
 
 
 THROTTLE = web.AppKey("throttle", Throttle)
+
+
+def _hashed(key: bytes, name: _Name) -> bytes:
+    message = b"\0".join(part.encode() for part in name)
+    return hmac.digest(key, message, hashlib.sha256)[:_KEY_BYTES]
+
+
+def _lock(account: str) -> _Name:
+    return ("account", account)
+
+
+def _row(account: str) -> _Quota:
+    return _Quota(("in a row", account), FAILURES_IN_A_ROW, ROW_WINDOW)
 
 
 def _refuse_until(moment: datetime, now: datetime) -> None:
@@ -199,23 +300,18 @@ def _using(now: datetime) -> list[dict[str, Any]]:
     ]
 
 
-def _spending(now: datetime) -> list[dict[str, Any]]:
+def _spending(quota: _Quota, now: datetime) -> list[dict[str, Any]]:
     """Build the update that counts one attempt of a quota, in a new window after the last."""
     is_running = {"$gt": ["$expires_at", now]}
-    one_more = {"$min": [{"$add": ["$spent", 1]}, QUOTA]}
+    one_more = {"$min": [{"$add": ["$spent", 1]}, quota.limit]}
     return [
         {
             "$set": {
                 "spent": {"$cond": [is_running, one_more, 1]},
-                "expires_at": {"$cond": [is_running, "$expires_at", now + QUOTA_WINDOW]},
+                "expires_at": {"$cond": [is_running, "$expires_at", now + quota.window]},
             }
         }
     ]
-
-
-def _one_less(quota: bytes) -> UpdateOne:
-    """Build the update that gives one attempt of a quota back."""
-    return UpdateOne({"_id": quota, "spent": {"$gt": 0}}, {"$inc": {"spent": -1}})
 
 
 def _milliseconds(duration: timedelta) -> int:

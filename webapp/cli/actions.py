@@ -11,6 +11,7 @@ from datetime import datetime
 
 from aiohttp import web
 
+from webapp.accounts.throttle import THROTTLE
 from webapp.accounts.users import ACCOUNTS, Account
 from webapp.http.app_keys import CONFIG, STORAGE
 
@@ -91,9 +92,10 @@ async def add_user(app: web.Application, email: str, username: str, password: st
 
 
 async def set_password(app: web.Application, email: str, password: str) -> Outcome:
-    """Give an account a new password and end its sessions."""
+    """Give an account a new password, end its sessions, and let it be tried again."""
     account = await _account(app, email)
     await app[ACCOUNTS].set_password(account, password)
+    await app[THROTTLE].forget_failures(account.email)
     ended = await app[STORAGE].revoke_owner(account.id)
     return Outcome(f"{account.email} has a new password.", [{"ended_sessions": ended}])
 
