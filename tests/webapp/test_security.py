@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from webapp.http.cross_site import is_own_site
-from webapp.http.headers import CSP
+from webapp.http.headers import CORS_HEADERS, CSP
 from webapp.http.proxy import Client as Who
 
 FRONT_END = "https://front.example"
@@ -158,6 +158,34 @@ async def test_request_without_origin_is_refused_in_production_only(make_app: Ma
     assert (first.status, second.status, third.status) == (401, 403, 401)
 
 
+@pytest.mark.parametrize("path", ["/api/auth/logout", "/logout"])
+async def test_program_without_origin_learns_which_header_it_must_send(
+    make_app: MakeApp, path: str
+) -> None:
+    """The 403 names the header, and the request is accepted with it; so says the description."""
+    client = await make_app(**PRODUCTION)
+    client.session.headers.popall("Sec-Fetch-Site")
+    bare = {k: v for k, v in ROUTED.items() if k != "Sec-Fetch-Site"}
+
+    refused = await client.post(path, headers=bare, allow_redirects=False)
+    accepted = await client.post(path, headers=bare | {"Origin": SITE}, allow_redirects=False)
+    described = await client.get("/api/openapi.json", headers=bare)
+
+    assert refused.status == 403
+    assert f"must send Origin: {SITE}" in await refused.text()
+    assert accepted.status in {204, 303}
+    assert f"`Origin: {SITE}`" in (await described.json())["info"]["description"]
+
+
+async def test_page_of_another_site_is_not_told_how_to_get_in(make_app: MakeApp) -> None:
+    """What comes with one of the headers is refused as before."""
+    client = await make_app(**PRODUCTION)
+
+    answer = await client.post("/logout", headers=ROUTED | {"Sec-Fetch-Site": "cross-site"})
+
+    assert "This request came from another site." in await answer.text()
+
+
 async def test_trace_is_not_allowed(client: Client) -> None:
     """TRACE would show scripts the headers that they must not read."""
     assert (await client.request("TRACE", "/")).status == 405
@@ -182,6 +210,34 @@ async def test_allowed_origin_may_use_the_api_with_its_cookie(make_app: MakeApp)
         assert "Origin" in headers.getall("Vary")
     assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
     assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allowed"),
+    [
+        pytest.param("traceparent", "traceparent", id="tracing"),
+        pytest.param(
+            "content-type,sentry-trace, baggage", "content-type,sentry-trace, baggage", id="several"
+        ),
+        pytest.param(None, CORS_HEADERS, id="none asked for"),
+        pytest.param("", CORS_HEADERS, id="empty"),
+        pytest.param("no name", CORS_HEADERS, id="a blank inside"),
+        pytest.param("x, <script>", CORS_HEADERS, id="not the name of a header"),
+    ],
+)
+async def test_preflight_of_an_allowed_origin_may_ask_for_any_header(
+    make_app: MakeApp, wanted: str | None, allowed: str
+) -> None:
+    """Tracing libraries add headers of their own; what is not the name of one is not repeated."""
+    client = await make_app(**ORIGIN)
+    asked = {} if wanted is None else {"Access-Control-Request-Headers": wanted}
+    preflight = asked | {"Access-Control-Request-Method": "POST", "Sec-Fetch-Site": "cross-site"}
+
+    answer = await client.options("/api/auth/login", headers=preflight | {"Origin": FRONT_END})
+    stranger = await client.options("/api/auth/login", headers=preflight | {"Origin": OTHER})
+
+    assert answer.headers["Access-Control-Allow-Headers"] == allowed
+    assert "Access-Control-Allow-Headers" not in stranger.headers
 
 
 async def test_allowed_origin_never_reaches_the_pages(make_app: MakeApp) -> None:

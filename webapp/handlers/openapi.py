@@ -13,6 +13,13 @@ from webapp.accounts.forms import MAX_TEXT_LENGTH, Confirmation, SignIn, SignUp
 from webapp.accounts.usernames import EMAIL_MAX_LENGTH, USERNAME_MAX_LENGTH
 from webapp.http.api_prefix import API
 
+_ABOUT = """\
+Sign up, sign in, see and end your sessions. The session is a cookie.
+
+A program must send the header `Origin` with every POST and DELETE: the scheme and the host of this
+site, such as `Origin: https://app.example`. Browsers send it by themselves. Without it the answer
+is 403 in production.
+"""
 _TIME = {"type": "string", "format": "date-time"}
 _SECURED: dict[str, Any] = {"security": [{"session": []}]}
 _HANDLE = {"name": "handle", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -25,7 +32,7 @@ def description(*, password_min_length: int, cookie_name: str) -> dict[str, Any]
         "info": {
             "title": "Accounts and sessions",
             "version": "1",
-            "description": "Sign up, sign in, see and end your sessions. The session is a cookie.",
+            "description": _ABOUT,
         },
         "paths": {f"{API}{path}": operations for path, operations in _paths().items()},
         "components": {
@@ -192,7 +199,7 @@ def _responses() -> dict[str, Any]:
     meanings = {
         400: "The body could not be read.",
         401: "Not signed in, or signing in failed.",
-        403: "Not from an allowed origin, or the current password is wrong.",
+        403: "Not from an allowed origin, no `Origin` at all, or the current password is wrong.",
         404: "You have no session with this handle.",
         409: "The email address or user name is taken.",
         413: "The body is too large.",

@@ -23,7 +23,8 @@ def same_site_only(config: Config) -> Middleware:
 
     Not by a token, so that an anonymous visit writes nothing, but by headers that a page cannot
     forge: `Sec-Fetch-Site`, else `Origin` (OWASP CSRF cheat sheet, "Fetch Metadata").  Without
-    both, 403 in production; in development allowed, for curl.
+    both, 403 in production, with the header that a program must send; in development allowed, for
+    curl.
     """
     origins = frozenset(config.allowed_origins)
 
@@ -37,9 +38,19 @@ def same_site_only(config: Config) -> Middleware:
         ):
             return await handler(request)
         event(request, "cross_site_refused")
-        raise web.HTTPForbidden(text="This request came from another site.")
+        raise web.HTTPForbidden(text=_reason(request.headers, request[CLIENT]))
 
     return check
+
+
+def _reason(headers: Headers, client: Client) -> str:
+    """Say what is wrong; to a program, which sends neither header by itself, also what to do."""
+    if headers.getall("Sec-Fetch-Site", []) or headers.getall(hdrs.ORIGIN, []):
+        return "This request came from another site."
+    return (
+        "This request has neither Sec-Fetch-Site nor Origin, so it could come from another site."
+        f" Browsers send them; a program must send Origin: {client.scheme}://{client.host}"
+    )
 
 
 def is_own_site(

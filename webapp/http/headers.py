@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from multidict import CIMultiDict
 from webapp.config.settings import Config
 from webapp.http.api_prefix import is_api
 from webapp.http.app_keys import CLIENT, IN_FLIGHT, REQUEST_ID
+from webapp.http.proxy import Headers
 from webapp.http.request_id import identify
 from webapp.http.unreadable import remove_quoted_line
 
@@ -38,6 +40,7 @@ PERSONAL = "no-store, no-transform"
 HSTS = "max-age=63072000"  # two years; no includeSubDomains, which would affect other sites
 CORS_METHODS = "GET, HEAD, POST, DELETE"
 CORS_HEADERS = "Content-Type, X-Request-Id"
+_HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~-]+([ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*", re.ASCII)
 CORS_EXPOSED = "Retry-After, X-Request-Id"
 CORS_SECONDS = 600
 
@@ -58,7 +61,7 @@ def header_signal(config: Config) -> _Signal:
         if request[CLIENT].scheme == "https":
             response.headers["Strict-Transport-Security"] = HSTS
         if origins and is_api(request):
-            _add_cors_headers(response.headers, request.headers.getall(hdrs.ORIGIN, []), origins)
+            _add_cors_headers(response.headers, request.headers, origins)
         remove_quoted_line(request, response)
         if request.app[IN_FLIGHT].draining:
             # The router must not send its next request over a connection that is about to end.
@@ -68,14 +71,24 @@ def header_signal(config: Config) -> _Signal:
     return complete
 
 
-def _add_cors_headers(answer: CIMultiDict[str], sent: list[str], origins: Collection[str]) -> None:
+def _add_cors_headers(answer: CIMultiDict[str], sent: Headers, origins: Collection[str]) -> None:
     """Add the CORS headers for an allowed origin; `Vary` in any case, or caches mix answers up."""
     answer.add(hdrs.VARY, hdrs.ORIGIN)
-    if len(sent) != 1 or sent[0] not in origins:
+    named = sent.getall(hdrs.ORIGIN, [])
+    if len(named) != 1 or named[0] not in origins:
         return
-    answer[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = sent[0]
+    answer[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = named[0]
     answer[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
     answer[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = CORS_METHODS
-    answer[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = CORS_HEADERS
+    answer[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _allowed_headers(sent)
     answer[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = CORS_EXPOSED
     answer[hdrs.ACCESS_CONTROL_MAX_AGE] = str(CORS_SECONDS)
+
+
+def _allowed_headers(sent: Headers) -> str:
+    """Return the headers that a preflight asks for, whatever they are: tracing adds its own.
+
+    Not `*`: with credentials that is the name of a header (Fetch, 3.3.4).
+    """
+    wanted = ", ".join(sent.getall(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, []))
+    return wanted if _HEADER_NAMES.fullmatch(wanted) else CORS_HEADERS
