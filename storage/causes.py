@@ -22,6 +22,7 @@ from pymongo.server_description import ServerDescription
 from pymongo.topology_description import TopologyDescription
 
 UNAUTHORIZED = 13
+REQUEST_RATE_TOO_LARGE = 16500
 
 
 class Cause(NamedTuple):
@@ -147,7 +148,7 @@ _CODES: Mapping[int, Cause] = {
     11000: UNIQUE_INDEX,
     11001: UNIQUE_INDEX,
     14031: DISK_FULL,
-    16500: THROTTLED,
+    REQUEST_RATE_TOO_LARGE: THROTTLED,
 }
 # Servers without retryable writes say so under several codes: 20, 2 (Azure Cosmos DB) and 301
 # (Amazon DocumentDB), which is "corrupt data" to MongoDB.
@@ -210,11 +211,12 @@ def _no_server(topology: TopologyDescription) -> Cause:
     if not servers and topology.replica_set_name is not None:
         return WRONG_REPLICA_SET  # the driver has removed every server that is no member
     for server in servers:
+        said = str(server.error or "").casefold()
         if isinstance(server.error, ConfigurationError):
-            return WRONG_REPLICA_SET
+            # A member on which rs.initiate() was not run yet has no name.
+            return NO_PRIMARY if "a set named 'none'" in said else WRONG_REPLICA_SET
         if isinstance(server.error, NotPrimaryError | OperationFailure):
             return cause_of(server.error)
-        said = str(server.error or "").casefold()
         for sign, cause in _CONNECTION_SIGNS.items():
             if sign in said:
                 return cause

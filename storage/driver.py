@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 import pymongo
@@ -17,9 +18,9 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.collection import Collection
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
-from storage.causes import Cause, cause_of
+from storage.causes import REQUEST_RATE_TOO_LARGE, Cause, cause_of
 from storage.document import CODEC, Document, bson_of
 from storage.errors import StorageUnavailable
 
@@ -36,6 +37,8 @@ BATCH = 100
 _SHORTEST_SECONDS = 0.001
 # A cause is logged once in this time, however many requests it fails.
 REPORT_SECONDS = 60.0
+# Before the first repetition; twice as long before each further one.
+THROTTLED_PAUSE_SECONDS = 0.05
 # For what may take long, such as building an index. To PyMongo, "None" would mean the client's own
 # limit, which is meant for requests.
 _LONGEST_SECONDS = 24 * 3600.0
@@ -105,9 +108,16 @@ class Driver:
         client = self.collection.database.client
         return cause_of(error, getattr(client, "topology_description", None))
 
-    async def send(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
+    async def send(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        seconds: float | None,
+        *,
+        repeat: bool = True,
+    ) -> T:
         """Run one operation in the current task, for ``seconds`` at most (``None``: a day).
 
+        With ``repeat`` it may be called again, where the server refuses it because of its rate.
         Only for callers that nobody cancels. Raises what the driver raises.
         """
         self._counters["commands"] += 1
@@ -116,7 +126,9 @@ class Driver:
         limit = _LONGEST_SECONDS if seconds is None else max(seconds, _SHORTEST_SECONDS)
         with pymongo.timeout(limit):
             try:
-                return await operation()
+                if not repeat or seconds is None:
+                    return await operation()
+                return await _unthrottled(operation, seconds)
             except RuntimeError as error:
                 # Both drivers say this in a message only, and in different words.
                 if "loop" not in str(error):
@@ -129,8 +141,9 @@ class Driver:
     ) -> list[bytes]:
         """Find ``size`` documents at most, as bytes; for callers that nobody cancels."""
         # One more than can come: the server then knows that there is nothing left to ask for.
-        cursor = self._raw.find(filter_, batch_size=size + 1, **options)
-        return [bson_of(found) for found in await self.send(lambda: cursor.to_list(None), seconds)]
+        find = partial(self._raw.find, filter_, batch_size=size + 1, **options)
+        # A new cursor for each try: one that has failed returns nothing at the next one.
+        return [bson_of(found) for found in await self.send(lambda: find().to_list(None), seconds)]
 
     async def find_one(self, filter_: Mapping[str, Any], seconds: float) -> list[bytes]:
         """Find one document as ``find`` does; the driver spends less on it than on a cursor."""
@@ -141,8 +154,8 @@ class Driver:
         self, filter_: Mapping[str, Any], deadline: float, **options: Any
     ) -> list[bytes]:
         """Find documents as bytes, in a task of its own; see ``call``."""
-        cursor = self._raw.find(filter_, **options)
-        return [bson_of(found) for found in await self.call(lambda: cursor.to_list(None), deadline)]
+        find = partial(self._raw.find, filter_, **options)
+        return [bson_of(found) for found in await self.call(lambda: find().to_list(None), deadline)]
 
     async def find_in_batches(
         self, filter_: Mapping[str, Any], **options: Any
@@ -155,21 +168,33 @@ class Driver:
         try:
             more = True
             while more:
-                batch = await self.call(lambda: cursor.to_list(BATCH), self.deadline())
+                batch = await self.call(
+                    # No repetition: a cursor that has failed returns nothing at the next try.
+                    lambda: cursor.to_list(BATCH),
+                    self.deadline(),
+                    repeat=False,
+                )
                 more = len(batch) >= BATCH
                 yield [bson_of(found) for found in batch]
         finally:
             if more:
                 _ = self.start(cursor.close())
 
-    async def call(self, operation: Callable[[], Awaitable[T]], deadline: float | None = None) -> T:
+    async def call(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        deadline: float | None = None,
+        *,
+        repeat: bool = True,
+    ) -> T:
         """Run one operation in a task of its own; raises ``StorageUnavailable`` at ``deadline``.
 
         Cancelling the caller leaves the operation running to its end. Without a deadline it may
         take long once MongoDB has answered at all, and ``drained`` does not wait for it.
         """
         seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
-        task = self.start(self._guarded(operation, seconds), drain=deadline is not None)
+        work = self._guarded(operation, seconds, repeat=repeat)
+        task = self.start(work, drain=deadline is not None)
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
             raise self.unavailable()
@@ -194,16 +219,36 @@ class Driver:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _guarded(self, operation: Callable[[], Awaitable[T]], seconds: float | None) -> T:
+    async def _guarded(
+        self, operation: Callable[[], Awaitable[T]], seconds: float | None, *, repeat: bool
+    ) -> T:
         try:
             if seconds is None:
                 # Under a limit of a day PyMongo would look that long for a server that is away.
                 ping = self.collection.database.command
                 await self.send(lambda: ping("ping"), self.timeout_seconds)
-            return await self.send(operation, seconds)
+            return await self.send(operation, seconds, repeat=repeat)
         except PyMongoError as error:
             self.report(error)
             raise self.unavailable(error) from error
+
+
+async def _unthrottled(operation: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Repeat an operation that the server refuses because of its rate, while there is time.
+
+    The server has not carried it out. Everybody else waits in the queue meanwhile.
+    """
+    pause = THROTTLED_PAUSE_SECONDS
+    while True:
+        try:
+            return await operation()
+        except OperationFailure as error:
+            # A bulk write has an error of its own, since a part of it was carried out.
+            if error.code != REQUEST_RATE_TOO_LARGE or pause >= seconds:
+                raise
+        await asyncio.sleep(pause)
+        seconds -= pause
+        pause *= 2
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:

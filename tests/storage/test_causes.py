@@ -28,6 +28,7 @@ from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
 from tests.conftest import missing
 from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of, until
+from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod, find_mongod
 
@@ -234,6 +235,23 @@ async def test_away_is_logged_only_where_nothing_answers(
     await assert_refused_at_start_and_later(storage, open_site, caplog, cause)
 
 
+async def test_member_that_was_never_initiated_is_not_reported_as_another_replica_set(
+    connect: Connect,
+    make_storage: MakeStorage,
+    tmp_path: Path,
+    mongod_binary: Path,
+) -> None:
+    """It has no name yet; to correct the name in the address would not help."""
+    with Mongod(mongod_binary, tmp_path, arguments=("--replSet", "rs0")) as server:
+        collection = connect(f"{server.uri}/?replicaSet=rs0&directConnection=true")
+
+        error = await _error_of(
+            make_storage(collection, operation_timeout=TIMEOUT).create_indexes()
+        )
+
+    assert str(error) == causes.NO_PRIMARY.sentence
+
+
 async def test_replica_set_without_a_primary_is_not_reported_as_away(
     connect: Connect,
     make_storage: MakeStorage,
@@ -368,9 +386,8 @@ async def test_refused_command_is_named_by_its_code(
 ) -> None:
     """A read and a write alike, after a start at which everything worked."""
     await asyncio.to_thread(create, faulty)
-    visitor = await (
-        await open_site(make_storage(connect(f"{faulty.uri}/?appName=sessions")))
-    ).visitor()
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"), operation_timeout=TIMEOUT)
+    visitor = await (await open_site(storage)).visitor()
     await visitor.do(lambda session: session.update(a=1))
 
     with failing(faulty, code, "find", "insert"):
@@ -380,6 +397,55 @@ async def test_refused_command_is_named_by_its_code(
 
     assert [read.status, written.status] == [503, 503]
     assert reported(caplog) == [as_logged(cause)]
+
+
+@real_drivers
+@pytest.mark.parametrize("count", [1, 5], ids=["alone", "in a shared find"])
+async def test_throttled_command_is_repeated_within_the_operation_timeout(
+    *,
+    connect: Connect,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    faulty: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+) -> None:
+    """The server asks for patience; no visitor is signed out or refused."""
+    await asyncio.to_thread(create, faulty)
+    site = await open_site(make_storage(connect(f"{faulty.uri}/?appName=sessions")))
+    visitors = [await site.visitor() for _ in range(count)]
+    for number, visitor in enumerate(visitors):
+        await visitor.do(lambda session, number=number: session.update(a=number))
+
+    with failing(faulty, 16500, "find", times=2):
+        seen = await asyncio.gather(*(visitor.session() for visitor in visitors))
+    with failing(faulty, 16500, "update", times=2):
+        written = await visitors[0].do(lambda session: session.update(a=9))
+
+    assert seen == [{"a": number} for number in range(count)]
+    assert written.status == 200
+    assert await visitors[0].session() == {"a": 9}
+    assert reported(caplog) == []
+
+
+@real_drivers
+async def test_throttled_list_of_sessions_is_refused_and_never_cut_short(
+    connect: Connect,
+    make_storage: MakeStorage,
+    faulty: Mongod,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cursor that has failed returns nothing when it is asked again."""
+    monkeypatch.setattr(import_module("storage.driver"), "BATCH", 2)
+    await asyncio.to_thread(create, faulty)
+    storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
+    for _ in range(5):
+        await visit(storage, None, lambda session: session.update(user_id=7))
+
+    with failing(faulty, 16500, "getMore", times=1), pytest.raises(StorageUnavailable):
+        assert [info async for info in storage.sessions(7)] == []
+
+    assert len([info async for info in storage.sessions(7)]) == 5
 
 
 async def test_unknown_code_is_logged_without_the_text_of_the_server(
