@@ -35,14 +35,14 @@ class Maker(Protocol):
 class MongoSession(Session):
     """A session that remembers what was loaded, so that a save writes only what changed."""
 
-    invalidated = False
-    renewal_wanted = False
+    invalidated: bool = False
+    renewal_wanted: bool = False
     # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
-    abandoned = False
-    touch_failed = False
+    abandoned: bool = False
+    touch_failed: bool = False
     own_max_age: float | None = None
     # Whether this request has assigned it, also where it is the same as before.
-    max_age_assigned = False
+    max_age_assigned: bool = False
     # The storage; it saves no session of another storage.
     made_by: Maker | None = None
     # The request that it was loaded for.
