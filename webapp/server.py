@@ -25,7 +25,11 @@ from webapp.http.app_keys import CONFIG, IN_FLIGHT
 from webapp.http.in_flight import InFlight
 from webapp.http.logs import ACCESS, AccessLines
 from webapp.http.proxy import peer_address
-from webapp.http.unreadable import handle_unreadable_requests
+from webapp.http.unreadable import (
+    LONGEST_HEADER,
+    LONGEST_REQUEST_LINE,
+    handle_unreadable_requests,
+)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Longer than the 90 s of Heroku's router: the side that closes first must be the router.
@@ -103,6 +107,8 @@ async def serve(
         keepalive_timeout=KEEPALIVE_SECONDS,
         access_log_class=AccessLines,
         access_log=ACCESS,
+        max_field_size=LONGEST_HEADER,
+        max_line_size=LONGEST_REQUEST_LINE,
     )
     try:
         await runner.setup()

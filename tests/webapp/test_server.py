@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from aiohttp import ClientSession, web
@@ -200,6 +201,72 @@ async def test_expect_header_that_is_not_utf8_is_417(start: Start) -> None:
     writer.close()
     await writer.wait_closed()
     await serving.end()
+
+
+GET, API = b"GET / HTTP/1.1\r\n", b"GET /api/profile HTTP/1.1\r\n"
+SECRET_BYTES = b"private-"
+
+
+def cookie_of(size: int) -> bytes:
+    """Return a cookie header of this many bytes, `Cookie: ` included."""
+    return b"Cookie: " + SECRET_BYTES * (size // 8 - 1) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "kind", "words"),
+    [
+        pytest.param(GET + cookie_of(16 * 1024), 200, "text/html", "", id="a header of 16 KiB"),
+        pytest.param(
+            GET + cookie_of(17 * 1024), 431, "text/plain", "longer than 16 KiB", id="17 KiB"
+        ),
+        pytest.param(
+            API + cookie_of(17 * 1024),
+            431,
+            "application/problem+json",
+            '"status": 431, "detail": "A header of this request is longer',
+            id="17 KiB, in the API",
+        ),
+        pytest.param(
+            b"GET /" + SECRET_BYTES * 2000 + b" HTTP/1.1\r\n",
+            414,
+            "text/plain",
+            "longer than 8 KiB",
+            id="a long address",
+        ),
+        pytest.param(
+            GET + b"private-\x00: 1\r\n", 400, "text/plain", "could not be read", id="a NUL"
+        ),
+        pytest.param(
+            API + b"private : 1\r\n",
+            400,
+            "application/problem+json",
+            '"detail": "This request could not be read."',
+            id="a blank in a name, in the API",
+        ),
+    ],
+)
+async def test_request_that_cannot_be_parsed_gets_a_sentence_and_is_not_quoted(
+    start: Start, request_bytes: bytes, status: int, kind: str, words: str
+) -> None:
+    """The API answers in its own format; every answer has the headers of the app."""
+    serving = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    writer.write(request_bytes + b"Host: localhost\r\nConnection: close\r\n\r\n")
+    answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+    body = (await reader.read(len(words) or 1)).decode()
+    while words not in body and (more := await reader.read(4096)):
+        body += more.decode()
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    await serving.end()
+
+    assert int(answer.split()[1]) == status
+    assert f"Content-Type: {kind}" in answer
+    assert "Content-Security-Policy: " in answer
+    assert words in body
+    assert SECRET_BYTES.decode() not in answer + body
 
 
 async def test_server_listens_on_ipv6(start: Start) -> None:

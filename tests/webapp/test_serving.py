@@ -185,7 +185,7 @@ async def test_access_lines_have_the_documented_fields_and_no_secrets(
 async def test_unreadable_requests_are_logged_like_others(served: dict[str, str]) -> None:
     """They are answered with the app's headers and logged, and never quoted."""
     raw = (
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: session=private" + b"x" * 9000 + b"\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: session=private" + b"x" * 17000 + b"\r\n\r\n"
     )
     with webapp(environ=served | {"LOG_LEVEL": "DEBUG"}) as process:
         process.wait_for(LISTENING)
@@ -198,8 +198,8 @@ async def test_unreadable_requests_are_logged_like_others(served: dict[str, str]
         process.wait()
 
     line = next(line for line in lines_of(process) if line["event"] == "request")
-    assert (line["status"], line["route"], line["address"]) == (400, "unmatched", "127.0.0.1")
-    assert answer.startswith(b"HTTP/1.0 400")
+    assert (line["status"], line["route"], line["address"]) == (431, "unmatched", "127.0.0.1")
+    assert answer.startswith(b"HTTP/1.0 431")
     assert b"Content-Security-Policy" in answer
     assert b"X-Request-Id: " + str(line["request_id"]).encode() in answer
     assert b"private" not in answer

@@ -75,7 +75,7 @@ def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) ->
     """Return `error` with its words as its body: a problem for `/api/`, else a page."""
     heading, sentence = _words(error)
     if is_api(request):
-        error.text = json.dumps(_problem(error, sentence))
+        error.text = json.dumps(_problem_of(error, sentence))
         error.content_type = "application/problem+json"
     else:
         error.text = page(request, status=error.status, heading=heading, sentence=sentence)
@@ -92,15 +92,16 @@ def _words(error: web.HTTPException) -> tuple[str, str]:
     return heading, error.text or "" if own else sentence
 
 
-def _problem(error: web.HTTPException, sentence: str) -> dict[str, object]:
-    problem: dict[str, object] = {
-        "type": "about:blank",
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "detail": sentence,
-    }
+def problem(status: int, sentence: str) -> dict[str, object]:
+    """Return the members of an `application/problem+json` (RFC 9457 3.1)."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": sentence}
+
+
+def _problem_of(error: web.HTTPException, sentence: str) -> dict[str, object]:
+    found = problem(error.status, sentence)
     if isinstance(error, Refusal) and error.fields:
-        problem["errors"] = [
+        found["errors"] = [
             {"field": field, "detail": detail} for field, detail in error.fields.items()
         ]
-    return problem
+    return found

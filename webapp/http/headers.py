@@ -14,7 +14,6 @@ from webapp.http.api_prefix import is_api
 from webapp.http.app_keys import CLIENT, IN_FLIGHT, REQUEST_ID
 from webapp.http.proxy import Headers
 from webapp.http.request_id import identify
-from webapp.http.unreadable import remove_quoted_line
 
 CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
@@ -62,7 +61,6 @@ def header_signal(config: Config) -> _Signal:
             response.headers["Strict-Transport-Security"] = HSTS
         if origins and is_api(request):
             _add_cors_headers(response.headers, request.headers, origins)
-        remove_quoted_line(request, response)
         if request.app[IN_FLIGHT].draining:
             # The router must not send its next request over a connection that is about to end.
             response.headers[hdrs.CONNECTION] = "close"
