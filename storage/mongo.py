@@ -30,6 +30,7 @@ from storage.settings import Settings
 from storage.shared_caches import PrivateAnswers, vary_by_cookie
 from storage.store import Store
 from storage.tokens import document_id, from_handle, to_cookie, to_handle
+from storage.undisclosed import Held
 from storage.values import read_json, write_json
 
 COUNTERS = (
@@ -100,6 +101,9 @@ class MongoStorage(AbstractStorage):
 
         Raises ``TypeError`` or ``ValueError`` that names the argument and what is accepted.
         """
+        # First: whatever is wrong with another argument, error trackers record this frame.
+        held = Held(secrets)
+        del secrets
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._driver = Driver(collection, operation_timeout, self._counters)
         settings = Settings(
@@ -111,7 +115,7 @@ class MongoStorage(AbstractStorage):
             encoder=write_json if (encoder, decoder) == _JSON else encoder,
             decoder=read_json if (encoder, decoder) == _JSON else decoder,
         )
-        keyring = Keyring(secrets)
+        keyring = Keyring(held)
         lifetime = checked_lifetime(max_age, absolute_timeout, touch_interval)
         self._cookie = SessionCookie(
             name=cookie_name,

@@ -17,7 +17,7 @@ from storage.values import Value, seal_values, sealed_fields
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Renewed:
     """A session under its new token, and what was adopted from parallel requests."""
 

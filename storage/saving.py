@@ -92,7 +92,11 @@ class Saving:
             session.keep_only({*session.assigned, str(settings.owner_key)})
             dropped = held - len(session)
             logger.info("session %s has another owner; %d values dropped", _name(snapshot), dropped)
-        diff = diff_of(session, settings.encoder, settings.decoder)
+        try:
+            diff = diff_of(session, settings.encoder, settings.decoder)
+        except SessionNotSerializable as refusal:
+            # Without the frames that have the values: error trackers record them.
+            raise refusal.with_traceback(None) from None
         if AIOHTTP_SECURITY in diff.written:
             self._check_owner_key()
         _check_owner(session, diff, owner, settings)

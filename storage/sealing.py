@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from storage.errors import Unreadable
+from storage.undisclosed import Held
 
 VERSION = b"\x01"
 KEY_ID_BYTES = 4
@@ -61,6 +62,14 @@ class SecretKey(NamedTuple):
     key_id: bytes
     root: bytes
     owner: bytes
+
+    def __repr__(self) -> str:
+        """Show nothing of it: error trackers record this."""
+        return "<SecretKey>"
+
+    def __sentry_repr__(self) -> str:
+        """Show no more to Sentry, which looks into sequences otherwise."""
+        return repr(self)
 
 
 class Keyring:
@@ -159,7 +168,20 @@ def key_id_of(sealed: bytes) -> bytes:
 
 
 def checked_secrets(secrets: object) -> list[bytes]:
-    """Return the secrets as bytes; raises ``TypeError`` or ``ValueError`` without showing any."""
+    """Return the secrets as bytes; raises ``TypeError`` or ``ValueError`` without showing any.
+
+    They may come in a ``Held``, so that the frames of an error do not show them either.
+    """
+    held = secrets if isinstance(secrets, Held) else Held(secrets)
+    del secrets
+    try:
+        return _checked_secrets(held.content)
+    except (TypeError, ValueError) as refusal:
+        # Without the frames that have the secrets.
+        raise refusal.with_traceback(None) from None
+
+
+def _checked_secrets(secrets: object) -> list[bytes]:
     listed = [secrets] if isinstance(secrets, str | bytes) else secrets
     if not isinstance(listed, list | tuple):
         raise TypeError(f"secrets: {type(secrets).__name__} is not accepted; use {_ACCEPTED}")

@@ -157,9 +157,17 @@ class MongoSession(Session):
         handle = None if self.snapshot is None else to_handle(self.snapshot.stored.identifier)
         return f"<{type(self).__name__} handle={handle} with {len(self)} values>"
 
+    def __sentry_repr__(self) -> str:
+        """Show no more to Sentry, which looks into mappings otherwise."""
+        return repr(self)
+
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a value; it is saved with the response."""
-        self._mapping[key] = value
+        try:
+            self._mapping[key] = value
+        except TypeError:
+            del value  # a key that cannot be hashed: error trackers record this frame
+            raise
         self._written = True
         self.assigned.add(key)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from storage.undisclosed import Owner
 from storage.values import Decoder, Encoder
 
 # A document, and the update that seals one again, may have 16 MiB (MongoDB's limit). That update
@@ -63,7 +64,8 @@ def owner_text(owner: object) -> str | None:
 
     ``None`` and the empty text are nobody. 0 is somebody: a sign-in as user 0 must renew too.
     """
-    return None if owner is None else str(owner) or None
+    text = "" if owner is None else str(owner)
+    return Owner(text) if text else None
 
 
 def _check_number(

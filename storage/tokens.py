@@ -12,6 +12,8 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 
+from storage.undisclosed import Token
+
 TOKEN_BYTES = 32
 COOKIE_CHARACTERS = 43
 HANDLE_CHARACTERS = 64
@@ -22,9 +24,9 @@ _CANONICAL = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_DOMAIN = b"aiohttp-session-mongostorage document id 1\0"
 
 
-def new_token() -> bytes:
+def new_token() -> Token:
     """Draw a token from the operating system's random source."""
-    return secrets.token_bytes(TOKEN_BYTES)
+    return Token(secrets.token_bytes(TOKEN_BYTES))
 
 
 def to_cookie(token: bytes) -> str:
@@ -32,14 +34,14 @@ def to_cookie(token: bytes) -> str:
     return urlsafe_b64encode(token)[:COOKIE_CHARACTERS].decode("ascii")
 
 
-def from_cookie(text: str | None) -> bytes | None:
+def from_cookie(text: str | None) -> Token | None:
     """Read a token; anything but its one canonical spelling is ``None``."""
     return _read(text) if text is not None and len(text) == COOKIE_CHARACTERS else None
 
 
 @lru_cache(maxsize=VISITORS_REMEMBERED)
-def _read(text: str) -> bytes | None:
-    return None if _CANONICAL.fullmatch(text) is None else urlsafe_b64decode(text + "=")
+def _read(text: str) -> Token | None:
+    return None if _CANONICAL.fullmatch(text) is None else Token(urlsafe_b64decode(text + "="))
 
 
 @lru_cache(maxsize=VISITORS_REMEMBERED)

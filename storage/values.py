@@ -35,6 +35,14 @@ class Value(NamedTuple):
     field: str
     sealed: bytes
 
+    def __repr__(self) -> str:
+        """Show nothing of it: error trackers record this."""
+        return "<Value>"
+
+    def __sentry_repr__(self) -> str:
+        """Show no more to Sentry, which looks into sequences otherwise."""
+        return repr(self)
+
     def fresh(self, decoder: Decoder) -> Any:
         """Return the value for one request; raises ``Unreadable`` when the decoder refuses it."""
         if self.marshalled is not None:
