@@ -34,6 +34,7 @@ from webapp.http.app_keys import STORAGE
 
 # Values that a form cannot send are tested on the function alone.
 SENDABLE = [case for case in HOSTILE if case.id not in {"missing", "a list", "lone surrogate"}]
+SIGN_OUT = '<form method="post" action="/logout">'
 SIGN_IN = {"email": ADA["email"], "password": ADA["password"]}
 
 
@@ -554,6 +555,60 @@ async def test_page_is_smaller_than_thirty_kilobytes_in_all(client: Client, path
     assert "<script" not in page
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/signup",
+        "/profile",
+        "/profile/password",
+        "/profile/delete",
+        "/profile/sessions",
+        "/no",
+    ],
+)
+async def test_every_page_of_somebody_signed_in_has_the_sign_out_button(
+    client: Client, path: str
+) -> None:
+    """Also those that do not need a session, and error pages (OWASP ASVS 5.0, 7.4.4)."""
+    assert SIGN_OUT not in await (await client.get(path)).text()
+    await arrive(client)
+
+    assert SIGN_OUT in await (await client.get(path)).text()
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "status"),
+    [
+        pytest.param("/signup", ADA, 409, id="a taken name"),
+        pytest.param("/login", SIGN_IN | {"password": "wrong"}, 401, id="a wrong sign-in"),
+        pytest.param("/profile/password", {}, 422, id="an empty form"),
+        pytest.param("/", {}, 405, id="a wrong method"),
+    ],
+)
+async def test_refused_form_of_somebody_signed_in_has_the_sign_out_button(
+    client: Client, path: str, form: dict[str, str], status: int
+) -> None:
+    """Whatever form was refused."""
+    await arrive(client)
+
+    refused = await client.post(path, data=form)
+
+    assert refused.status == status
+    assert SIGN_OUT in await refused.text()
+
+
+async def test_page_of_somebody_whose_session_ended_offers_to_sign_in(client: Client) -> None:
+    """A cookie that opens nothing is no sign-in."""
+    await arrive(client)
+    await client.app[STORAGE].clear()
+
+    for path in ("/", "/signup", "/login"):
+        page = await (await client.get(path)).text()
+        assert SIGN_OUT not in page
+        assert 'href="/login"' in page
+
+
 async def test_start_page_is_served_while_mongodb_is_away(
     make_app: MakeApp, mongo_uri: str, tmp_path: Path
 ) -> None:
@@ -570,6 +625,8 @@ async def test_start_page_is_served_while_mongodb_is_away(
     (stylesheet,) = re.findall(r'href="(/static/style[^"]+)"', await home.text())
 
     assert (home.status, sign_up_form.status) == (200, 200)
+    for page in (home, sign_up_form, profile):
+        assert SIGN_OUT in await page.text()
     assert (await client.get(stylesheet)).status == 200
     assert (profile.status, refused.status, login.status) == (503, 503, 503)
     assert profile.content_type == "text/html"

@@ -42,16 +42,12 @@ _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
 async def home(request: web.Request) -> web.Response:
     """Show the start page, also while the database does not answer."""
-    try:
-        account = await _visitor(request)
-    except (StorageUnavailable, PyMongoError):
-        account = None
-    return _page(request, "home.html", account, notice=notices.named(request))
+    return _page(request, "home.html", notice=notices.named(request), **await _somebody(request))
 
 
 async def sign_up_form(request: web.Request) -> web.Response:
-    """Show the empty sign-up form."""
-    return _page(request, "signup.html")
+    """Show the empty sign-up form, also while the database does not answer."""
+    return _page(request, "signup.html", **await _somebody(request))
 
 
 async def sign_up(request: web.Request) -> web.Response:
@@ -60,7 +56,7 @@ async def sign_up(request: web.Request) -> web.Response:
     try:
         await auth.sign_up(request, from_page(SignUp, values))
     except Refusal as refusal:
-        return _again(request, "signup.html", refusal, values)
+        return _again(request, "signup.html", refusal, values, await _visitor(request))
     raise web.HTTPSeeOther(with_query("/login", notice="signed-up"))
 
 
@@ -79,7 +75,8 @@ async def sign_in(request: web.Request) -> web.Response:
     try:
         await auth.sign_in(request, from_page(SignIn, values))
     except Refusal as refusal:
-        return _again(request, "login.html", refusal, values, next=next_)
+        visitor = await _visitor(request)
+        return _again(request, "login.html", refusal, values, visitor, next=next_)
     raise web.HTTPSeeOther(next_)
 
 
@@ -175,7 +172,14 @@ def error_page(request: web.Request, *, status: int, heading: str, sentence: str
     return aiohttp_jinja2.render_string(
         "error.html",
         request,
-        {**_BARE, "path": "", "status": status, "heading": heading, "sentence": sentence},
+        {
+            **_BARE,
+            "signed_in": _may_be_signed_in(request),
+            "path": "",
+            "status": status,
+            "heading": heading,
+            "sentence": sentence,
+        },
     )
 
 
@@ -221,6 +225,23 @@ def _relative(moment: datetime) -> str:
     return humanize.naturaltime(datetime.now(UTC) - moment, months=False)
 
 
+def _may_be_signed_in(request: web.Request) -> bool:
+    """Tell whether to offer the sign-out button on a page that cannot ask who is there.
+
+    Signing out is harmless where nobody is signed in (OWASP ASVS 5.0, 7.4.4).
+    """
+    return request.app[CONFIG].cookie_name in request.cookies
+
+
+async def _somebody(request: web.Request) -> dict[str, Any]:
+    """Return what the layout says of the visitor, also while the database does not answer."""
+    try:
+        account = await _visitor(request)
+    except (StorageUnavailable, PyMongoError):
+        return {"account": None, "signed_in": _may_be_signed_in(request)}
+    return {"account": account, "signed_in": account is not None}
+
+
 async def _visitor(request: web.Request) -> Account | None:
     try:
         return await auth.current_account(request)
@@ -253,6 +274,7 @@ def _page(
     context = {
         **_BARE,
         "account": account,
+        "signed_in": account is not None,
         "path": request.path,
         "typed": {},
         "password_min_length": request.app[CONFIG].password_min_length,
