@@ -102,6 +102,18 @@ async def test_errors_are_shown_next_to_their_fields(browser: Browser, site: str
         assert visitor.complaints == []
 
 
+async def test_browser_sends_an_email_address_as_it_was_typed(browser: Browser, site: str) -> None:
+    """straße.example stays; with `type="email"` Chromium makes strasse.example of it."""
+    async with visiting(browser, site, scripts=False) as visitor:
+        await visitor.open("/signup")
+        await visitor.fill(**(ADA | {"email": "Ada@Straße.example"}))
+        await visitor.press("Create account")
+        await visitor.fill(email="ada@straße.example", password=ADA["password"])
+        await visitor.press("Sign in")
+
+        assert "Ada@Straße.example" in await visitor.reads()
+
+
 async def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: str) -> None:
     """Tab reaches the skip link first, then every control, each with a visible focus."""
     async with visiting(browser, site) as visitor:

@@ -64,6 +64,75 @@ async def test_stored_account_has_folded_names_and_a_hash(
     assert ADA["password"] not in str(document)
 
 
+async def test_email_address_is_shown_as_typed_and_found_however_it_is_typed(
+    accounts: Accounts, database: Database
+) -> None:
+    """Stored as typed beside the folded one; A-labels and capitals find the account."""
+    typed = ADA | {"email": " Ada@Straße.example "}
+    ada = await accounts.sign_up(**typed)
+
+    document = await database["users"].find_one({})
+
+    assert document is not None
+    assert document["email"] == "ada@xn--strae-oqa.example"
+    assert ada.email == document["email_shown"] == "Ada@Straße.example"
+    for spelling in ("Ada@Straße.example", "ada@STRAßE.example", "ADA@xn--strae-oqa.example"):
+        assert await accounts.authenticate(spelling, ADA["password"]) == ada
+    with pytest.raises(AccountExists):
+        await accounts.sign_up(**(typed | {"username": "B", "email": "ada@xn--strae-oqa.example"}))
+
+
+async def test_domains_of_two_owners_have_two_accounts(accounts: Accounts) -> None:
+    """Whoever owns strasse.example cannot take the address of somebody at straße.example."""
+    sharp = await accounts.sign_up(**(ADA | {"email": "ada@straße.example"}))
+    double = await accounts.sign_up(**(GRACE | {"email": "ada@strasse.example"}))
+
+    assert await accounts.authenticate("ada@straße.example", ADA["password"]) == sharp
+    assert await accounts.authenticate("ada@strasse.example", GRACE["password"]) == double
+    assert await accounts.authenticate("ada@straße.example", GRACE["password"]) is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "typed"),
+    [
+        pytest.param("ada@example.org", "Ada@Example.org", id="ASCII"),
+        pytest.param("ada@bücher.example", "Ada@Bücher.example", id="umlaut"),
+        pytest.param("ada@strasse.example", "ada@straße.example", id="sharp s"),
+        pytest.param("strauss@example.org", "Strauß@example.org", id="sharp s before the @"),
+    ],
+)
+async def test_account_with_an_address_in_the_old_folding_goes_on_working(
+    accounts: Accounts, ada: Account, database: Database, stored: str, typed: str
+) -> None:
+    """It signs in, is found by the operator, changes its password, and keeps its address."""
+    old = {"$set": {"email": stored}, "$unset": {"email_shown": ""}}
+    await database["users"].update_one({}, old)
+
+    found = await accounts.authenticate(typed, ADA["password"])
+
+    assert found is not None
+    assert (found.id, found.email) == (ada.id, stored)
+    assert await accounts.find(typed) == await accounts.find(stored) == found
+    with pytest.raises(AccountExists) as refused:
+        await accounts.sign_up(**(GRACE | {"email": typed}))
+    assert list(refused.value.fields) == ["email"]
+    proof = await accounts.confirm(found, ADA["password"])
+    await accounts.change_password(proof, NEW_PASSWORD, field="new_password")
+    assert await accounts.authenticate(typed, NEW_PASSWORD) is not None
+
+
+async def test_address_that_is_stored_exactly_goes_before_the_old_folding(
+    accounts: Accounts, ada: Account, database: Database
+) -> None:
+    """An old strasse.example does not hide a new straße.example."""
+    new = await accounts.sign_up(**(GRACE | {"email": "ada@straße.example"}))
+    old = {"$set": {"email": "ada@strasse.example"}, "$unset": {"email_shown": ""}}
+    await database["users"].update_one({"email": ADA["email"]}, old)
+
+    assert await accounts.find("ada@straße.example") == new
+    assert (await accounts.find("ada@strasse.example") or new).id == ada.id
+
+
 async def test_returned_account_is_the_stored_one(accounts: Accounts, ada: Account) -> None:
     """Sign-up returns what is read later, to the millisecond."""
     assert await accounts.get(ada.id) == ada

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from webapp.accounts.usernames import (
+    clean_email,
     clean_username,
     fold_email,
     fold_username,
@@ -80,6 +81,8 @@ def test_shown_name_keeps_its_capitals() -> None:
         pytest.param("Ada.Byron+web@sub.example.co.uk", id="dots and a tag"),
         pytest.param("ada@localhost", id="a host without a dot"),
         pytest.param("аня@пример.рф", id="another script"),
+        pytest.param("ada@straße.example", id="a sharp s"),
+        pytest.param("ada@r3---mail.my_host.example", id="a domain that is in use despite IDNA"),
         pytest.param("a" * 64 + "@example.org", id="the longest local part"),
     ],
 )
@@ -103,6 +106,10 @@ def test_email_address_is_accepted(email: str) -> None:
         pytest.param("\u202eada@example.org", id="a bidi override"),
         pytest.param("a" * 65 + "@example.org", id="local part too long"),
         pytest.param("a@" + "b." * 130 + "org", id="too long"),
+        pytest.param("a@" + "ä." * 60 + "org", id="too long as DNS has it"),
+        pytest.param("ada@" + "ä" * 60 + ".example", id="a label too long as DNS has it"),
+        pytest.param("ada@☃.example", id="a domain that IDNA 2008 refuses"),
+        pytest.param("ada@a。。example", id="two dots in another script"),
     ],
 )
 def test_malformed_email_address_is_refused(email: str) -> None:
@@ -110,6 +117,34 @@ def test_malformed_email_address_is_refused(email: str) -> None:
     assert problem_with_email(email)
 
 
-def test_email_addresses_are_folded() -> None:
-    """Capitals and blanks around do not make another address."""
-    assert fold_email(" Ada@Example.ORG ") == "ada@example.org"
+@pytest.mark.parametrize(
+    ("typed", "folded"),
+    [
+        pytest.param(" Ada@Example.ORG ", "ada@example.org", id="capitals and blanks around"),
+        pytest.param("Ada@Bücher.Example", "ada@xn--bcher-kva.example", id="domain in A-labels"),
+        pytest.param("ada@XN--BCHER-KVA.example", "ada@xn--bcher-kva.example", id="A-labels typed"),
+        pytest.param("ada@bu\u0308cher.example", "ada@xn--bcher-kva.example", id="decomposed"),
+        pytest.param("ada@bücher。example。", "ada@xn--bcher-kva.example", id="other dots"),
+        pytest.param("ada@straße.example", "ada@xn--strae-oqa.example", id="sharp s in a domain"),
+        pytest.param("Strauß@example.org", "strauß@example.org", id="sharp s before the @"),
+        pytest.param("E\u0301@example.org", "é@example.org", id="local part in NFC"),
+        pytest.param("J\u030c@example.org", "ǰ@example.org", id="in NFC only as a small letter"),
+        pytest.param("Aⅷ@example.org", "aⅷ@example.org", id="look-alikes stay apart"),
+        pytest.param("ada@☃.EXAMPLE", "ada@☃.example", id="no domain"),
+        pytest.param("Ada", "ada", id="no address"),
+    ],
+)
+def test_email_addresses_are_folded(typed: str, folded: str) -> None:
+    """Local part in NFC and lower case, domain as DNS has it; folding again changes nothing."""
+    assert fold_email(typed) == folded
+    assert fold_email(folded) == folded
+
+
+def test_domains_of_two_owners_are_two_addresses() -> None:
+    """IDNA 2008 made straße.example another domain than strasse.example."""
+    assert fold_email("ada@straße.example") != fold_email("ada@strasse.example")
+
+
+def test_shown_email_address_is_the_typed_one() -> None:
+    """Only blanks around it are removed."""
+    assert clean_email(" Ada@Straße.example ") == "Ada@Straße.example"

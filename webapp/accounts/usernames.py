@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import idna
+
 USERNAME_MAX_LENGTH = 64
 EMAIL_MAX_LENGTH = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
 
@@ -15,6 +17,7 @@ BIDI_CONTROLS = frozenset(
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _VISIBLE = frozenset("LNPS")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)*")
+_WRONG_EMAIL = "Use an address such as ada@example.org."
 
 
 def clean_username(text: str) -> str:
@@ -28,13 +31,21 @@ def fold_username(text: str) -> str:
     return unicodedata.normalize("NFKC", clean_username(text).casefold())
 
 
-def fold_email(text: str) -> str:
-    """Return what must be unique of an email address, which is also what is stored.
+def clean_email(text: str) -> str:
+    """Return an email address as it is stored and shown: as typed, without blanks around it."""
+    return text.strip()
 
-    RFC 5321 allows the part before the @ to be case-sensitive; no mail service does that, and
-    people who type it in another case must be able to sign in.
+
+def fold_email(text: str) -> str:
+    """Return what must be unique of an email address; two that differ in it are two mailboxes.
+
+    The part before the @ in NFC and lower case: RFC 5321 allows it to be case-sensitive, but no
+    mail service does that, and people who type it in another case must be able to sign in. Not
+    NFKC and not case folding, which make one address of two. The domain as DNS has it, in A-labels
+    (IDNA 2008): straße.example and strasse.example have different owners.
     """
-    return fold_username(text)
+    local, at, domain = clean_email(text).rpartition("@")
+    return _lower(local) + at + (_to_a_labels(domain) or _lower(domain))
 
 
 def problem_with_username(text: str) -> str | None:
@@ -54,13 +65,32 @@ def problem_with_email(text: str) -> str | None:
 
     Only the shape is checked; no pattern can tell whether a mailbox exists.
     """
-    email = fold_email(text)
-    if len(email) > EMAIL_MAX_LENGTH:
+    email = clean_email(text)
+    if max(len(email), len(fold_email(email))) > EMAIL_MAX_LENGTH:
         return f"Use at most {EMAIL_MAX_LENGTH} characters."
     # Stricter than for names: no invisible characters at all ("Other" in Unicode), also no joiners.
     if not _EMAIL.fullmatch(email) or any(unicodedata.category(c)[0] == "C" for c in email):
-        return "Use an address such as ada@example.org."
+        return _WRONG_EMAIL
+    if _to_a_labels(email.rpartition("@")[2]) is None:
+        return _WRONG_EMAIL
     return None
+
+
+def _lower(text: str) -> str:
+    # NFC again: a capital with an accent of its own can have a small letter that includes it.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def _to_a_labels(domain: str) -> str | None:
+    """Return a domain as DNS has it, or `None` if it cannot be one."""
+    if domain.isascii():
+        # Not checked: there are domains with mail that IDNA refuses, such as r3---a.example.
+        return domain.lower()
+    try:
+        # "。" is mapped to ".", which may be the last character.
+        return idna.encode(domain, uts46=True).decode().removesuffix(".")
+    except idna.IDNAError:
+        return None
 
 
 def _has_unprintable(text: str) -> bool:

@@ -3,13 +3,18 @@
 Only this module uses the `users` collection. One stored account:
 
     { _id: ObjectId
-      email: str               folded; unique
+      email: str               folded, see `usernames.fold_email`; unique
+      email_shown: str         as typed
       username: str            as shown
       username_folded: str     unique
       password: str            Argon2id as PHC text
       password_version: int    counts password changes, see `Account`
       created_at: Date
       disabled: bool           absent, or true }
+
+Older documents have no `email_shown`, and an `email` that was folded like a user name, in which
+straße.example is strasse.example. For ASCII addresses both are the same. For others, an account
+without `email_shown` is found by the old folding too, and stays as it is.
 """
 
 from __future__ import annotations
@@ -107,9 +112,13 @@ class Accounts:
     ) -> Account:
         """Create an account. Raises `FieldsRefused`, `AccountExists`, or `Busy`."""
         self.check_sign_up(username=username, email=email, password=password)
+        if await self.find(email):
+            # The index below does not see the same address in the old folding.
+            raise AccountExists("email", _TAKEN["email"])
         document = {
             "_id": ObjectId(),
             "email": usernames.fold_email(email),
+            "email_shown": usernames.clean_email(email),
             "username": usernames.clean_username(username),
             "username_folded": usernames.fold_username(username),
             "password": await self._passwords.hash(password, address),
@@ -129,7 +138,7 @@ class Accounts:
         An unknown address, a disabled account and a wrong password cost the same work (OWASP
         ASVS 5.0, 6.3.8). A hash with an older cost is replaced. Raises `Busy`.
         """
-        document = await self._users.find_one({"email": usernames.fold_email(email)})
+        document = await self._with_email(email)
         phc = document["password"] if document else None
         is_right = await self._passwords.verify(password, phc, address)
         if document is None or not is_right or document.get("disabled"):
@@ -147,7 +156,7 @@ class Accounts:
 
     async def find(self, email: str) -> Account | None:
         """Return the account with this email address, disabled or not: for the operator."""
-        document = await self._users.find_one({"email": usernames.fold_email(email)})
+        document = await self._with_email(email)
         return _account(document) if document else None
 
     async def confirm(self, account: Account, password: str, address: str = "") -> Proof:
@@ -208,6 +217,16 @@ class Accounts:
         result = await self._users.update_one({"_id": ObjectId(account.id)}, change)
         return bool(result.modified_count)
 
+    async def _with_email(self, email: str) -> dict[str, Any] | None:
+        folded, as_before = usernames.fold_email(email), usernames.fold_username(email)
+        documents = [
+            document
+            async for document in self._users.find({"email": {"$in": [folded, as_before]}})
+            if document["email"] == folded or "email_shown" not in document
+        ]
+        # Both exist only if the old one was typed otherwise, so the exact one is meant.
+        return max(documents, key=lambda document: document["email"] == folded, default=None)
+
     async def _while_proved(
         self,
         proof: Proof,
@@ -239,7 +258,7 @@ class Accounts:
         return password_rules.problem_with(
             password,
             min_length=self.password_min_length,
-            names=(usernames.clean_username(username), usernames.fold_email(email)),
+            names=(usernames.clean_username(username), usernames.clean_username(email)),
         )
 
     async def _upgrade(self, document: Mapping[str, Any], password: str, address: str) -> None:
@@ -258,7 +277,7 @@ def _account(document: Mapping[str, Any]) -> Account:
     return Account(
         id=str(document["_id"]),
         username=document["username"],
-        email=document["email"],
+        email=document.get("email_shown", document["email"]),
         created_at=document["created_at"],
         password_version=document["password_version"],
     )
