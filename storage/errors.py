@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import aiohttp
 from aiohttp import web
+
+if not hasattr(web, "RequestKey"):
+    # This module is the first that is imported: otherwise a bare AttributeError would come later.
+    raise ImportError(
+        f"storage needs aiohttp 3.14 or newer, and {aiohttp.__version__} is installed; "
+        "run: pip install --upgrade aiohttp"
+    )
 
 
 class StorageError(Exception):

@@ -54,7 +54,7 @@ class MongoStorage(AbstractStorage):
     def __init__(
         self,
         collection: Any,
-        secrets: str | bytes | list[str | bytes] | tuple[str | bytes, ...],
+        secrets: str | bytes | Sequence[str | bytes],
         *,
         max_age: float | timedelta | None = 14 * 24 * 3600,
         absolute_timeout: float | timedelta | None = None,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import urandom
 from secrets import token_urlsafe
 from struct import Struct
@@ -49,6 +49,12 @@ _PREFIX = Struct(">BI")
 _CREATED_AT = Struct(">q")
 
 _ACCEPTED = "text or bytes, or a sequence of up to 5 of them"
+# What EncryptedCookieStorage takes for a key, by the names of the types.
+_INSTEAD = {
+    "Fernet": "the key that it was made from, for a Fernet does not give it back",
+    "bytearray": "bytes(secret)",
+    "memoryview": "bytes(secret)",
+}
 
 
 def generate_secret() -> str:
@@ -183,15 +189,17 @@ def checked_secrets(secrets: object) -> list[bytes]:
 
 def _checked_secrets(secrets: object) -> list[bytes]:
     listed = [secrets] if isinstance(secrets, str | bytes) else secrets
-    if not isinstance(listed, list | tuple):
-        raise TypeError(f"secrets: {type(secrets).__name__} is not accepted; use {_ACCEPTED}")
+    kind = type(secrets).__name__
+    if kind in _INSTEAD or not isinstance(listed, Sequence):
+        raise TypeError(f"secrets: {kind} is not accepted; use {_INSTEAD.get(kind, _ACCEPTED)}")
     if not 1 <= len(listed) <= MAX_SECRETS:
         raise ValueError(f"secrets: {len(listed)} given; use 1 to {MAX_SECRETS}, newest first")
     found: list[bytes] = []
     for number, secret in enumerate(listed, start=1):
         if not isinstance(secret, str | bytes):
             kind = type(secret).__name__
-            raise TypeError(f"secrets: number {number} is {kind}; use {_ACCEPTED}")
+            accepted = _INSTEAD.get(kind, _ACCEPTED)
+            raise TypeError(f"secrets: number {number} is {kind}; use {accepted}")
         found.append(secret if isinstance(secret, bytes) else secret.encode("utf-8", "replace"))
         if problem := secret_problem(found[-1]):
             raise ValueError(f"secrets: number {number} {problem}; use generate_secret()")

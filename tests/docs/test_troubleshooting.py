@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp_session
@@ -17,6 +18,7 @@ from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 from aiohttp_session.redis_storage import RedisStorage
 from bson import json_util
+from cryptography.fernet import Fernet
 from pymongo import AsyncMongoClient, MongoClient, WriteConcern
 from pytest_aiohttp import AiohttpClient
 from redis.asyncio import Redis
@@ -313,6 +315,45 @@ async def test_secret_that_changes_at_each_start(
     with caplog.at_level(logging.WARNING):
         assert await after.session() == {}
     assert says(caplog.text)
+
+
+def _error_of(program: str, folder: Path) -> str:
+    """Run a program in a folder and return what it writes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stderr
+
+
+def test_module_of_the_app_is_called_storage(tmp_path: Path) -> None:
+    """Python's own message ends with the path of the app's file."""
+    (tmp_path / "storage.py").write_text("")
+
+    error = _error_of("from storage import MongoStorage", tmp_path)
+
+    assert says(error)
+    assert f"({tmp_path / 'storage.py'})" in error
+
+
+def test_aiohttp_is_older_than_the_storage_needs(tmp_path: Path) -> None:
+    """The import says which version is needed, and which is there."""
+    older = "import aiohttp; del aiohttp.web.RequestKey; aiohttp.__version__ = '3.13.3'"
+
+    assert says(_error_of(f"import aiohttp.web; {older}; import storage", tmp_path))
+
+
+def test_fernet_as_a_secret(collection: Any) -> None:
+    """The message says what to pass instead."""
+    with pytest.raises(TypeError) as raised:
+        MongoStorage(collection, Fernet(Fernet.generate_key()))  # type: ignore[arg-type]
+
+    assert says(raised.value)
 
 
 async def test_user_of_aiohttp_security_is_no_owner(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import secrets as random_source
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
 
 import pytest
 
 from storage import generate_secret
 from storage.sealing import Keyring
+from tests.processes import ROOT
 
 STRONG = "9f3c1e7ab04d5826c7e1f09b3a5d4c8281b6f7e0d9c3a4251670f8e9d2b5c4a3"
 
@@ -50,6 +55,51 @@ def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: st
 def test_strong_secret_is_accepted(secret: str | bytes) -> None:
     """Hexadecimal digits, bytes, and text of any script, of at least 32 bytes."""
     assert len(Keyring(secret).keys) == 1
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["alone", "listed"])
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_another_type_are_refused_with_what_to_write(
+    kind: type,
+    listed: bool,  # noqa: FBT001 - a case
+) -> None:
+    """They may change after the keys were derived from them."""
+    secret = kind(random_source.token_bytes(32))
+
+    with pytest.raises(TypeError, match=rf"{kind.__name__}.*; use bytes\(secret\)$"):
+        Keyring([secret] if listed else secret)
+
+
+def test_any_sequence_of_secrets_is_accepted() -> None:
+    """The first one seals, whatever the sequence is."""
+    old, new = generate_secret(), generate_secret()
+
+    assert Keyring(deque([new, old])).first == Keyring([new, old]).first == Keyring(new).first
+
+
+@pytest.mark.long
+def test_list_of_text_passes_strict_type_checkers(tmp_path: Path) -> None:
+    """As it comes from `os.environ[...].split(",")`: a list is invariant, a sequence is not."""
+    program = tmp_path / "typed.py"
+    program.write_text(
+        "from typing import Any\n"
+        "from storage import MongoStorage\n"
+        "def one(collection: Any, secrets: list[str]) -> MongoStorage:\n"
+        "    return MongoStorage(collection, secrets)\n"
+        "def two(collection: Any, secrets: tuple[bytes, ...]) -> MongoStorage:\n"
+        "    return MongoStorage(collection, secrets)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_random_secrets_are_always_accepted() -> None:
