@@ -18,7 +18,7 @@ from tests.packaging.conftest import Built, Environment, MakeEnvironment, pinned
 pytestmark = pytest.mark.long
 
 CONSUMER = """
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import assert_type
 
 from aiohttp import web
@@ -35,7 +35,7 @@ async def use(request: web.Request) -> None:
     setup(web.Application(), storage)
     session = await renew_session(request)
     assert_type(storage.handle(session), str | None)
-    assert_type(storage.sessions(7), AsyncIterator[SessionInfo])
+    assert_type(storage.sessions(7), AsyncGenerator[SessionInfo, None])
     assert_type(await storage.revoke("handle", owner=7), bool)
     assert_type(await storage.revoke_owner(7, keep=session), int)
     assert_type(await storage.count(retired=True), int)
