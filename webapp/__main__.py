@@ -185,7 +185,9 @@ ACTIONS: Mapping[
 ] = {
     ("sessions", "stats"): lambda app, _: actions.stats(app),
     ("sessions", "list"): lambda app, typed: actions.list_sessions(app, typed.email),
-    ("sessions", "revoke"): lambda app, typed: actions.revoke(app, typed.email),
+    ("sessions", "revoke"): lambda app, typed: (
+        actions.revoke_all(app) if typed.all else actions.revoke(app, typed.email)
+    ),
     ("sessions", "purge"): lambda app, _: actions.purge(app),
     ("users", "add"): lambda app, typed: actions.add_user(
         app, typed.email, typed.username or typed.email.partition("@")[0], typed.new_password
@@ -201,7 +203,7 @@ ACTIONS: Mapping[
 def _ask(options: argparse.Namespace) -> None:
     """Ask for what is still needed: a yes before data is deleted, a password for an account."""
     if getattr(options, "yes", True) is False and sys.stdin.isatty():
-        accounts = getattr(options, "email", "all accounts")
+        accounts = getattr(options, "email", None) or "all accounts"
         if input(f"{options.command} {options.action}, {accounts}: are you sure? [y/N] ") != "y":
             raise NotDone("Nothing was changed.")
     if options.command == "users" and options.action in ("add", "password"):

@@ -93,6 +93,19 @@ def test_account_is_not_added_twice(environ: dict[str, str]) -> None:
     assert "already" in output
 
 
+async def test_all_sessions_are_revoked_at_once(served: Served) -> None:
+    """Everybody is signed out, whoever they are, and can sign in again."""
+    other = "grace@example.com"
+    async with Visitor(base_of(served), EMAIL) as ada, Visitor(base_of(served), other) as grace:
+        for visitor in (ada, grace):
+            assert (await visitor.sign_up(), await visitor.sign_in()) == (201, 200)
+
+        assert rows_of(served, "sessions", "revoke", "--all", "--yes") == [{"ended_sessions": 2}]
+
+        assert (await ada.profile(), await grace.profile()) == (401, 401)
+        assert await ada.sign_in() == 200
+
+
 async def test_sessions_are_counted_listed_and_revoked(served: Served) -> None:
     """Numbers and rows are those of the collection; a revoked visitor is signed out."""
     assert rows_of(served, "sessions", "stats") == [{"live_sessions": 0, "retired_sessions": 0}]
@@ -216,7 +229,10 @@ def test_help_documents_every_exit_code(
 
 @pytest.mark.parametrize(
     "typed",
-    [("sessions",), ("users", "ad"), ("sessions", "list"), ("what",), ("--dev", "check")],
+    [
+        *(("sessions",), ("users", "ad"), ("sessions", "list"), ("what",), ("--dev", "check")),
+        *(("sessions", "revoke"), ("sessions", "revoke", EMAIL, "--all")),
+    ],
     ids=" ".join,
 )
 def test_wrong_arguments_are_code_2(

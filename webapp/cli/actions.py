@@ -77,6 +77,12 @@ async def revoke(app: web.Application, email: str) -> Outcome:
     return Outcome(sentence, [{"ended_sessions": ended}])
 
 
+async def revoke_all(app: web.Application) -> Outcome:
+    """End everybody's sessions, whichever secret they are under (OWASP ASVS 5.0, 7.4.5)."""
+    ended = await app[STORAGE].clear()
+    return Outcome("Every session has ended.", [{"ended_sessions": ended}])
+
+
 async def purge(app: web.Application) -> Outcome:
     """Delete expired sessions, for servers without TTL indexes."""
     deleted = await app[STORAGE].purge()
