@@ -125,6 +125,7 @@ def _storage(config: Config, database: Database) -> MongoStorage:
         cookie_name=config.cookie_name,
         secure=config.production,
         samesite=config.cookie_samesite.capitalize(),
+        partitioned=config.cookie_partitioned,
     )
 
 

@@ -32,8 +32,6 @@ from webapp.http.unreadable import (
 )
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Longer than the 90 s of Heroku's router: the side that closes first must be the router.
-KEEPALIVE_SECONDS = 95.0
 # Together with the clean-up under 25 s; platforms kill after 30.
 DRAIN_SECONDS = 18.0
 # The clean-up: twice aiohttp's own timeout for what is left, then the storage's last writes.
@@ -104,7 +102,7 @@ async def serve(
         app,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_SECONDS,
-        keepalive_timeout=KEEPALIVE_SECONDS,
+        keepalive_timeout=app[CONFIG].keep_alive.total_seconds(),
         access_log_class=AccessLines,
         access_log=ACCESS,
         max_field_size=LONGEST_HEADER,
@@ -123,6 +121,7 @@ async def serve(
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         when_open()
         await signals.wait()
+        await _be_left_out(app[CONFIG].drain_delay.total_seconds(), app[IN_FLIGHT])
         await _drain(runner, site, listener, app[IN_FLIGHT])
     finally:
         gc.unfreeze()
@@ -147,10 +146,20 @@ def _listen(config: Config) -> socket.socket:
         ) from None
 
 
+async def _be_left_out(seconds: float, in_flight: InFlight) -> None:
+    """Serve on while `/readyz` says 503, so that a router hears of the end before the port closes.
+
+    Kubernetes tells the process and the balancers at the same time, and these need some seconds.
+    """
+    in_flight.begin_draining()
+    if seconds:
+        _log.info("ending: not ready any more, and serving for %g seconds", seconds)
+        await asyncio.sleep(seconds)
+
+
 async def _drain(
     runner: web.AppRunner, site: web.SockSite, listener: socket.socket, in_flight: InFlight
 ) -> None:
-    in_flight.begin_draining()
     _log.info("ending: %d requests in flight", int(in_flight))
     await _stop_listening(runner, site, listener)
     try:

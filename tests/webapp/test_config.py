@@ -53,6 +53,9 @@ def test_defaults_are_those_of_production() -> None:
     assert config.password_min_length == 15
     assert (config.log_format, config.log_level) == ("json", "INFO")
     assert config.metrics_token is None
+    assert (config.throttle_per_address, config.sessions_per_account) == (100, 50)
+    assert (config.drain_delay, config.keep_alive) == (timedelta(0), timedelta(seconds=95))
+    assert not config.cookie_partitioned
     assert config.warnings == ()
 
 
@@ -120,7 +123,15 @@ ACCEPTED = [
     ("PASSWORD_MIN_LENGTH", "8", "password_min_length", 8),
     ("LOG_FORMAT", "text", "log_format", "text"),
     ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
-    ("METRICS_TOKEN", "0123456789abcdef", "metrics_token", "0123456789abcdef"),
+    ("METRICS_TOKEN", OLDER, "metrics_token", OLDER),
+    ("THROTTLE_PER_ADDRESS", "1", "throttle_per_address", 1),
+    ("THROTTLE_PER_ADDRESS", "10000", "throttle_per_address", 10_000),
+    ("DRAIN_DELAY", "0", "drain_delay", timedelta(0)),
+    ("DRAIN_DELAY", "300", "drain_delay", timedelta(minutes=5)),
+    ("KEEP_ALIVE", "620", "keep_alive", timedelta(seconds=620)),
+    ("SESSION_COOKIE_PARTITIONED", "0", "cookie_partitioned", False),
+    ("TRUSTED_PROXIES", "fc00::/7, 10.0.0.0/8", "trusted_proxies",
+     (network("fc00::/7"), network("10.0.0.0/8"))),
 ]  # fmt: skip
 
 
@@ -224,6 +235,16 @@ REFUSED = [
     ("TRUSTED_PROXY_HOPS", "10", "not between 0 and 9", "ten"),
     ("TRUSTED_PROXIES", "0.0.0.0/0", "is everybody", "the whole Internet"),
     ("TRUSTED_PROXIES", "10.0.0.0/8, ::/0", "is everybody", "the whole Internet, IPv6"),
+    ("TRUSTED_PROXIES", "0.0.0.0/1, 128.0.0.0/1", "make up 0.0.0.0/0", "two halves"),
+    ("TRUSTED_PROXIES", "::/1, 8000::/1", "make up ::/0", "two halves, IPv6"),
+    ("TRUSTED_PROXIES", "0.0.0.0/1", "make up 0.0.0.0/1", "one half"),
+    ("TRUSTED_PROXIES", "2000::/3", "make up 2000::/3", "all public addresses of IPv6"),
+    (
+        "TRUSTED_PROXIES",
+        ",".join(f"{first}.0.0.0/8" for first in range(1, 224)),
+        "a large part of the Internet",
+        "each public range by itself",
+    ),
     ("TRUSTED_PROXIES", "*", "not an address range", "star"),
     ("TRUSTED_PROXIES", "10.0.0.1/8", "not an address range", "host bits set"),
     ("ALLOWED_HOSTS", None, "is not set", "missing in production"),
@@ -257,8 +278,21 @@ REFUSED = [
     ("PASSWORD_MIN_LENGTH", "65", "not between 8 and 64", "too long"),
     ("LOG_FORMAT", "xml", "is not one of", "another word"),
     ("LOG_LEVEL", "LOUD", "is not one of", "another word"),
-    ("METRICS_TOKEN", "short", "at least 16", "too short"),
-    ("METRICS_TOKEN", "sixteen or more, with blanks", "at least 16", "blanks"),
+    ("METRICS_TOKEN", "0123456789abcdef", "16 bytes", "too short"),
+    ("METRICS_TOKEN", f"{OLDER} with blanks", "has characters other than", "blanks"),
+    ("METRICS_TOKEN", "t" * 32, "distinct", "one character"),
+    ("METRICS_TOKEN", "change-me-" + OLDER, "an example", "a placeholder"),
+    ("THROTTLE_PER_ADDRESS", "0", "not between 1 and 10000", "nobody may fail"),
+    ("THROTTLE_PER_ADDRESS", "10001", "not between 1 and 10000", "no limit at all"),
+    ("THROTTLE_PER_ADDRESS", "lots", "not a whole number", "a word"),
+    ("DRAIN_DELAY", "-1", "not a whole number", "negative"),
+    ("DRAIN_DELAY", "10s", "not a whole number", "with a unit"),
+    ("DRAIN_DELAY", "301", "not between 0 and 300", "longer than a platform waits"),
+    ("KEEP_ALIVE", "0", "not between 1 and 3600", "no keep-alive"),
+    ("KEEP_ALIVE", "1e2", "not a whole number", "exponent"),
+    ("KEEP_ALIVE", "86400", "not between 1 and 3600", "a day"),
+    ("SESSION_COOKIE_PARTITIONED", "1", "use it with SESSION_COOKIE_SAMESITE=none", "with lax"),
+    ("SESSION_COOKIE_PARTITIONED", "true", "is not one of 0, 1", "neither 0 nor 1"),
     ("METRICS_TOKEN", SECRET, "is a session secret", "the session secret"),
 ]
 
@@ -381,6 +415,11 @@ def test_all_problems_are_reported_at_once() -> None:
         pytest.param(
             {"ALLOWED_ORIGINS": "https://f.example"}, "a login from another site", id="samesite"
         ),
+        pytest.param(
+            {"ALLOWED_ORIGINS": "https://f.example", "SESSION_COOKIE_SAMESITE": "none"},
+            "SESSION_COOKIE_SAMESITE: browsers that block third-party cookies",
+            id="not partitioned",
+        ),
         pytest.param({"MONGODB_URI": "x"}, "did you mean MONGO_URI", id="near miss"),
         pytest.param({"session_secret": "x"}, "did you mean SESSION_SECRET", id="another case"),
         pytest.param({"WEBAPP_COLOUR": "x"}, "WEBAPP_COLOUR: is not read", id="unknown WEBAPP_"),
@@ -411,17 +450,22 @@ def test_variable_of_a_platform_is_not_warned_of(harmless: dict[str, str]) -> No
 
 def test_repr_shows_no_secret() -> None:
     """A configuration can be logged or printed."""
-    config = config_of(METRICS_TOKEN="0123456789abcdef")
+    config = config_of(METRICS_TOKEN=OLDER)
 
-    assert not any(text in repr(config) for text in (SECRET, PASSWORD, "0123456789abcdef"))
+    assert not any(text in repr(config) for text in (SECRET, PASSWORD, OLDER))
     assert "app.example" in repr(config)
 
 
-def test_samesite_none_with_origins_gives_no_warning() -> None:
-    """Together they allow a login from another site."""
-    config = config_of(SESSION_COOKIE_SAMESITE="none", ALLOWED_ORIGINS="https://f.example")
+def test_cookie_of_a_front_end_on_another_site_gives_no_warning_when_partitioned() -> None:
+    """SameSite=None with an origin and `Partitioned` allows a login from another site."""
+    config = config_of(
+        SESSION_COOKIE_SAMESITE="none",
+        SESSION_COOKIE_PARTITIONED="1",
+        ALLOWED_ORIGINS="https://f.example",
+    )
 
-    assert (config.cookie_samesite, config.warnings) == ("none", ())
+    assert (config.cookie_samesite, config.cookie_partitioned) == ("none", True)
+    assert config.warnings == ()
 
 
 @pytest.mark.parametrize("text", ["a" * 64 + ".example", "-a.example", "a-.example", "a..b", ""])

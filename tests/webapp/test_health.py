@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from aiohttp import web
+
+from storage import generate_secret
 from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from webapp.database.mongod import Mongod
 
-TOKEN = "a-token-of-sixteen-or-more"
+TOKEN = generate_secret()
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+VIA_HTTPS = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+VIA_HTTP = {**VIA_HTTPS, "X-Forwarded-Proto": "http"}
 
 
 async def test_alive_and_ready_answer_200(client: Client) -> None:
@@ -57,3 +64,63 @@ async def test_metrics_need_the_token(make_app: MakeApp) -> None:
     assert right.content_type == "text/plain"
     assert "storage_total" in await right.text()
     assert "storage_queue_length" in await right.text()
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+async def test_name_of_the_bearer_scheme_may_be_in_any_case(make_app: MakeApp, scheme: str) -> None:
+    """RFC 9110 11.1; some scrapers write it in lower case."""
+    client = await make_app(METRICS_TOKEN=TOKEN)
+
+    answer = await client.get("/metrics", headers={"Authorization": f"{scheme} {TOKEN}"})
+
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer {TOKEN} x"],
+)
+async def test_anything_but_the_bearer_token_is_401(make_app: MakeApp, authorization: str) -> None:
+    """Another scheme, no token, or more than the token."""
+    client = await make_app(METRICS_TOKEN=TOKEN)
+
+    answer = await client.get("/metrics", headers={"Authorization": authorization})
+
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("peers", "hops", "headers", "status"),
+    [
+        pytest.param("127.0.0.0/8", "1", {}, 200, id="a scraper beside the router"),
+        pytest.param("127.0.0.0/8", "1", VIA_HTTPS, 200, id="through the router, https"),
+        pytest.param("127.0.0.0/8", "1", VIA_HTTP, 403, id="through the router, http"),
+        pytest.param("127.0.0.0/8", "2", VIA_HTTPS, 403, id="through half of the routers"),
+        pytest.param("10.0.0.0/8", "1", VIA_HTTP, 200, id="on this machine"),
+        pytest.param("10.0.0.0/8", "0", {}, 200, id="on this machine, without a router"),
+    ],
+)
+async def test_metrics_are_for_https_the_routers_networks_and_this_machine(
+    make_app: MakeApp, peers: str, hops: str, headers: dict[str, str], status: int
+) -> None:
+    """The token is never accepted over a public network without TLS."""
+    settings = {**PRODUCTION, "TRUSTED_PROXIES": peers, "TRUSTED_PROXY_HOPS": hops}
+    client = await make_app(**settings, METRICS_TOKEN=TOKEN)
+
+    answer = await client.get("/metrics", headers={**BEARER, **headers})
+
+    assert answer.status == status
+
+
+async def test_metrics_are_refused_to_a_stranger_over_http(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that is neither this machine nor a router can only have sent the token in clear."""
+    client = await make_app(**PRODUCTION, METRICS_TOKEN=TOKEN)
+    # No other address than loopback can connect here.
+    monkeypatch.setattr(web.Request, "remote", "203.0.113.7")
+
+    answer = await client.get("/metrics", headers={**BEARER, **VIA_HTTPS})
+
+    assert answer.status == 403

@@ -9,6 +9,7 @@ import logging
 import pytest
 from aiohttp import web
 
+from storage import generate_secret
 from tests.webapp.conftest import PRODUCTION, Client, MakeApp
 from tests.webapp.forwarded_cases import CASES, REAL
 from webapp.http import middlewares
@@ -46,7 +47,8 @@ async def test_forwarded_headers_over_http(
 ) -> None:
     """A handler sees the client of the case; each refusal is a 400, one event and one count."""
     caplog.set_level(logging.INFO)
-    client = await make_app(**TWO_HOSTS, METRICS_TOKEN="m" * 32)
+    token = generate_secret()
+    client = await make_app(**TWO_HOSTS, METRICS_TOKEN=token)
     cases = [case for case in CASES if case.hops == 1]
 
     for case in cases:
@@ -65,7 +67,7 @@ async def test_forwarded_headers_over_http(
             assert seen[0][CLIENT].address == case.client
 
     refused = sum(case.client is None for case in cases)
-    metrics = await client.get("/metrics", headers={"Authorization": "Bearer " + "m" * 32})
+    metrics = await client.get("/metrics", headers={"Authorization": f"Bearer {token}"})
     counted = f'webapp_events_total{{event="forwarded_refused"}} {float(refused)}'
     assert counted in await metrics.text()
     assert [r.message for r in caplog.records].count("forwarded_refused") == refused

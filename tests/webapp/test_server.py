@@ -92,6 +92,52 @@ async def test_accepted_connections_are_answered_while_the_process_ends(
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
 
 
+async def test_drain_delay_serves_on_while_readyz_says_503(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After SIGTERM new connections are accepted for so long; balancers hear late."""
+    caplog.set_level(logging.INFO, logger="webapp.server")
+    serving = await start(DRAIN_DELAY="1")
+    base = f"http://127.0.0.1:{serving.port}"
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not serving.app[IN_FLIGHT].draining:
+        await serving.app[IN_FLIGHT].wait_for_change()
+    begun = asyncio.get_running_loop().time()
+
+    async with ClientSession() as client:
+        async with client.get(f"{base}/readyz") as ready:
+            assert ready.status == 503
+        async with client.get(base) as page:
+            assert page.status == 200
+            assert page.headers["Connection"] == "close"
+    await serving.task
+
+    assert asyncio.get_running_loop().time() - begun > 0.9
+    assert "ending: not ready any more, and serving for 1 seconds" in caplog.text
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", serving.port))
+
+
+async def test_idle_connection_is_kept_as_long_as_is_set(start: Start) -> None:
+    """KEEP_ALIVE: the app closes an idle connection after these seconds, not before."""
+    serving = await start(KEEP_ALIVE="1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = await reader.readuntil(b"alive")
+    begun = asyncio.get_running_loop().time()
+    async with asyncio.timeout(10):
+        rest = await reader.read()
+    idle_seconds = asyncio.get_running_loop().time() - begun
+    writer.close()
+    await writer.wait_closed()
+    await serving.end()
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP" not in rest
+    assert 0.9 < idle_seconds < 5
+
+
 async def test_request_over_a_kept_connection_is_answered_while_draining(start: Start) -> None:
     """A router may still use a connection that it keeps; the answer tells it to close it."""
     serving = await start()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession
 
+from storage import generate_secret
 from tests.processes import LISTENING, Process, free_port, webapp
 from tests.webapp.browsing import PASSWORD, Visitor
 from webapp.server import DRAIN_SECONDS
@@ -151,7 +152,7 @@ async def test_access_lines_have_the_documented_fields_and_no_secrets(
     served: dict[str, str],
 ) -> None:
     """One JSON line per request, its id exactly once; no cookie, password, path or query."""
-    token = "t" * 32
+    token = generate_secret()
     with webapp(environ=served | {"LOG_LEVEL": "DEBUG", "METRICS_TOKEN": token}) as process:
         process.wait_for(LISTENING)
         async with Visitor(base_of(served)) as visitor:

@@ -24,6 +24,7 @@ from webapp.config.variables import (
     listed,
     misspelt,
     network,
+    networks,
     one_of,
     origin,
     seconds,
@@ -34,6 +35,10 @@ from webapp.config.variables import (
 DEFAULT_PORT = 8080
 IDLE_TIMEOUT = timedelta(days=14)
 ABSOLUTE_TIMEOUT = timedelta(days=30)
+# From a second to the longest that a browser keeps a cookie (RFC 6265bis 5.5).
+LIFETIME = seconds(1, 400 * 24 * 60 * 60)
+# Longer than the 90 s of Heroku's router: the side that closes first must be the router.
+KEEP_ALIVE = timedelta(seconds=95)
 # The ranges of private networks and of carriers (RFC 1918, 4193, 6598), where routers are.
 PRIVATE_RANGES = tuple(
     map(
@@ -84,11 +89,9 @@ def _secret(text: str) -> str:
 
 def _metrics_token(text: str) -> str:
     # RFC 6750 2.1: what a bearer token may be made of.
-    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,}=*", text):
-        raise ValueError(
-            f"needs at least 16 characters out of A-Z a-z 0-9 . _ ~ + / -; {NEW_SECRET}"
-        )
-    return text
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", text):
+        raise ValueError(f"has characters other than A-Z a-z 0-9 . _ ~ + / -; {NEW_SECRET}")
+    return _secret(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +116,7 @@ class Config:
         0,
         required_in_production=HOPS_HINT,
     )
-    trusted_proxies: tuple[Network, ...] = variable(
-        "TRUSTED_PROXIES", listed(network), PRIVATE_RANGES
-    )
+    trusted_proxies: tuple[Network, ...] = variable("TRUSTED_PROXIES", networks, PRIVATE_RANGES)
     allowed_hosts: tuple[str, ...] = variable(
         "ALLOWED_HOSTS",
         listed(host_name),
@@ -126,6 +127,7 @@ class Config:
     cookie_samesite: str = variable(
         "SESSION_COOKIE_SAMESITE", one_of("lax", "strict", "none"), "lax"
     )
+    cookie_partitioned: bool = variable("SESSION_COOKIE_PARTITIONED", flag, default=False)
     session_secrets: tuple[str, ...] = variable(
         "SESSION_SECRET",
         _secrets,
@@ -134,14 +136,18 @@ class Config:
         other_names=("SECRET_KEY", "SECRET", "SESSION_KEY"),
         secret=True,
     )
-    session_max_age: timedelta = variable("SESSION_MAX_AGE", seconds, IDLE_TIMEOUT)  # noqa: RUF009
+    session_max_age: timedelta = variable("SESSION_MAX_AGE", LIFETIME, IDLE_TIMEOUT)  # noqa: RUF009
     session_absolute_timeout: timedelta = variable(  # noqa: RUF009
-        "SESSION_ABSOLUTE_TIMEOUT", seconds, ABSOLUTE_TIMEOUT
+        "SESSION_ABSOLUTE_TIMEOUT", LIFETIME, ABSOLUTE_TIMEOUT
     )
     sessions_per_account: int = variable("SESSIONS_PER_ACCOUNT", whole_number(1, 1000), 50)
+    throttle_per_address: int = variable("THROTTLE_PER_ADDRESS", whole_number(1, 10_000), 100)
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", whole_number(8, 64), 15)
     host: str = variable("HOST", host_name, "0.0.0.0")  # noqa: S104
     port: int = variable("PORT", whole_number(1, 65535), DEFAULT_PORT)
+    # Longer than routers need to hear of it; with the drain it must fit what a platform waits.
+    drain_delay: timedelta = variable("DRAIN_DELAY", seconds(0, 300), timedelta(0))  # noqa: RUF009
+    keep_alive: timedelta = variable("KEEP_ALIVE", seconds(1, 3600), KEEP_ALIVE)  # noqa: RUF009
     log_format: str = variable("LOG_FORMAT", one_of("json", "text"), "json", development="text")
     log_level: str = variable(
         "LOG_LEVEL", one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO"
@@ -211,6 +217,11 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f"{name}: none needs a Secure cookie, so APP_ENV=production; use lax"
         if not config.allowed_origins:
             yield f"{name}: none is for other sites; list them in ALLOWED_ORIGINS, or use lax"
+    if config.cookie_partitioned and config.cookie_samesite != "none":
+        yield (
+            "SESSION_COOKIE_PARTITIONED: 1 is for cookies in pages of other sites; use it with"
+            " SESSION_COOKIE_SAMESITE=none"
+        )
     if config.metrics_token in config.session_secrets:
         yield f"METRICS_TOKEN: is a session secret; {NEW_SECRET}"
 
@@ -221,6 +232,11 @@ def _cautions(config: Config) -> Iterator[str]:
         yield (
             "TRUSTED_PROXY_HOPS: 0 in production redirects every request to https, for the app"
             f" has no TLS of its own; {HOPS_HINT}"
+        )
+    if config.cookie_samesite == "none" and not config.cookie_partitioned:
+        yield (
+            "SESSION_COOKIE_SAMESITE: browsers that block third-party cookies do not keep a login"
+            " from another site; set SESSION_COOKIE_PARTITIONED=1"
         )
     if config.allowed_origins and config.cookie_samesite != "none":
         yield (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 LONGEST_SHOWN = 40
+# fc00::/7, all private addresses of IPv6, is the widest range that a router can be in.
+WIDEST_PREFIX = 7
 _DECLARATION = "variable"
 # Typing errors are nearer than this: MONGODB_URI to MONGO_URI is 0.9, HOSTNAME to HOST 0.67.
 NEAR_MISS = 0.85
@@ -172,10 +174,14 @@ def whole_number(low: int, high: int, hint: str = "") -> Callable[[str], int]:
     return parse
 
 
-def seconds(text: str) -> timedelta:
-    """Accept 1 second to 400 days, the longest a browser keeps a cookie (RFC 6265bis 5.5)."""
-    longest = int(timedelta(days=400).total_seconds())
-    return timedelta(seconds=whole_number(1, longest, f"use seconds, 1 to {longest}")(text))
+def seconds(low: int, high: int) -> Callable[[str], timedelta]:
+    """Accept a whole number of seconds between `low` and `high`."""
+    parse_number = whole_number(low, high, f"use seconds, {low} to {high}")
+
+    def parse(text: str) -> timedelta:
+        return timedelta(seconds=parse_number(text))
+
+    return parse
 
 
 def flag(text: str) -> bool:
@@ -207,6 +213,26 @@ def host_name(text: str) -> str:
                 " without https://, port, path or *"
             ) from None
         return bare
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Accept a list of addresses and CIDR ranges that together are not a large part of everybody.
+
+    0.0.0.0/1 and 128.0.0.0/1 are the whole Internet in two parts, 2000::/3 is that of IPv6.
+    """
+    parsed = listed(network)(text)
+    for merged in _merged(parsed):
+        if merged.prefixlen < WIDEST_PREFIX:
+            raise ValueError(
+                f"its ranges make up {merged}, a large part of the Internet: clients there could"
+                " choose their own address; list your router's ranges"
+            )
+    return parsed
+
+
+def _merged(ranges: Collection[Network]) -> Iterator[Network]:
+    yield from collapse_addresses([each for each in ranges if isinstance(each, IPv4Network)])
+    yield from collapse_addresses([each for each in ranges if isinstance(each, IPv6Network)])
 
 
 def network(text: str) -> Network:

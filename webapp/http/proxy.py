@@ -87,7 +87,21 @@ class ForwardedPolicy:
         if len(chain) < self._hops:
             raise BadForwarded("X-Forwarded-For has fewer entries than there are trusted hops")
         trusted = [_address(entry.strip(BLANKS)) for entry in chain[-self._hops :]]
-        return str(trusted[0]), _scheme(_single(headers, "X-Forwarded-Proto"))
+        return str(trusted[0]), self._scheme(_single(headers, "X-Forwarded-Proto"))
+
+    def _scheme(self, line: str) -> str:
+        """Return the scheme of the outermost trusted hop; a single one is that of all hops.
+
+        A CDN that terminates TLS and a balancer behind it that appends write `https, http`: the
+        scheme of the balancer would redirect every request to https, for ever.
+        """
+        schemes = [entry.strip(BLANKS).casefold() for entry in line.split(",")]
+        if 1 < len(schemes) < self._hops:
+            raise BadForwarded("X-Forwarded-Proto has fewer entries than there are trusted hops")
+        trusted = schemes[-self._hops :]
+        if not all(scheme in ("http", "https") for scheme in trusted):
+            raise BadForwarded("X-Forwarded-Proto is neither http nor https")
+        return trusted[0]
 
     def check_itself(self) -> None:
         """Run known cases; raises `AssertionError` when one does not come out as configured.
@@ -153,13 +167,6 @@ def _unwrapped(address: Address) -> Address:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
-
-
-def _scheme(line: str) -> str:
-    scheme = line.rpartition(",")[2].strip(BLANKS).casefold()
-    if scheme not in ("http", "https"):
-        raise BadForwarded("X-Forwarded-Proto is neither http nor https")
-    return scheme
 
 
 def _refuses(policy: ForwardedPolicy, peer: str, headers: Mapping[str, str]) -> bool:
