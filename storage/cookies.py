@@ -105,6 +105,11 @@ class SessionCookie:
         """Delete the cookie."""
         self._send(request, response, "", _DELETED)
 
+    def put(self, response: web.StreamResponse, morsel: Morsel[str]) -> None:
+        """Let the response carry what was set or deleted."""
+        response.cookies[self.name] = morsel
+        self._remove_lines(response)
+
     def write_header(self, response: web.StreamResponse) -> None:
         """Write what was set into the headers, once aiohttp has written ``response.cookies``."""
         morsel = response.cookies.get(self.name)
@@ -130,8 +135,7 @@ class SessionCookie:
         morsel.set(self.name, value, value or '""')
         secure = self._secure if self._secure is not None else request.secure
         morsel.update({**self._attributes, **lifetime, **({"secure": True} if secure else {})})
-        response.cookies[self.name] = morsel
-        self._remove_lines(response)
+        self.put(response, morsel)
 
     def _remove_lines(self, response: web.StreamResponse) -> None:
         # Of the app, or of a sub-app that has saved too: the last cookie is the only one.

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import SessionNotSerializable, SessionTooLarge
+from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
 from storage.mongo import FAILED_STATUS, LOADED, MongoStorage
 from storage.session import MongoSession
 
@@ -78,12 +78,14 @@ class _RequestSession:
     request's items, so that a session which only the clone has asked for is found here.
     """
 
-    __slots__ = ("_loaded", "_session", "asked_for", "started", "storage")
+    __slots__ = ("_loaded", "_session", "asked_for", "failed", "started", "storage")
 
     def __init__(self, storage: MongoStorage) -> None:
         self.storage = storage
         # Whether the answer depends on the session.
         self.asked_for = False
+        # Whether it could not be loaded.
+        self.failed = False
         # Whether a response has started: no cookie can follow it.
         self.started = False
         self._loaded: MongoSession | None = None
@@ -94,7 +96,11 @@ class _RequestSession:
         """Do what the storage does, once for a request and its clones."""
         self.asked_for = True
         if self._session is None:
-            loaded = await self.storage.load_session(request)
+            try:
+                loaded = await self.storage.load_session(request)
+            except StorageUnavailable:
+                self.failed = True
+                raise
             # A parallel load, or new_session, may have been faster.
             if self._session is None:
                 self._session = loaded
@@ -282,6 +288,8 @@ async def _respond(
 
 
 async def _save(request: web.Request, response: web.StreamResponse, held: _RequestSession) -> None:
+    if held.failed and response.status < FAILED_STATUS:
+        held.storage.report_swallowed_failure(request, response.status)
     try:
         if (session := _unsaved(request, response, held)) is not None:
             held.note_loaded(request)

@@ -23,11 +23,12 @@ from storage.indexes import IndexWork, create_indexes
 from storage.lifetime import checked_lifetime, duration, whole
 from storage.moving import Moving
 from storage.owners import Owners, SessionInfo
+from storage.route_warnings import RouteWarnings
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
 from storage.session import MongoSession
 from storage.settings import Settings
-from storage.shared_caches import PrivateAnswers, vary_by_cookie
+from storage.shared_caches import make_private, vary_by_cookie
 from storage.store import Store
 from storage.tokens import document_id, from_handle, to_cookie, to_handle
 from storage.undisclosed import Held
@@ -167,7 +168,7 @@ class MongoStorage(AbstractStorage):
             owners=self._owners,
             moving=self._moving,
         )
-        self._private = PrivateAnswers()
+        self._route_warnings = RouteWarnings()
         self._index_work = IndexWork(self._driver)
 
     # The way of a load
@@ -190,7 +191,9 @@ class MongoStorage(AbstractStorage):
         self._driver.check_open()
         tokens = self._cookie.tokens(request)[:TOKENS_TRIED]
         if not tokens and self._moving is None:
-            return await self.new_session()
+            session = await self.new_session()
+            session.loaded_for = ref(request)
+            return session
         held = len(request)
         loaded = await self._store.load(tokens, self._now_ms()) if tokens else None
         moved = None
@@ -235,6 +238,9 @@ class MongoStorage(AbstractStorage):
         if session.made_by is not self or session.abandoned:
             return
         self._driver.check_open()
+        if session.sent is not None and session.sent.response() is not response:
+            # The app saved by hand, and another response is sent.
+            self._saving.send_again(session.sent, session, response)
         now_ms = self._now_ms()
         if is_unchanged(session, now_ms):
             return
@@ -251,7 +257,7 @@ class MongoStorage(AbstractStorage):
         # There nothing of ours sees the headers of the answer later, either.
         if response.cookies.get(self.cookie_name) and request.get(STORAGE_KEY) is self:
             vary_by_cookie(response)
-            self._private.make_private(request, response)
+            make_private(request, response, self._route_warnings)
 
     async def save_before_headers(
         self, request: web.Request, response: web.StreamResponse, session: Session
@@ -264,7 +270,16 @@ class MongoStorage(AbstractStorage):
         """Keep shared caches from an answer that depends on the session; for ``setup``."""
         vary_by_cookie(response)
         if self._cookie.is_on(response):
-            self._private.make_private(request, response)
+            make_private(request, response, self._route_warnings)
+
+    def report_swallowed_failure(self, request: web.Request, status: int) -> None:
+        """Say once for a route that its handler hides a failure of the load; for ``setup``."""
+        self._route_warnings.warn(
+            request,
+            "it answered %d although its session could not be loaded; except web.HTTPException "
+            "catches StorageUnavailable too: catch that one before, or let it pass",
+            status,
+        )
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed a stored session; for ``MongoSession``."""

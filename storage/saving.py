@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
+from weakref import ref
 
 from aiohttp import web
 
@@ -16,7 +17,7 @@ from storage.lifetime import Lifetime
 from storage.moving import Moved, Moving
 from storage.owners import Owners
 from storage.renewal import renew
-from storage.session import MongoSession
+from storage.session import MongoSession, SentCookie
 from storage.settings import Settings, owner_text
 from storage.snapshot import Diff, Draft, Snapshot
 from storage.store import Store
@@ -256,6 +257,14 @@ class Saving:
         await self._store.delete(self._store.deadline(), *dict.fromkeys((*ended, *others)))
         visit.session.saved(None)
         self._cookie.delete(visit.request, visit.response)
+        self._note_sent(visit)
+
+    def send_again(
+        self, sent: SentCookie, session: MongoSession, response: web.StreamResponse
+    ) -> None:
+        """Put the cookie of an earlier save on the response that is sent in place of its own."""
+        self._cookie.put(response, sent.morsel)
+        session.sent = sent._replace(response=ref(response))
 
     def _send_cookie(self, visit: Visit, new: Snapshot) -> None:
         """Send the cookie of a session whose token or dates are new."""
@@ -268,6 +277,11 @@ class Saving:
             new.token,
             seconds if new.stored.persistent else None,
         )
+        self._note_sent(visit)
+
+    def _note_sent(self, visit: Visit) -> None:
+        morsel = visit.response.cookies[self._cookie.name]
+        visit.session.sent = SentCookie(ref(visit.response), morsel)
 
     def _ended_elsewhere(self, visit: Visit, old: Snapshot) -> None:
         # No cookie at all, not even a deletion: a newer response may just have set a good one.

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Protocol
+from http.cookies import Morsel
+from typing import Any, ClassVar, NamedTuple, Protocol
 from weakref import ReferenceType
 
 from aiohttp import web
@@ -32,6 +33,13 @@ class Maker(Protocol):
         """Tell whether the use of the session is to be recorded."""
 
 
+class SentCookie(NamedTuple):
+    """What a save has put on a response."""
+
+    response: ReferenceType[web.StreamResponse]
+    morsel: Morsel[str]
+
+
 class MongoSession(Session):
     """A session that remembers what was loaded, so that a save writes only what changed."""
 
@@ -47,6 +55,7 @@ class MongoSession(Session):
     made_by: Maker | None = None
     # The request that it was loaded for.
     loaded_for: ReferenceType[web.Request] | None = None
+    sent: SentCookie | None = None
     _written = False
     _removed = False
     _identity_refused: ClassVar = False
@@ -120,15 +129,19 @@ class MongoSession(Session):
         A due touch is for this storage alone: another one, of a sub-app, would copy every value to
         a place of its own for it.
         """
-        stays_new = self.snapshot is None and self.moved_from is None
-        if self._written or stays_new or self.made_by is None:
+        storage = self.made_by
+        if self._written or storage is None:
             return self._written
-        if self.snapshot is not None and self.made_by.has_changed(self):
+        if self.snapshot is not None and storage.has_changed(self):
             return True
         request = None if self.loaded_for is None else self.loaded_for()
-        ours = request is not None and request.get(STORAGE_KEY) is self.made_by
-        # A session that moves is saved even if the app only reads it.
-        return ours and (self.snapshot is None or self.made_by.needs_touch(self))
+        serving: object = None if request is None else request.get(STORAGE_KEY)
+        if serving is not storage:
+            return False
+        # A session that moves is saved even if the app only reads it; and the cookie of a save by
+        # hand may have to go with another response.
+        moves = self.moved_from is not None or self.sent is not None
+        return moves or storage.needs_touch(self)
 
     @_changed.setter
     def _changed(self, changed: bool) -> None:

@@ -6,12 +6,11 @@ carries the session cookie must be stored by the visitor's own browser alone (se
 
 from __future__ import annotations
 
-import logging
 import re
 
 from aiohttp import hdrs, web
 
-logger: logging.Logger = logging.getLogger(__name__)
+from storage.route_warnings import RouteWarnings
 
 _PRIVATE, _PUBLIC = ("private", "no-store"), ("public", "s-maxage")
 # A quoted argument may contain commas. ``private="Set-Cookie"`` is another directive than
@@ -31,39 +30,24 @@ def vary_by_cookie(response: web.StreamResponse) -> None:
     headers.add(hdrs.VARY, "Cookie")
 
 
-class PrivateAnswers:
-    """Makes answers with the session cookie private.
-
-    A class because it remembers the routes that it has warned of.
-    """
-
-    def __init__(self) -> None:
-        """Start with no route."""
-        self._warned: set[str] = set()
-
-    def make_private(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let no shared cache store the answer, and say once for a route what gave way."""
-        headers = response.headers
-        given = ",".join(headers.getall(hdrs.CACHE_CONTROL, ()))
-        directives = [(found[1].lower(), found[0].strip()) for found in _DIRECTIVE.finditer(given)]
-        kept = [(name, text) for name, text in directives if name not in _PUBLIC]
-        if not any(text.lower() in _PRIVATE for _name, text in kept):
-            kept.append(("private", "private"))
-        gave_way = [text for name, text in directives if name in _PUBLIC]
-        gave_way += [name for name in _FOR_SHARED_CACHES if headers.popall(name, None)]
-        if len(kept) != len(directives) or gave_way:
-            headers[hdrs.CACHE_CONTROL] = ", ".join(text for _name, text in kept)
-        if gave_way:
-            self._warn(request, gave_way)
-
-    def _warn(self, request: web.Request, gave_way: list[str]) -> None:
-        resource = request.match_info.route.resource
-        route = f"{request.method} {'(no route)' if resource is None else resource.canonical}"
-        if route not in self._warned:
-            self._warned.add(route)
-            logger.warning(
-                "%s: %s was removed from an answer that carries the session cookie; a shared cache "
-                "would have given the cookie to other visitors",
-                route,
-                ", ".join(gave_way),
-            )
+def make_private(
+    request: web.Request, response: web.StreamResponse, warnings: RouteWarnings
+) -> None:
+    """Let no shared cache store the answer, and say once for a route what gave way."""
+    headers = response.headers
+    given = ",".join(headers.getall(hdrs.CACHE_CONTROL, ()))
+    directives = [(found[1].lower(), found[0].strip()) for found in _DIRECTIVE.finditer(given)]
+    kept = [(name, text) for name, text in directives if name not in _PUBLIC]
+    if not any(text.lower() in _PRIVATE for _name, text in kept):
+        kept.append(("private", "private"))
+    gave_way = [text for name, text in directives if name in _PUBLIC]
+    gave_way += [name for name in _FOR_SHARED_CACHES if headers.popall(name, None)]
+    if len(kept) != len(directives) or gave_way:
+        headers[hdrs.CACHE_CONTROL] = ", ".join(text for _name, text in kept)
+    if gave_way:
+        warnings.warn(
+            request,
+            "%s was removed from an answer that carries the session cookie; a shared cache would "
+            "have given the cookie to other visitors",
+            ", ".join(gave_way),
+        )

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,28 @@ def test_every_cause_of_a_503_is_on_the_page() -> None:
 
     assert len(rows) > 20
     assert [row for row in rows if row not in page] == []
+
+
+async def test_handler_that_swallows_the_503(
+    aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the route and what to catch."""
+    address = f"mongodb://127.0.0.1:{free_port()}"
+    async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as mongo:
+        app = web.Application()
+        setup(app, MongoStorage(mongo["app"]["sessions"], SECRET, operation_timeout=0.2))
+
+        async def sign_out(request: web.Request) -> web.Response:
+            with suppress(web.HTTPException):
+                (await get_session(request)).invalidate()
+            return web.Response(text="you are signed out")
+
+        app.router.add_get("/", sign_out)
+        client = await aiohttp_client(app, cookies={"session": SECRET})
+
+        assert (await client.get("/")).status == 200
+
+    assert says(caplog.text)
 
 
 async def test_secret_that_changes_at_each_start(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -14,10 +15,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp_security.abc import AbstractAuthorizationPolicy
 from aiohttp_session import SimpleCookieStorage, get_session, new_session
+from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
 from storage.sealing import Keyring
 from storage.session import MongoSession
+from tests.processes import free_port
 from tests.storage.conftest import (
     SECRET,
     Clock,
@@ -134,16 +137,67 @@ async def test_session_says_truthfully_whether_the_app_changed_it(
     assert loaded._changed is changed
 
 
-async def test_saved_session_says_that_nothing_changed(storage: MongoStorage) -> None:
-    """Another middleware around does not save it again."""
+async def test_saved_session_says_to_others_that_nothing_changed(storage: MongoStorage) -> None:
+    """A middleware of another storage does not save it again."""
     begun = await load(storage)
     assert not begun.session._changed
     begun.session["name"] = "Ada"
     assert begun.session._changed
 
     await begun.save()
+    begun.request[aiohttp_session.STORAGE_KEY] = SimpleCookieStorage()
 
     assert not begun.session._changed
+
+
+@pytest.mark.parametrize("set_up", SET_UPS)
+@pytest.mark.parametrize("same", [True, False], ids=["same response", "another response"])
+async def test_cookie_of_a_save_by_hand_goes_with_the_response_that_is_sent(
+    set_up: SetUp,
+    same: bool,  # noqa: FBT001 - a case
+    open_site: OpenSite,
+    storage: MongoStorage,
+    log: Any,
+) -> None:
+    """A new session, a renewal and a sign-out, each with one command more and one cookie."""
+    visitor = await (await open_site(storage, set_up)).visitor()
+
+    def saving(change: Callable[[Any], Any]) -> Handler:
+        async def handler(request: web.Request) -> web.Response:
+            session = await get_session(request)
+            change(session)
+            response = web.Response()
+            await storage.save_session(request, response, session)
+            return response if same else web.Response()
+
+        return handler
+
+    begun = await visitor.visit(saving(lambda s: s.update(n=1)))
+    first = visitor.cookie
+    renewed = await visitor.visit(saving(lambda s: s.renew()))
+    second = visitor.cookie
+    seen = await visitor.session()
+    ended = await visitor.visit(saving(lambda s: s.invalidate()))
+
+    assert [len(set_cookie_of(answer)) for answer in (begun, renewed, ended)] == [1, 1, 1]
+    assert seen == {"n": 1}
+    assert len({first, second, None}) == 3
+    assert visitor.cookie is None
+    assert await storage.count() == 0
+
+
+async def test_cookie_of_a_save_by_hand_does_not_go_with_a_failure(
+    visitor: Visitor, storage: MongoStorage
+) -> None:
+    """A response of 500 and above carries none."""
+
+    async def handler(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session["n"] = 1
+        await storage.save_session(request, web.Response(), session)
+        return web.Response(status=500)
+
+    assert set_cookie_of(await visitor.visit(handler)) == []
 
 
 @pytest.mark.parametrize("set_up", SET_UPS)
@@ -310,3 +364,54 @@ async def test_sign_out_by_an_empty_owner_gives_a_new_token(visitor: Visitor) ->
 
     assert visitor.cookie != before
     assert await visitor.session() == {"user_id": "", "theme": "dark"}
+
+
+# A failure of the load that the app catches
+
+
+@pytest.fixture
+async def unlucky(open_site: OpenSite, make_storage: MakeStorage) -> AsyncIterator[Visitor]:
+    """Open a browser with a cookie at an app whose MongoDB is away."""
+    address = f"mongodb://127.0.0.1:{free_port()}"
+    async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as client:
+        storage = make_storage(client["app"]["sessions"], operation_timeout=0.2)
+        yield await (await open_site(storage)).visitor(cookie=GIVEN)
+
+
+@pytest.mark.parametrize("redirects", [False, True], ids=["returned", "raised"])
+async def test_failed_load_that_a_handler_swallows_is_one_warning_for_its_route(
+    redirects: bool,  # noqa: FBT001 - a case
+    unlucky: Visitor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`except web.HTTPException` catches the 503 too: "you are signed out" would not be true."""
+
+    async def sign_out(request: web.Request) -> web.Response:
+        with suppress(web.HTTPException):
+            (await get_session(request)).invalidate()
+        if redirects:
+            raise web.HTTPFound("/bye")
+        return web.Response(text="you are signed out")
+
+    for _ in range(2):
+        assert (await unlucky.visit(sign_out)).status < 400
+
+    messages = [r.getMessage() for r in caplog.records if "could not be loaded" in r.getMessage()]
+    assert len(messages) == 1
+    assert messages[0].startswith("GET /{number}: it answered ")
+
+
+async def test_failed_load_that_is_answered_with_503_is_no_warning_for_its_route(
+    unlucky: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error page of the app may answer for it."""
+
+    async def page(request: web.Request) -> web.Response:
+        try:
+            await get_session(request)
+        except web.HTTPException as error:
+            return web.Response(status=error.status)
+        raise AssertionError
+
+    assert (await unlucky.visit(page)).status == 503
+    assert "could not be loaded" not in caplog.text
