@@ -84,8 +84,8 @@ async def test_email_address_is_shown_as_typed_and_found_however_it_is_typed(
 
 async def test_domains_of_two_owners_have_two_accounts(accounts: Accounts) -> None:
     """Whoever owns strasse.example cannot take the address of somebody at straße.example."""
-    sharp = await accounts.sign_up(**(ADA | {"email": "ada@straße.example"}))
     double = await accounts.sign_up(**(GRACE | {"email": "ada@strasse.example"}))
+    sharp = await accounts.sign_up(**(ADA | {"email": "ada@straße.example"}))
 
     assert await accounts.authenticate("ada@straße.example", ADA["password"]) == sharp
     assert await accounts.authenticate("ada@strasse.example", GRACE["password"]) == double
@@ -185,6 +185,25 @@ async def test_email_is_folded_and_password_is_not(accounts: Accounts, ada: Acco
     """An email address in capitals is the same; a password in capitals is another."""
     assert await accounts.authenticate("ADA@example.org", ADA["password"]) == ada
     assert await accounts.authenticate("ada@example.org", ADA["password"].upper()) is None
+
+
+async def test_account_is_named_by_its_email_address_or_its_user_name(
+    accounts: Accounts, ada: Account
+) -> None:
+    """Either, however it is typed, leads to the address; a text of no account stays as it is."""
+    for name in (ADA["email"], "ADA@Example.org", "Ada", " ada ", "\uff21DA"):
+        assert await accounts.email_of(name) == ada.email
+    assert await accounts.email_of("Eve") == "Eve"
+
+
+async def test_user_name_that_is_the_address_of_somebody_else_names_the_address(
+    accounts: Accounts, ada: Account
+) -> None:
+    """Nobody diverts a sign-in by choosing an email address as a user name."""
+    mallory = await accounts.sign_up(**(GRACE | {"username": ADA["email"]}))
+
+    assert await accounts.email_of(ADA["email"]) == ada.email
+    assert await accounts.email_of(GRACE["email"]) == mallory.email
 
 
 async def test_unknown_disabled_and_wrong_sign_ins_cost_the_same_work(

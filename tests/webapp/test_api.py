@@ -98,6 +98,21 @@ async def test_wrong_password_and_an_unknown_user_get_the_same_answer(client: Cl
     assert wrong.headers["WWW-Authenticate"].startswith("Session")
 
 
+async def test_guesses_under_both_names_of_an_account_count_together(client: Client) -> None:
+    """Five wrong passwords close the lock, whichever of the two names they come with."""
+    stop_throttle_clock(client)
+    await sign_up(client)
+
+    guesses = [
+        await sign_in(client, email=name, password=f"guess {n}")
+        for n, name in enumerate([ADA["email"], ADA["username"], "ADA", "Ada@Example.org", "ada"])
+    ]
+    answers = [await sign_in(client, email=name) for name in (ADA["username"], ADA["email"])]
+
+    assert [guess.status for guess in guesses] == [401] * 5
+    assert [answer.status for answer in answers] == [429] * 2
+
+
 @pytest.mark.parametrize(
     ("remember", "max_age"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import html
 import os
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,6 +60,67 @@ async def test_sign_up_sign_in_and_sign_out_through_the_pages(client: Client) ->
     assert signed_out.url.path == "/"
     assert "You are signed out." in await text_of(signed_out)
     assert signed_out.history[0].headers["Clear-Site-Data"] == '"storage"'
+
+
+class PasswordForm(HTMLParser):
+    """The form of a page as a password manager reads it: each input by what completes it."""
+
+    def __init__(self, page: str) -> None:
+        """Read the page."""
+        super().__init__()
+        self.inputs: dict[str, dict[str, str | None]] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an input that is to be completed."""
+        given = dict(attrs)
+        if tag == "input" and given.get("autocomplete"):
+            assert given["autocomplete"] not in self.inputs
+            self.inputs[str(given["autocomplete"])] = given
+
+    def filled(self, saved: dict[str, str]) -> dict[str, str]:
+        """Return what a browser sends: the values of `saved` by what completes them."""
+        return {
+            given["name"]: saved[completed_by]
+            for completed_by, given in self.inputs.items()
+            if given.get("name")
+        }
+
+
+async def test_password_manager_keeps_the_name_that_signs_in(client: Client) -> None:
+    """What it saves as name and password at sign-up signs in, and changes the password."""
+    person = {"nickname": "Ada", "username": "Ada@Example.org", "new-password": ADA["password"]}
+    saved = {"username": person["username"], "current-password": person["new-password"]}
+
+    form = PasswordForm(await (await client.get("/signup")).text())
+    assert set(form.inputs) == set(person)
+    await client.post("/signup", data=form.filled(person))
+    form = PasswordForm(await (await client.get("/login")).text())
+    assert set(form.inputs) == set(saved)
+    signed_in = await client.post("/login", data=form.filled(saved))
+    change = PasswordForm(await (await client.get("/profile/password")).text())
+    changed = await client.post(
+        "/profile/password", data=change.filled(saved | {"new-password": NEW_PASSWORD})
+    )
+    delete = PasswordForm(await (await client.get("/profile/delete")).text())
+
+    assert signed_in.url.path == "/profile"
+    assert set(change.inputs) == {"username", "current-password", "new-password"}
+    assert set(delete.inputs) == {"username", "current-password"}
+    for shown in (change, delete):
+        assert shown.inputs["username"]["value"] == saved["username"]
+        assert "hidden" in shown.inputs["username"]
+    assert "Your password is changed." in await text_of(changed)
+
+
+@pytest.mark.parametrize("name", [ADA["username"], "ADA", " ada ", ADA["email"], "Ada@EXAMPLE.org"])
+async def test_user_name_or_email_address_signs_in(client: Client, name: str) -> None:
+    """Both names of an account lead to it, however they are typed."""
+    await sign_up(client)
+
+    response = await client.post("/login", data={"email": name, "password": ADA["password"]})
+
+    assert response.url.path == "/profile"
 
 
 async def test_sign_up_redirects_to_the_sign_in_page_without_a_session(client: Client) -> None:
@@ -118,7 +180,7 @@ async def test_wrong_sign_in_is_401_and_the_same_for_unknown_users(client: Clien
 
     assert wrong.status == unknown.status == 401
     page = await wrong.text()
-    assert "The email address or the password is not right." in page
+    assert "The email address, user name or password is not right." in page
     assert f'value="{ADA["email"]}"' in page
     assert " checked>" in page
     assert page == (await unknown.text()).replace("eve@", "ada@")

@@ -65,11 +65,14 @@ async def sign_up(request: web.Request, form: SignUp) -> Account:
 
 
 async def sign_in(request: web.Request, form: SignIn) -> Account:
-    """Check the password and open a new session for its account."""
-    async with _throttled(request, form.email):
-        account = await request.app[ACCOUNTS].authenticate(
-            form.email, form.password, _hashing_for(request)
-        )
+    """Check the password and open a new session for its account.
+
+    The account is looked up before the throttle: under two names it must not have two counters.
+    """
+    accounts = request.app[ACCOUNTS]
+    email = await accounts.email_of(form.email)
+    async with _throttled(request, email):
+        account = await accounts.authenticate(email, form.password, _hashing_for(request))
         if account is None:
             event(request, "sign_in_failed")
             raise SignInRefused

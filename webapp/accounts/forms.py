@@ -28,7 +28,10 @@ class SignUp:
 
 @dataclass(frozen=True, kw_only=True)
 class SignIn:
-    """What signing in needs; `remember` keeps the session when the browser closes."""
+    """What signing in needs; `remember` keeps the session when the browser closes.
+
+    `email` may also be the user name; the field is called `email` in every form and program.
+    """
 
     email: str
     password: str = field(repr=False)

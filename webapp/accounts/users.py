@@ -147,6 +147,19 @@ class Accounts:
             await self._upgrade(document, password, address)
         return _account(document)
 
+    async def email_of(self, name: str) -> str:
+        """Return the email address of the account with this address or user name.
+
+        A text that names no account is returned as it is: the caller goes on with it, so that
+        the answer does not show that there is none.
+        """
+        named = {"username_folded": usernames.fold_username(name)}
+        by_email, by_name = await self._with_email(name), await self._users.find_one(named)
+        # The address first: somebody else may have chosen it as a user name. Both are always
+        # looked up: the time must not show which addresses have an account.
+        document = by_email or by_name
+        return _account(document).email if document else name
+
     async def get(self, account_id: str) -> Account | None:
         """Return the account with this id, `None` if it is gone or disabled."""
         if not ObjectId.is_valid(account_id):

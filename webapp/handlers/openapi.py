@@ -136,6 +136,8 @@ def _schemas(password_min_length: int) -> dict[str, Any]:
         "maxLength": EMAIL_MAX_LENGTH,
     }
     sign_up["properties"]["password"]["minLength"] = password_min_length
+    sign_in = _form(SignIn)
+    sign_in["properties"]["email"]["description"] = "The email address or the user name."
     device = {
         "handle": {"type": "string"},
         "label": {"type": "string", "examples": ["Firefox on Linux"]},
@@ -147,7 +149,7 @@ def _schemas(password_min_length: int) -> dict[str, Any]:
     text = {"type": "string"}
     return {
         "SignUp": sign_up,
-        "SignIn": _form(SignIn),
+        "SignIn": sign_in,
         "Confirmation": _form(Confirmation),
         "Profile": _record({"username": text, "email": text, "created_at": _TIME}),
         "Session": _record(device),

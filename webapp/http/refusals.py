@@ -74,7 +74,9 @@ class SignInRefused(Refusal):
     status_code = 401
 
     def __init__(self) -> None:
-        super().__init__("The email address or the password is not right.", headers=_CHALLENGE)
+        super().__init__(
+            "The email address, user name or password is not right.", headers=_CHALLENGE
+        )
 
 
 class NotSignedIn(Refusal):
