@@ -77,7 +77,9 @@ async def parts(config: Config, *, cost: Cost | None = None) -> AsyncIterator[we
         app[FORWARDED_POLICY] = policy
         app[IN_FLIGHT] = InFlight()
         app[DATABASE] = open_database(client, config.mongo_database)
-        app[THROTTLE] = Throttle(app[DATABASE], config.session_secrets)
+        app[THROTTLE] = Throttle(
+            app[DATABASE], config.session_secrets, per_address=config.throttle_per_address
+        )
         app[ACCOUNTS] = Accounts(
             app[DATABASE],
             password_min_length=config.password_min_length,

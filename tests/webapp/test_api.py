@@ -160,6 +160,19 @@ async def test_list_of_sessions_is_read_with_a_limit(make_app: MakeApp) -> None:
     assert len(listed) == 3
 
 
+async def test_failures_of_one_address_are_limited_to_the_configured_number(
+    make_app: MakeApp,
+) -> None:
+    """With `THROTTLE_PER_ADDRESS` of three the fourth is 429, whatever the account."""
+    client = await make_app(THROTTLE_PER_ADDRESS="3")
+
+    statuses = [
+        (await sign_in(client, email=f"{number}@example.org")).status for number in range(4)
+    ]
+
+    assert statuses == [401, 401, 401, 429]
+
+
 async def test_operators_reset_lets_strangers_try_again(client: Client) -> None:
     """`users password` opens the lock of an account that was guessed at."""
     await sign_up(client)
