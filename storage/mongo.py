@@ -140,7 +140,7 @@ class MongoStorage(AbstractStorage):
             encoder=encoder,
             decoder=decoder,
         )
-        self.clock: Callable[[], float] = time.time
+        self._clock: Callable[[], float] | None = None
         cache = SessionCache()
         self._store = Store(
             self._driver,
@@ -170,6 +170,18 @@ class MongoStorage(AbstractStorage):
         )
         self._route_warnings = RouteWarnings()
         self._index_work = IndexWork(self._driver)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Returns seconds since the epoch: ``time.time`` unless replaced, for tests to move.
+
+        Looked up at each call: freezegun and others replace ``time.time`` itself.
+        """
+        return time.time if self._clock is None else self._clock
+
+    @clock.setter
+    def clock(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
 
     # The way of a load
 

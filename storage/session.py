@@ -24,7 +24,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 class Maker(Protocol):
     """The storage that made a session."""
 
-    clock: Callable[[], float]
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Returns seconds since the epoch."""
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed the session since it was loaded or last saved."""

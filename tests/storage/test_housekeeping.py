@@ -163,6 +163,24 @@ async def test_clock_is_the_system_clock_unless_it_is_replaced(
     await storage.aclose()
 
 
+async def test_clock_follows_a_time_that_is_replaced_later(
+    collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool such as freezegun replaces `time.time` after the storage was made."""
+    storage = MongoStorage(collection, generate_secret(), max_age=3600)
+    storage._index_work.needed = False
+    cookie = await visit(storage, None, sign_in)
+    real = time.time
+
+    monkeypatch.setattr(time, "time", lambda: real() + 3601)
+    a_bit_later = await values(storage, cookie)
+    monkeypatch.undo()
+
+    assert a_bit_later == {}
+    assert await values(storage, cookie) != {}
+    await storage.aclose()
+
+
 async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeStorage) -> None:
     """An app and its sub-apps each close it."""
     storage = make_storage()
