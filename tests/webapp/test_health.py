@@ -78,7 +78,15 @@ async def test_name_of_the_bearer_scheme_may_be_in_any_case(make_app: MakeApp, s
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer {TOKEN} x"],
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("Bearer", id="a scheme alone"),
+        pytest.param("Bearer ", id="an empty token"),
+        pytest.param(TOKEN, id="a token alone"),
+        pytest.param(f"Basic {TOKEN}", id="another scheme"),
+        pytest.param(f"Bearer{TOKEN}", id="no space between"),
+        pytest.param(f"Bearer {TOKEN} x", id="more than the token"),
+    ],
 )
 async def test_anything_but_the_bearer_token_is_401(make_app: MakeApp, authorization: str) -> None:
     """Another scheme, no token, or more than the token."""
