@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -205,13 +206,20 @@ def router(fleet: Fleet, certificate: Path, tmp_path: Path) -> Iterator[Router]:
     ):
         assert example.count(old) == 1, old
         example = example.replace(old, new)
-    router.configuration.write_text(_main_configuration(tmp_path, example))
-    command = [program("nginx"), "-p", str(tmp_path), "-c", str(router.configuration)]
+    with run_nginx(router, example, tmp_path):
+        yield router
+
+
+@contextmanager
+def run_nginx(router: Router, servers: str, folder: Path) -> Iterator[None]:
+    """Run nginx with these servers, until the context ends."""
+    router.configuration.write_text(_main_configuration(folder, servers))
+    command = [program("nginx"), "-p", str(folder), "-c", str(router.configuration)]
     command += ["-e", str(router.error_log)]
     subprocess.run([*command, "-t", "-q"], check=True)
     router.running = Process(*command, environ={})
     _wait_for_ports(router)
-    yield router
+    yield
     assert router.running.end() == 0
 
 

@@ -13,9 +13,14 @@ import pytest
 
 from storage import generate_secret
 from tests.deploy.conftest import procfile
-from tests.processes import ROOT
+from tests.processes import LISTENING, ROOT, free_port, webapp
+from tests.webapp.conftest import environ
 from webapp.__main__ import MISCONFIGURED, TRY_LATER
 from webapp.config.settings import KNOWN, Config, ConfigError
+
+__all__ = ["environ"]
+
+ANYWHERE = "0.0.0.0"  # noqa: S104
 
 
 def test_the_procfile_names_the_release_phase_and_the_process() -> None:
@@ -50,8 +55,49 @@ def test_container_has_the_app_and_runs_it_like_the_procfile() -> None:
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
     assert " ".join(command) == procfile()["web"]
-    assert f"python:{(ROOT / '.python-version').read_text().strip()}-" in lines[0]
+    python = (ROOT / ".python-version").read_text().strip()
+    (base,) = [line for line in lines if line.startswith("FROM ")]
+    assert re.fullmatch(rf"FROM python:{re.escape(python)}-slim@sha256:[0-9a-f]{{64}}", base)
+    (install,) = [line for line in lines if "pip install" in line]
+    assert {"--require-hashes", "--only-binary :all:"} <= set(
+        re.findall(r"--[a-z-]+(?: :\w+:)?", install)
+    )
     assert any(re.fullmatch(r"USER [1-9]\d+", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "hosts"),
+    [
+        pytest.param("::", ["", ANYWHERE, "::", "[::1]", "127.0.0.1", "localhost"], id="all"),
+        pytest.param("::1", ["::1"], id="IPv6 loopback alone"),
+    ],
+)
+def test_health_check_of_the_container_asks_where_the_app_listens_and_no_proxy(
+    environ: dict[str, str], listens_on: str, hosts: list[str]
+) -> None:
+    """It follows HOST and PORT, ignores HTTP_PROXY, and fails when nothing listens."""
+    text = (ROOT / "Dockerfile").read_text()
+    (check,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", text, re.MULTILINE)
+    _python, *arguments = json.loads(check)
+    port = str(free_port())
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "all_proxy"), "http://127.0.0.1:9")
+
+    def codes() -> list[int]:
+        return [
+            subprocess.run(
+                [sys.executable, *arguments],
+                env={"HOST": host, "PORT": port, **proxies},
+                capture_output=True,
+                check=False,
+            ).returncode
+            for host in hosts
+        ]
+
+    with webapp(environ=environ | {"HOST": listens_on, "PORT": port}) as process:
+        process.wait_for(LISTENING)
+        healthy = codes()
+    assert healthy == [0] * len(hosts)
+    assert 0 not in codes()
 
 
 def test_the_unit_starts_the_app_again_until_mongodb_answers_and_never_with_wrong_settings() -> (
@@ -63,6 +109,21 @@ def test_the_unit_starts_the_app_again_until_mongodb_answers_and_never_with_wron
     assert f"RestartForceExitStatus={TRY_LATER}" in unit
     assert f"RestartPreventExitStatus={MISCONFIGURED}" in unit
     assert "StartLimitIntervalSec=0" in unit
+
+
+def test_settings_of_the_unit_win_over_those_of_the_file() -> None:
+    """A HOST or PORT in /etc/webapp.env changes nothing: the command sets them again."""
+    unit = (ROOT / "deploy" / "webapp@.service").read_text()
+    (command,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    show = [sys.executable, "-c", "import os; print(os.environ['HOST'], os.environ['PORT'])"]
+    prefix = command.replace("%i", "8081").split(" /srv/")[0].split()
+    from_the_file = {"HOST": ANYWHERE, "PORT": "80"}
+
+    shown = subprocess.run([*prefix, *show], env=from_the_file, capture_output=True, check=True)
+
+    assert shown.stdout.decode().split() == ["127.0.0.1", "8081"]
+    assert "\nEnvironment=" not in unit
+    assert re.search(r"^MemoryMax=\d+M$", unit, re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")

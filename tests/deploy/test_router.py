@@ -117,6 +117,38 @@ def test_metrics_and_readiness_are_not_public(started: Fleet, router: Router) ->
     assert codes == [404, 404, 200]
 
 
+SECURITY_HEADERS = (
+    *("X-Content-Type-Options", "Cache-Control", "Referrer-Policy", "Content-Security-Policy"),
+    *("Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy", "Strict-Transport-Security"),
+)
+
+
+def test_answers_of_nginx_itself_carry_the_security_headers(
+    started: Fleet, router: Router, tmp_path: Path
+) -> None:
+    """Those of the app carry them once: nginx adds none where the app has sent them."""
+    too_large = tmp_path / "large"
+    too_large.write_bytes(b"x" * 70_000)
+    of_the_app = curl(router, f"{router.https}/")
+    refused = curl(router, f"{router.https}/metrics")
+    large = curl(router, "--data-binary", f"@{too_large}", f"{router.https}/login")
+    for port in started.ports:
+        process = started.running.pop(port)
+        assert process.end() == 0
+    away = curl(router, f"{router.https}/")
+    away_over_http = curl(router, f"{router.http}/")
+
+    answers = [of_the_app, refused, large, away]
+    assert [status_of(answer) for answer in answers] == [200, 404, 413, 502]
+    for answer in answers:
+        names = [line.partition(":")[0] for line in answer.partition("\n\n")[0].splitlines()]
+        assert {name: names.count(name) for name in SECURITY_HEADERS} == dict.fromkeys(
+            SECURITY_HEADERS, 1
+        ), answer
+    assert "Strict-Transport-Security" not in away_over_http
+    assert "X-Content-Type-Options: nosniff" in away_over_http
+
+
 def test_another_host_name_is_not_served(started: Fleet, router: Router) -> None:
     """The app refuses a host name that nginx passes on."""
     answer = curl(router, "-H", "Host: evil.example", f"{router.https}/")
