@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import timedelta
 from typing import Any
 
@@ -249,6 +248,6 @@ def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
 
 
 def test_secrets_in_another_container_are_refused(collection: Any) -> None:
-    """Only a list or a tuple is accepted; the message names the type."""
-    with pytest.raises(TypeError, match=r"^secrets: deque is not accepted"):
-        MongoStorage(collection, deque([SECRET]))
+    """A sequence has an order, the first one seals; the message names the type."""
+    with pytest.raises(TypeError, match=r"^secrets: set is not accepted"):
+        MongoStorage(collection, {SECRET})  # type: ignore[arg-type]
