@@ -113,6 +113,30 @@ async def test_guesses_under_both_names_of_an_account_count_together(client: Cli
     assert [answer.status for answer in answers] == [429] * 2
 
 
+async def test_school_behind_one_address_is_not_locked_out_by_its_wrong_passwords(
+    client: Client,
+) -> None:
+    """Of 100 people everybody who signed in before still can, by either name; others wait."""
+    stop_throttle_clock(client)
+    password = ADA["password"]
+    people = [(f"pupil{number}@example.org", f"Pupil {number}") for number in range(101)]
+    for email, username in people:
+        await client.app[ACCOUNTS].sign_up(username=username, email=email, password=password)
+    newcomer, *known = people
+    for email, _username in known:
+        assert (await sign_in(client, email=email)).status == 200
+
+    wrong = [await sign_in(client, email=email, password="wrong") for email, _username in known]
+    strangers = [await sign_in(client, email=f"eve{n}@example.org") for n in range(QUOTA)]
+    again = [await sign_in(client, email=username) for _email, username in known]
+    refused = await sign_in(client, email=newcomer[0])
+
+    assert {answer.status for answer in wrong} == {401}
+    assert [answer.status for answer in strangers] == [401] * QUOTA
+    assert {answer.status for answer in again} == {200}
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "900")
+
+
 @pytest.mark.parametrize(
     ("remember", "max_age"),
     [
