@@ -17,6 +17,7 @@ from tests.webapp.conftest import Client, MakeApp, environ, make_app
 from webapp.cli.parser import EXIT_CODES, parser
 from webapp.config.settings import KNOWN, Config, ConfigError
 from webapp.http.events import Event
+from webapp.server import CLEANUP_SECONDS, DRAIN_SECONDS
 
 __all__ = ["environ", "make_app"]
 
@@ -95,6 +96,33 @@ def test_output_of_check_on_the_page_is_that_of_the_app() -> None:
     shown = [line.strip() for out in said for line in out.splitlines()]
     assert shown
     assert all(line in code for line in shown)
+
+
+PLATFORMS = table(PAGE, "Platforms")
+
+
+@pytest.mark.parametrize("cells", [pytest.param(cells, id=cells[0]) for cells in PLATFORMS])
+def test_settings_of_each_platform_are_accepted(cells: list[str]) -> None:
+    """They can be copied from the table, and give no warning."""
+    names = ("TRUSTED_PROXY_HOPS", "TRUSTED_PROXIES", "KEEP_ALIVE")
+    given = {
+        name: cell.strip("`") for name, cell in zip(names, cells[1:4], strict=True) if "`" in cell
+    }
+
+    config = Config.from_environ(MINIMAL | given)
+
+    assert config.warnings == ()
+    assert str(config.trusted_proxy_hops) == given["TRUSTED_PROXY_HOPS"]
+
+
+def test_grace_period_of_kubernetes_is_long_enough_for_delay_and_drain() -> None:
+    """Otherwise a pod is killed with requests in flight."""
+    (block,) = blocks_of(PAGE, "yaml")
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", block.text)
+    (delay,) = re.findall(r'DRAIN_DELAY, value: "(\d+)"', block.text)
+
+    assert int(grace) > int(delay) + DRAIN_SECONDS + CLEANUP_SECONDS
+    assert {"/readyz", "/healthz"} == set(re.findall(r"path: (\S+),", block.text))
 
 
 def test_table_names_exactly_the_commands() -> None:
