@@ -36,11 +36,14 @@ async def main():
     async with AsyncMongoClient("{uri}") as client:
         app = web.Application()
         app.router.add_get("/", visit)
-        {set_up}(app, storage.MongoStorage(client["{name}"]["sessions"], storage.generate_secret()))
+        sessions = storage.MongoStorage(client["{name}"]["sessions"], storage.generate_secret())
+        {set_up}(app, sessions)
         async with TestClient(TestServer(app)) as visitor:
             for _ in range(2):
                 answer = await visitor.get("/")
                 print(answer.status, await answer.text())
+        # setup does it by itself; its index work may still be under way here.
+        await sessions.aclose()
 
 asyncio.run(main())
 """
