@@ -20,7 +20,7 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-from storage.causes import REQUEST_RATE_TOO_LARGE, Cause, cause_of
+from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of
 from storage.document import CODEC, Document, bson_of
 from storage.errors import StorageUnavailable
 
@@ -97,6 +97,8 @@ class Driver:
     def report(self, error: BaseException) -> None:
         """Log why an operation failed, and the remedy, once a minute for each cause."""
         cause, now = self._cause_of(error), asyncio.get_running_loop().time()
+        if self.closed and cause is CLIENT_CLOSED:
+            return  # index work that the end of the app has cut off; the next start does it again
         reported_at = self._reported_at.get(cause.sentence)
         if reported_at is None or now - reported_at >= REPORT_SECONDS:
             self._reported_at[cause.sentence] = now

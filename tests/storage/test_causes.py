@@ -19,6 +19,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
+    InvalidOperation,
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
@@ -473,6 +474,17 @@ async def test_server_without_retryable_writes_is_named(
         await storage._driver.call(lambda: collection.database.command(write))
 
     assert reported(caplog) == [as_logged(causes.NO_RETRYABLE_WRITES)]
+
+
+async def test_index_work_that_the_end_of_an_app_cuts_off_is_not_reported(
+    storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After `aclose()` a client that is closed is no mistake."""
+    await storage.aclose()
+
+    storage._driver.report(InvalidOperation("Cannot use AsyncMongoClient after close"))
+
+    assert caplog.text == ""
 
 
 async def test_client_that_was_closed_too_early_is_named(
