@@ -477,9 +477,10 @@ async def test_server_without_retryable_writes_is_named(
 
 
 async def test_index_work_that_the_end_of_an_app_cuts_off_is_not_reported(
-    storage: MongoStorage, caplog: pytest.LogCaptureFixture
+    connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After `aclose()` a client that is closed is no mistake."""
+    storage = make_storage(connect(faulty.uri))
     await storage.aclose()
 
     storage._driver.report(InvalidOperation("Cannot use AsyncMongoClient after close"))
