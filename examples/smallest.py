@@ -21,4 +21,5 @@ async def make_app() -> web.Application:
     return app
 
 
-web.run_app(make_app(), host="127.0.0.1", port=8080)
+if __name__ == "__main__":
+    web.run_app(make_app(), host="127.0.0.1", port=8080)

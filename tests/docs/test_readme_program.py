@@ -111,12 +111,12 @@ def environ_for_commands() -> dict[str, str]:
     return {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def test_program_is_the_smallest_example_and_under_25_lines() -> None:
+def test_program_is_the_smallest_example_of_25_lines_at_most() -> None:
     """README shows the file byte for byte."""
     (program,) = blocks(README, "python")
 
     assert program.text == (ROOT / "examples" / "smallest.py").read_text()
-    assert len(program.text.splitlines()) < 25
+    assert len(program.text.splitlines()) <= 25
 
 
 @pytest.mark.usefixtures("shop")
