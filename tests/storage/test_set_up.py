@@ -272,6 +272,21 @@ async def test_stopped_app_may_be_set_up_with_another_storage(
     assert await collection.database["other"].count_documents({}) == 1
 
 
+async def test_app_that_sets_up_one_storage_at_each_start_may_start_again(
+    storage: MongoStorage,
+) -> None:
+    """Its `on_startup` calls setup each time, with the same storage."""
+    app = _app()
+
+    async def start(app: web.Application) -> None:
+        setup(app, storage)
+
+    app.on_startup.append(start)
+
+    assert await _visit_twice(app) == [1, 2]
+    assert await _visit_twice(app) == [1, 2]
+
+
 # Warnings
 
 
