@@ -329,3 +329,15 @@ async def test_ttl_index_deletes_expired_sessions_only(
     await until(one_is_left, seconds=30)
     storage.clock = time.time
     assert await storage.count() == 1
+
+
+async def test_index_work_under_way_is_not_begun_again(storage: MongoStorage) -> None:
+    """However many apps share a storage, its indexes are created once."""
+    storage.begin_index_work()
+    task = storage._index_work._task
+    assert task is not None
+
+    storage.begin_index_work()
+
+    assert storage._index_work._task is task
+    await task

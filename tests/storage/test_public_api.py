@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import runpy
 import subprocess
 import sys
 from datetime import timedelta
@@ -170,3 +171,13 @@ def test_setup_refuses_another_librarys_storage() -> None:
         setup(app, {})  # type: ignore[arg-type]
 
     assert not app.middlewares
+
+
+def test_aiohttp_that_is_too_old_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the import of the first module, and not as an AttributeError somewhere later."""
+    monkeypatch.delattr(web, "RequestKey")
+
+    with pytest.raises(ImportError, match=r"^storage needs aiohttp 3\.14 or newer"):
+        runpy.run_path(inspect.getfile(storage.errors))
