@@ -67,7 +67,7 @@ class Driver:
         # For finds alone: PyMongo 4.20 cannot read a write's error that comes as bytes.
         self._raw: Any = _on_primary(collection, _RAW)
         # mongomock's bulk writes refuse what PyMongo 4.13 and later pass to them.
-        self.bulk_writes = not _is_mongomock(collection)
+        self.bulk_writes: bool = not _is_mongomock(collection)
         self.timeout_seconds = timeout_seconds
         self.closed = False
         self._counters = counters

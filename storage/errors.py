@@ -34,7 +34,8 @@ class StorageUnavailable(StorageError, web.HTTPServiceUnavailable):
             headers={"Retry-After": str(retry_after_seconds)},
             text="The session store does not answer at the moment; please try again.",
         )
-        self.args = (cause,)
+        # The response's own text would be the text of the exception.
+        Exception.__init__(self, cause)
 
 
 class SessionTooLarge(StorageError):

@@ -55,7 +55,7 @@ class IndexWork:
         self._task: asyncio.Task[None] | None = None
         self._first_try = asyncio.Event()
         # Until somebody has asked for the indexes: an app may store sessions without ``setup``.
-        self.needed = True
+        self.needed: bool = True
 
     def begin(self) -> asyncio.Task[None]:
         """Start it in the background unless it runs."""

@@ -30,7 +30,7 @@ class Held(Undisclosed):
 
     def __init__(self, content: Any) -> None:
         """Hold ``content``."""
-        self.content = content
+        self.content: Any = content
 
 
 class Token(Undisclosed, bytes):
