@@ -100,6 +100,7 @@ ACCEPTED = [
     ("MONGO_URI", "mongodb://localhost", "mongo_database", "webapp"),
     ("MONGO_URI", "mongodb://%2Frun%2Fmongodb.sock", "mongo_database", "webapp"),
     ("MONGO_URI", "mongodb://localhost/?uuidRepresentation=standard", "mongo_database", "webapp"),
+    ("MONGO_URI", "mongodb://localhost/?timeoutMS=3000", "mongo_database", "webapp"),
     ("MONGO_DATABASE", "other_db-1", "mongo_database", "other_db-1"),
     ("SESSION_SECRET", f" {SECRET} , {OLDER} ", "session_secrets", (SECRET, OLDER)),
     ("SESSION_SECRET", "0123456789abcdef" * 2 + "fedcba9876543210" * 2, None, None),
@@ -166,6 +167,12 @@ REFUSED = [
         "mongodb://db/?tls=true&tlsCAFile=/no/such/file",
         "tlsCAFile names no file",
         "no such file",
+    ),
+    (
+        "MONGO_URI",
+        f"mongodb://db/?tls=true&tlsCRLFile={__file__}",
+        "tlsCRLFile names no file",
+        "a revocation list that is no PEM",
     ),
     (
         "MONGO_URI",

@@ -20,7 +20,8 @@ from pymongo.uri_parser import parse_uri
 from pymongo.uri_parser_shared import URI_OPTIONS
 
 PLAIN, SRV = "mongodb://", "mongodb+srv://"
-KNOWN_OPTIONS = {*URI_OPTIONS, "uuidRepresentation"}  # PyMongo documents it, and lists it apart
+# PyMongo takes the last three in an address as well, and lists them elsewhere.
+KNOWN_OPTIONS = {*URI_OPTIONS, "timeoutMS", "tlsCRLFile", "uuidRepresentation"}
 # Amazon's older pages still have the names of PyMongo 3.
 RENAMED = {"ssl_ca_certs": "tlsCAFile", "ssl_certfile": "tlsCertificateKeyFile"}
 # Only those that need no other option, a passphrase for instance, to be read.
