@@ -53,7 +53,7 @@ class StubCollection:
     ) -> SimpleNamespace:
         """Answer that every document was found."""
         assert not ordered
-        return SimpleNamespace(matched_count=len(operations))
+        return SimpleNamespace(matched_count=len(operations), deleted_count=0)
 
 
 class _Found:

@@ -90,6 +90,20 @@ class Batcher(Generic[Item, Result]):
                 self._workers.add(worker)
         return waiter
 
+    def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
+        """Return another future for an item whose waiter was cancelled.
+
+        ``None`` where the item is neither waiting nor under way. For ``keep_cancelled``: its sender
+        has gone, and something has to be done with the result all the same.
+        """
+        for batch in (self._waiting, *self._sent):
+            for number, (item, deadline, waiter) in enumerate(batch):
+                if waiter is cancelled:
+                    again: asyncio.Future[Result] = waiter.get_loop().create_future()
+                    batch[number] = item, deadline, again
+                    return again
+        return None
+
     async def drained(self) -> None:
         """Wait until nothing is waiting or under way."""
         while self._workers:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, WriteConcernError, WriteError
 
 from storage.document import (
-    ONLY_ID,
     Filter,
     MongoUpdate,
+    a_session,
     by_id,
     by_ids,
     identifier_of,
+    is_carried_out,
+    is_forward,
     not_expired,
+    readable_session,
+    what_is_there,
 )
 from storage.driver import Driver
+from storage.errors import Unreadable
 
 Operation = InsertOne[Any] | UpdateOne | DeleteOne
+_NO_GUARD: Filter = {}
 
 
 class Insert(NamedTuple):
@@ -33,11 +40,15 @@ class Insert(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Change single fields of a document that has not expired at ``now_ms``."""
+    """Change single fields of a session that has not expired at ``now_ms``.
+
+    ``guard`` names changed fields, and what they must still be.
+    """
 
     identifier: bytes
     now_ms: int
     change: MongoUpdate
+    guard: Filter = _NO_GUARD
 
     def operation(self) -> Operation:
         """Return it as PyMongo's bulk writes take it."""
@@ -47,20 +58,41 @@ class Update(NamedTuple):
     def filter(self) -> Filter:
         """Return what the document must still be."""
         # update, not upsert: a session ended by a logout elsewhere must stay ended.
-        return by_id(self.identifier) | not_expired(self.now_ms)
+        return by_id(self.identifier) | readable_session(self.now_ms) | self.guard
 
 
 class Delete(NamedTuple):
-    """Remove a document, if it is there."""
+    """Remove a session, if it is there.
+
+    With ``now_ms`` the outcome says whether a forward is in its place.
+    """
 
     identifier: bytes
+    now_ms: int | None = None
 
     def operation(self) -> Operation:
         """Return it as PyMongo's bulk writes take it."""
-        return DeleteOne(by_id(self.identifier))
+        return DeleteOne(self.filter)
+
+    @property
+    def filter(self) -> Filter:
+        """Return what the document must be."""
+        return by_id(self.identifier) | a_session()
 
 
 Write = Insert | Update | Delete
+
+
+class Missed(NamedTuple):
+    """A write that was not carried out: there is no such session, or its guard did not hold."""
+
+    # The document that was found in the place of the session, if it was a forward.
+    forward: bytes | None = None
+    # The session is there, and a field that the guard names is not as it was.
+    changed: bool = False
+
+
+Outcome = Missed | None
 
 
 async def find_documents(
@@ -78,63 +110,109 @@ async def find_documents(
 
 async def write_documents(
     driver: Driver, writes: list[Write], seconds: float
-) -> Sequence[bool | BaseException]:
-    """Carry out writes; ``False`` for an update that found no document that has not expired.
+) -> Sequence[Outcome | BaseException]:
+    """Carry out writes; ``None`` for one that was carried out, or ``Missed``.
 
     A write that the server refuses is a ``StorageUnavailable``, and harms no other.
     """
     if len(writes) == 1:
         return [await _write_one(driver, writes[0], seconds)]
-    refused, matched = await _write_many(driver, writes, seconds)
+    refused, done = await _write_many(driver, writes, seconds)
     for error in refused.values():
         driver.report(error)
-    updates = [w for n, w in enumerate(writes) if isinstance(w, Update) and n not in refused]
-    missed = set() if matched == len(updates) else await _missed(driver, updates, seconds)
+    accepted = [write for number, write in enumerate(writes) if number not in refused]
+    if done == sum(not isinstance(write, Insert) for write in accepted):
+        there = None
+    else:
+        # Of a batch the server only counts what was carried out.
+        there = await _what_is_there(driver, accepted, seconds)
     return [
         driver.unavailable(refused[number])
         if number in refused
-        else not (isinstance(write, Update) and write.identifier in missed)
+        else (None if there is None else _outcome(write, there))
         for number, write in enumerate(writes)
     ]
 
 
-async def _write_one(driver: Driver, write: Write, seconds: float) -> bool:
+async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
     # The driver spends less on these than on a bulk write of one.
     collection = driver.collection
-    if isinstance(write, Update):
-        result = await driver.send(
-            lambda: collection.update_one(write.filter, write.change), seconds
-        )
-        return bool(result.matched_count)
     if isinstance(write, Insert):
         await driver.send(lambda: collection.insert_one(write.document), seconds)
+        return None
+    if isinstance(write, Update):
+        updated = await driver.send(
+            lambda: collection.update_one(write.filter, write.change), seconds
+        )
+        if updated.matched_count:
+            return None
     else:
-        await driver.send(lambda: collection.delete_one(by_id(write.identifier)), seconds)
-    return True
+        deleted = await driver.send(lambda: collection.delete_one(write.filter), seconds)
+        if deleted.deleted_count:
+            return None
+    there = await _what_is_there(driver, [write], seconds)
+    outcome = _outcome(write, there)
+    if outcome is None and isinstance(write, Update):
+        # It was changed, or put there again, between the update and the look.
+        return Missed(changed=bool(write.guard))
+    return outcome
 
 
 async def _write_many(
     driver: Driver, writes: list[Write], seconds: float
 ) -> tuple[dict[int, WriteError], int]:
-    """Return refused writes by their positions, and how many updates found their document."""
+    """Return refused writes by their positions, and how many updates and deletes were done."""
     operations = [write.operation() for write in writes]
     bulk_write = driver.collection.bulk_write
     try:
         result = await driver.send(lambda: bulk_write(operations, ordered=False), seconds)
     except BulkWriteError as error:
-        if unconfirmed := error.details["writeConcernErrors"]:
+        details = error.details
+        if unconfirmed := details["writeConcernErrors"]:
             raise WriteConcernError("not confirmed", unconfirmed[0]["code"]) from error
         refused = {
             entry["index"]: WriteError(entry["errmsg"], entry["code"], entry)
-            for entry in error.details["writeErrors"]
+            for entry in details["writeErrors"]
         }
-        return refused, error.details["nMatched"]
-    return {}, result.matched_count
+        return refused, details["nMatched"] + details["nRemoved"]
+    return {}, result.matched_count + result.deleted_count
 
 
-async def _missed(driver: Driver, updates: list[Update], seconds: float) -> set[bytes]:
-    """Return the ids that found no document: of a batch the server only counts the matches."""
-    identifiers = [update.identifier for update in updates]
-    there = by_ids(identifiers) | not_expired(max(update.now_ms for update in updates))
-    found = await driver.find(there, len(identifiers), seconds, projection={**ONLY_ID})
-    return set(identifiers) - {identifier_of(raw) for raw in found}
+async def _what_is_there(
+    driver: Driver, writes: list[Write], seconds: float
+) -> Mapping[bytes, bytes]:
+    """Return what has not expired in the places of updates, and of deletes that want to know."""
+    asked: dict[bytes, int] = {}
+    guarded: list[str] = []
+    for write in writes:
+        if not isinstance(write, Insert) and write.now_ms is not None:
+            asked[write.identifier] = write.now_ms
+            guarded += write.guard if isinstance(write, Update) else ()
+    if not asked:
+        return MappingProxyType({})
+    places, alive = list(asked), not_expired(max(asked.values()))
+    projection = what_is_there(guarded)
+    if len(places) == 1:
+        found = await driver.find_one(by_id(places[0]) | alive, seconds, projection=projection)
+    else:
+        found = await driver.find(
+            by_ids(places) | alive, len(places), seconds, projection=projection
+        )
+    return {identifier_of(raw): raw for raw in found}
+
+
+def _outcome(write: Write, there: Mapping[bytes, bytes]) -> Outcome:
+    """Tell what became of one write, from what is there afterwards."""
+    if isinstance(write, Insert):
+        return None
+    raw = there.get(write.identifier)
+    if raw is None:
+        return Missed() if isinstance(write, Update) else None
+    try:
+        if is_forward(raw):
+            return Missed(forward=raw)
+        if isinstance(write, Update) and not is_carried_out(raw, write.change, write.guard):
+            return Missed(changed=True)
+    except Unreadable:
+        return Missed()  # it opens for nobody, and must not fail the others of the batch
+    return None

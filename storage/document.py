@@ -6,7 +6,7 @@ fields are spelled in this module alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -28,7 +28,13 @@ OWNER_FIELD = "owner"
 # Of a list of sessions: everything else is small.
 WITHOUT_VALUES: Mapping[str, bool] = {"values": False}
 NEWEST_FIRST = ("last_seen_at", -1)
-ONLY_ID: Mapping[str, bool] = {"_id": True}
+# Of what may have taken the place of a session.
+_WHAT_IS_THERE: Mapping[str, bool] = {
+    "_id": True, "created_at": True, "expires_at": True, "forward": True,
+}  # fmt: skip
+# Every update, delete and renewal of a session asks for this: a forward has not expired either, and
+# what is written to it would be lost. ``None`` matches a field that is not there.
+_NO_FORWARD: Mapping[str, None] = {"forward": None}
 # MongoDB puts ``_id`` first: behind the length of the document stand its type, its name, its own
 # length and its subtype (bsonspec.org).
 _ID_START = len(b"size" + b"\x05" + b"_id\0" + b"size" + b"\x00")
@@ -99,6 +105,35 @@ def build(stored: Stored, values: Mapping[str, bytes]) -> dict[str, Any]:
     if stored.label is not None:
         document["label"] = stored.label
     return document
+
+
+def build_forward(
+    identifier: bytes, created_ms: int, ends_ms: int, sealed: bytes
+) -> dict[str, Any]:
+    """Write a forward as the document that replaces a session."""
+    return {
+        "_id": identifier,
+        "created_at": to_datetime(created_ms),
+        "expires_at": to_datetime(ends_ms),
+        "forward": sealed,
+    }
+
+
+class SealedForward(NamedTuple):
+    """A forward as MongoDB has it; its shape is checked."""
+
+    created_ms: int
+    sealed: bytes
+
+
+def parse_forward(document: Document) -> SealedForward | None:
+    """Read a forward; ``None``: the document is none. Raises ``Unreadable`` for a wrong shape."""
+    sealed = document.get("forward")
+    if sealed is None:
+        return None
+    if not isinstance(sealed, bytes):
+        raise Unreadable("its field 'forward' is not binary")
+    return SealedForward(_instant(document, "created_at"), sealed)
 
 
 class DocumentUpdate(NamedTuple):
@@ -182,22 +217,74 @@ def by_ids(identifiers: Sequence[bytes]) -> Filter:
 
 
 def not_expired(now_ms: int) -> Filter:
-    """Return the filter that every update carries: an expired session must stay expired."""
+    """Return the filter of documents that have not expired, forwards included."""
     return {TTL_FIELD: {"$gt": to_datetime(now_ms)}}
 
 
+def a_session() -> Filter:
+    """Return the filter that excludes forwards, which every delete carries."""
+    return {**_NO_FORWARD}
+
+
+def readable_session(now_ms: int) -> Filter:
+    """Return the filter that every update carries: an expired session must stay expired."""
+    return {TTL_FIELD: {"$gt": to_datetime(now_ms)}, "forward": None}
+
+
+def a_forward() -> Filter:
+    """Return the filter of forwards."""
+    return {"forward": {"$ne": None}}
+
+
 def expired(now_ms: int) -> Filter:
-    """Return the filter of what the TTL index will delete."""
+    """Return the filter of what the TTL index will delete, forwards included."""
     return {TTL_FIELD: {"$lte": to_datetime(now_ms)}}
+
+
+def values_are(fields: Mapping[str, bytes | None]) -> Filter:
+    """Return the filter of a session with exactly these sealed values; ``None``: without it."""
+    return {
+        f"values.{field}": {"$exists": False} if sealed is None else sealed
+        for field, sealed in fields.items()
+    }
+
+
+def max_age_is(stored: Stored) -> Filter:
+    """Return the filter of a session whose own idle timeout is still as in ``stored``."""
+    return {"max_age": stored.dates.max_age, "persistent": stored.persistent}
+
+
+def what_is_there(guarded: Iterable[str] = ()) -> dict[str, bool]:
+    """Return the projection for what may have taken the place of a session: it is small.
+
+    ``guarded`` are fields that a guard names, see ``is_carried_out``.
+    """
+    return {**_WHAT_IS_THERE, **dict.fromkeys(guarded, True)}
+
+
+def is_forward(raw: bytes) -> bool:
+    """Tell whether a document is a forward; raises ``Unreadable``."""
+    return decode(raw)[0].get("forward") is not None
+
+
+def is_carried_out(raw: bytes, change: MongoUpdate, guarded: Iterable[str]) -> bool:
+    """Tell whether a document has, in its guarded fields, what an update has given them.
+
+    Raises ``Unreadable``.
+    """
+    document, values = decode(raw)
+    document["values"] = values
+    assigned = change.get("$set", {})
+    return all(_value_at(document, field) == assigned.get(field) for field in guarded)
 
 
 def owned_by(owner_hashes: Sequence[bytes], *, but: bytes | None = None) -> Filter:
     """Return the filter of an owner's sessions, except the one with the id ``but``.
 
     By owner alone: asked for a date as well, MongoDB may walk through the TTL index, which holds
-    everybody's sessions.
+    everybody's sessions. A forward has no owner.
     """
-    owned: Filter = {OWNER_FIELD: {"$in": owner_hashes}}
+    owned: Filter = {OWNER_FIELD: {"$in": owner_hashes}, **_NO_FORWARD}
     return owned if but is None else {**owned, "_id": {"$ne": but}}
 
 
@@ -205,7 +292,7 @@ def readable(lifetime: Lifetime, now_ms: int) -> Filter:
     """Return the filter of sessions that a load would accept under today's timeouts."""
     unused_since = to_datetime(now_ms - lifetime.idle_ms)
     conditions: Filter = {
-        **not_expired(now_ms),
+        **readable_session(now_ms),
         "$or": [{"max_age": {"$ne": None}}, {"last_seen_at": {"$gt": unused_since}}],
     }
     if lifetime.absolute_ms is not None:
@@ -237,7 +324,7 @@ def sealed_again(
         fields["label"] = stored.label
     before, values_before = old
     # A label that is None matches one that is not there.
-    exactly = {**not_expired(now_ms), "values": values_before, "label": before.label}
+    exactly = {**readable_session(now_ms), "values": values_before, "label": before.label}
     return by_id(before.identifier) | exactly, {"$set": fields, "$unset": {"later_key_ids": ""}}
 
 
@@ -251,6 +338,13 @@ def _dates(document: Document) -> Dates:
         expires_ms=_instant(document, "expires_at"),
         max_age=max_age,
     )
+
+
+def _value_at(document: Document, path: str) -> object:
+    value: object = document
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _is_number(value: object) -> bool:

@@ -147,9 +147,12 @@ class Driver:
         # A new cursor for each try: one that has failed returns nothing at the next one.
         return [bson_of(found) for found in await self.send(lambda: find().to_list(None), seconds)]
 
-    async def find_one(self, filter_: Mapping[str, Any], seconds: float) -> list[bytes]:
+    async def find_one(
+        self, filter_: Mapping[str, Any], seconds: float, **options: Any
+    ) -> list[bytes]:
         """Find one document as ``find`` does; the driver spends less on it than on a cursor."""
-        found: Document | None = await self.send(lambda: self._raw.find_one(filter_), seconds)
+        find_one = self._raw.find_one
+        found: Document | None = await self.send(lambda: find_one(filter_, **options), seconds)
         return [] if found is None else [bson_of(found)]
 
     async def find_all(

@@ -19,6 +19,7 @@ from storage.changes import is_unchanged
 from storage.cookies import SessionCookie
 from storage.driver import Driver
 from storage.errors import StorageUnavailable
+from storage.following import where_it_is
 from storage.indexes import IndexWork, create_indexes
 from storage.lifetime import checked_lifetime, duration, whole
 from storage.moving import Moving
@@ -30,7 +31,7 @@ from storage.session import MongoSession
 from storage.settings import Settings
 from storage.shared_caches import make_private, vary_by_cookie
 from storage.store import Store
-from storage.tokens import document_id, from_handle, to_cookie, to_handle
+from storage.tokens import document_id, to_cookie, to_handle
 from storage.undisclosed import Held
 from storage.values import read_json, write_json
 
@@ -217,13 +218,14 @@ class MongoStorage(AbstractStorage):
         # first: looking up what is not there costs an exception.
         if len(request) != held and (current := request.get(SESSION_KEY)) is not None:
             return current  # type: ignore[no-any-return]
-        snapshot, values = (None, None) if loaded is None else loaded
+        snapshot, values, by_forward = (None, None, False) if loaded is None else loaded
         session = self._made(
             MongoSession(max_age=self._max_age, snapshot=snapshot, values=values)
             if moved is None
             else moved
         )
         session.loaded_for = ref(request)
+        session.by_forward = by_forward
         request[LOADED] = self, session
         return session
 
@@ -256,9 +258,9 @@ class MongoStorage(AbstractStorage):
         now_ms = self._now_ms()
         if is_unchanged(session, now_ms):
             return
-        replaced = self._replaced(request) if session.snapshot is None else ()
+        replaced, loaded = self._replaced(request) if session.snapshot is None else ((), False)
         try:
-            await self._saving.save(Visit(request, response, session, replaced, now_ms))
+            await self._saving.save(Visit(request, response, session, replaced, now_ms, loaded))
         except StorageUnavailable:
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
@@ -334,6 +336,8 @@ class MongoStorage(AbstractStorage):
     async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
         """Delete all sessions of an owner except the session ``keep``; return how many.
 
+        ``keep`` stays too where it was renewed after it was loaded.
+
         Raises ``TypeError`` for a ``keep`` that is no session of a ``MongoStorage``, such as a
         handle.
         """
@@ -341,8 +345,10 @@ class MongoStorage(AbstractStorage):
             kind = type(keep).__name__
             raise TypeError(f"keep: {kind} is not accepted; use a session of this storage or None")
         self._driver.check_open()
-        kept = from_handle(self.handle(keep)) if keep is not None else None
-        return await self._owners.revoke_owner(owner, kept)
+        kept = None if keep is None or keep.snapshot is None else keep.snapshot.token
+        if kept is not None:
+            kept = await where_it_is(self._store, kept, self._now_ms())
+        return await self._owners.revoke_owner(owner, None if kept is None else document_id(kept))
 
     async def count(self, retired: bool = False) -> int:  # noqa: FBT001, FBT002 - pinned
         """Count active sessions; with ``retired`` those that still need an older secret."""
@@ -411,12 +417,12 @@ class MongoStorage(AbstractStorage):
         session.made_by = self
         return session
 
-    def _replaced(self, request: web.Request) -> Sequence[bytes]:
-        """Return the ids of the stored sessions that a new one replaces."""
+    def _replaced(self, request: web.Request) -> tuple[Sequence[bytes], bool]:
+        """Return the tokens of the sessions that a new one replaces, and if they were loaded."""
         storage, loaded = request.get(LOADED, (None, None))
         if loaded is None or storage is not self:
-            return [document_id(token) for token in self._cookie.tokens(request)]
-        return () if loaded.snapshot is None else (loaded.snapshot.stored.identifier,)
+            return self._cookie.tokens(request), False
+        return () if loaded.snapshot is None else (loaded.snapshot.token,), True
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)

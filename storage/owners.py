@@ -13,6 +13,8 @@ from storage.document import (
     WITHOUT_VALUES,
     Filter,
     Stored,
+    a_forward,
+    a_session,
     by_id,
     by_ids,
     decode,
@@ -106,7 +108,7 @@ class Owners:
         last_kept = _readable(beyond[0])
         if last_kept and last_kept.dates.last_seen_ms > new.dates.last_seen_ms:
             ended[0] = new.identifier
-        deleted = await self._delete(by_ids(ended), deadline)
+        deleted = await self._delete(by_ids(ended) | a_session(), deadline)
         for identifier in ended:
             self._cache.forget(identifier)
         return deleted
@@ -116,7 +118,7 @@ class Owners:
         identifier = from_handle(handle)
         if identifier is None or (owner is not None and owner_text(owner) is None):
             return False
-        filter_ = by_id(identifier)
+        filter_ = by_id(identifier) | a_session()
         if owner is not None:
             filter_ |= self._owned_by(owner)
         delete = self._driver.collection.delete_one
@@ -127,7 +129,12 @@ class Owners:
 
     async def revoke_owner(self, owner: object, keep: bytes | None) -> int:
         """Delete all sessions of an owner except the one with the id ``keep``; return how many."""
-        deleted = await self._delete(self._owned_by(owner, but=keep), self._driver.deadline())
+        deadline = self._driver.deadline()
+        deleted = await self._delete(self._owned_by(owner, but=keep), deadline)
+        if len(self._keyring.keys) > 1:
+            # One that was sealed again meanwhile has moved to the other end of the index, where
+            # the first delete had been already.
+            deleted += await self._delete(self._owned_by(owner, but=keep), deadline)
         self._cache.forget_owner(str(owner), keep)
         return deleted
 
@@ -142,19 +149,27 @@ class Owners:
 
     async def clear(self) -> int:
         """Delete every session, keep the indexes; return how many."""
-        deleted = await self._delete({})
+        deleted = await self._delete(a_session())
         self._cache.clear()
+        await self._delete_forwards({})
         return deleted
 
     async def purge(self, now_ms: int) -> int:
         """Delete expired sessions, as the TTL index does; return how many."""
-        return await self._delete(expired(now_ms))
+        deleted = await self._delete(expired(now_ms) | a_session())
+        await self._delete_forwards(expired(now_ms))
+        return deleted
 
     async def _delete(self, filter_: Filter, deadline: float | None = None) -> int:
         delete = self._driver.collection.delete_many
         result = await self._driver.call(lambda: delete(filter_), deadline)
         self._counters["deletes"] += result.deleted_count
         return int(result.deleted_count)
+
+    async def _delete_forwards(self, filter_: Filter) -> None:
+        """Delete forwards, which nobody counts as sessions."""
+        delete = self._driver.collection.delete_many
+        await self._driver.call(lambda: delete(filter_ | a_forward()))
 
     def _owned_by(self, owner: object, *, but: bytes | None = None) -> Filter:
         text = owner_text(owner)

@@ -7,14 +7,62 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.document import DocumentUpdate, checked_values, decode, parse_without_values
+from storage.document import DocumentUpdate
 from storage.errors import StorageUnavailable, Unreadable
-from storage.snapshot import Diff, Draft, Snapshot
-from storage.store import Store
+from storage.following import take_late
+from storage.forwards import FOLLOWED_MS, Forward
+from storage.snapshot import Draft, Snapshot
+from storage.store import Store, Taken
 from storage.tokens import to_handle
 from storage.values import Value, seal_values, sealed_fields
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Renewal:
+    """What becomes of a session, decided by its owner before and afterwards."""
+
+    old: Snapshot
+    draft: Draft
+    # ``invalidate()`` was called: what was written afterwards is a new session.
+    invalidated: bool
+    # How long the old token opens the session at its new place.
+    grace_ms: int = 0
+
+    @property
+    def owner_stays(self) -> bool:
+        """Whether it is the session of the same owner, or still nobody's."""
+        return self.draft.owner == self.old.owner
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether the absolute timeout starts again: it was ended, or its owner changed."""
+        return self.invalidated or not self.owner_stays
+
+    @property
+    def is_sign_in(self) -> bool:
+        """Whether nobody's session becomes somebody's.
+
+        It succeeds even if the old session has ended: a double click must not sign the user out.
+        """
+        return self.old.owner is None and self.draft.owner is not None
+
+    @property
+    def leaves_forward(self) -> bool:
+        """Whether late saves and sign-outs follow.
+
+        Only from nobody, or where the owner stays: otherwise a late save of one user would reach
+        the next one.
+        """
+        return not self.invalidated and (self.owner_stays or self.old.owner is None)
+
+    @property
+    def adopts(self) -> bool:
+        """Whether the values that others changed since the load move along."""
+        return not self.invalidated and (
+            self.owner_stays or self.old.owner is None or self.draft.owner is None
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -27,33 +75,31 @@ class Renewed:
 
 
 async def renew(
-    store: Store,
-    old: Snapshot,
-    draft: Draft,
-    values: Mapping[str, Value],
-    *,
-    created_ms: int,
-    adopt: bool,
-    may_be_gone: bool,
-) -> Renewed | None:
-    """Insert the session under a new token, then remove the old one; ``None``: it had ended.
+    store: Store, renewal: Renewal, values: Mapping[str, Value]
+) -> Renewed | Forward | None:
+    """Insert the session under a new token, then end the old one.
 
-    With ``adopt`` the values that others changed since the load move along. With ``may_be_gone``
-    the new session stays even if the old one ended meanwhile.
+    Returns the forward to follow where another request has renewed it meanwhile, ``None`` where it
+    had ended.
     """
+    old, draft = renewal.old, renewal.draft
+    created_ms = draft.now_ms if renewal.starts_again else old.stored.dates.created_ms
     new = await store.insert(draft, values, created_ms=created_ms)
     try:
-        removed = await store.take(old.stored.identifier, draft)
-        if removed is None and not may_be_gone:
+        taken = await _take_old(store, renewal, new)
+        if taken.missed is not None and not renewal.is_sign_in:
+            forward = None
+            if renewal.leaves_forward:
+                forward = await store.what_took_its_place(old.token, draft)
             await store.delete(draft.deadline, new.stored.identifier)
-            return None
+            return forward
     except StorageUnavailable:
         store.abandon(new.stored.identifier)
         raise
-    if removed is None or not adopt:
+    if taken.last is None or not renewal.adopts:
         return Renewed(new, {}, [])
     try:
-        return await _adopt(store, old, new, removed, draft)
+        return await _adopt(store, old, new, taken.last, draft)
     except StorageUnavailable:
         # The old session is gone: to give the new one up as well would sign the visitor out.
         handle = to_handle(old.stored.identifier)[:8]
@@ -61,16 +107,26 @@ async def renew(
         return Renewed(new, {}, [])
 
 
+async def _take_old(store: Store, renewal: Renewal, new: Snapshot) -> Taken:
+    old, draft = renewal.old, renewal.draft
+    if renewal.leaves_forward:
+        # A sign-in ends a grace: its end would be one for the next owner.
+        has_grace = renewal.grace_ms > 0 and renewal.owner_stays
+        grace_ends_ms = draft.now_ms + renewal.grace_ms if has_grace else 0
+        ends_ms = draft.now_ms + FOLLOWED_MS
+        forward = Forward(new.token, ends_ms, grace_ends_ms, old.owner is not None)
+        return await store.take(old.token, old, draft, forward)
+    if old.owner is not None:
+        return await take_late(store, old, draft)
+    return await store.take(old.token, old, draft)
+
+
 async def _adopt(
-    store: Store, old: Snapshot, new: Snapshot, removed: bytes, draft: Draft
+    store: Store, old: Snapshot, new: Snapshot, last: Snapshot, draft: Draft
 ) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
+    adopted, dropped = _changed_by_others(old, last, draft)
     try:
-        rest, values = decode(removed)
-        last = parse_without_values(rest)
-        # Without values: parallel requests have emptied it together.
-        sealed = {} if values == {} else checked_values(values)
-        adopted, dropped = _changed_by_others(store, old, sealed, draft.diff)
         fresh = store.fresh(adopted)
     except Unreadable:
         return Renewed(new, {}, [])
@@ -81,9 +137,10 @@ async def _adopt(
     written = seal_values(new.keys, adopted, known=new.values)
     stored, dates = new.stored, None
     before = (old.stored.dates.max_age, old.stored.persistent)
-    if before == (draft.max_age, draft.persistent) != (last.dates.max_age, last.persistent):
+    after = (last.stored.dates.max_age, last.stored.persistent)
+    if before == (draft.max_age, draft.persistent) != after:
         # Somebody's "remember me" came in between.
-        draft = draft._replace(max_age=last.dates.max_age, persistent=last.persistent)
+        draft = draft._replace(max_age=after[0], persistent=after[1])
         dates = store.dates_in_use(draft, stored.dates.created_ms)
         stored = stored._replace(dates=dates, persistent=draft.persistent)
     change = DocumentUpdate(
@@ -92,26 +149,21 @@ async def _adopt(
         dates=dates,
         persistent=None if dates is None else draft.persistent,
     )
-    if change.to_mongodb() and not await store.apply(stored.identifier, change, draft):
+    if change.to_mongodb() and await store.apply(stored.identifier, change, draft) is not None:
         return None
     kept = {name: value for name, value in new.values.items() if name not in dropped}
     return Renewed(new._replace(stored=stored, values=kept | written), fresh, dropped)
 
 
 def _changed_by_others(
-    store: Store, old: Snapshot, sealed: Mapping[str, bytes], ours: Diff
+    old: Snapshot, last: Snapshot, draft: Draft
 ) -> tuple[dict[str, Value], list[str]]:
     """Return the values that others wrote and the names that others removed; ours have priority."""
-    known = sealed_fields(old.values)
-    foreign = {field: value for field, value in sealed.items() if known.get(field) != value}
+    known, ours = old.values, {*draft.diff.written, *draft.diff.removed}
     adopted = {
         name: value
-        for name, value in store.open_others(old, foreign).items()
-        if name not in ours.written and name not in ours.removed
+        for name, value in last.values.items()
+        if name not in ours and (name not in known or known[name].encoded != value.encoded)
     }
-    dropped = [
-        name
-        for name, value in old.values.items()
-        if value.field not in sealed and name not in ours.written and name not in ours.removed
-    ]
+    dropped = [name for name in known if name not in last.values and name not in ours]
     return adopted, dropped

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 from weakref import ref
 
 from aiohttp import web
 
 from storage.changes import diff_of, has_changed
+from storage.commands import Outcome
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
+from storage.following import end_late, save_late
+from storage.forwards import Forward
 from storage.lifetime import Lifetime
 from storage.moving import Moved, Moving
 from storage.owners import Owners
-from storage.renewal import renew
+from storage.renewal import Renewal, renew
 from storage.session import MongoSession, SentCookie
 from storage.settings import Settings, owner_text
 from storage.snapshot import Diff, Draft, Snapshot
@@ -38,9 +43,11 @@ class Visit(NamedTuple):
     request: web.Request
     response: web.StreamResponse
     session: MongoSession
-    # The ids of the stored sessions that a new one replaces.
+    # The tokens of the stored sessions that a new one replaces.
     replaced: Sequence[bytes]
     now_ms: int
+    # Whether the request has loaded what is replaced: then its end follows a renewal.
+    loaded: bool = False
 
 
 class Saving:
@@ -104,7 +111,9 @@ class Saving:
         if snapshot is None:
             draft = self._draft(visit, diff, owner, describe=True)
             await self._store.finish(self._begin(visit, draft))
-        elif session.renewal_wanted or _starts_again(session, snapshot, owner):
+        elif (session.renewal_wanted and not session.by_forward) or _starts_again(
+            session, snapshot, owner
+        ):
             draft = self._draft(visit, diff, owner, describe=True)
             await self._store.finish(self._renew(visit, snapshot, draft))
         else:
@@ -123,7 +132,8 @@ class Saving:
     def needs_touch(self, session: MongoSession, now_ms: int) -> bool:
         """Tell whether to record that a session is in use."""
         snapshot = session.snapshot
-        if snapshot is None or session.touch_failed:
+        # By a forward there is no touch: its cookie would tell the new token to who has the old.
+        if snapshot is None or session.touch_failed or session.by_forward:
             return False
         return self._touch_is_due(snapshot, now_ms)
 
@@ -158,7 +168,7 @@ class Saving:
         new = await self._store.insert(draft, values, created_ms=visit.now_ms)
         try:
             if visit.replaced:
-                await self._store.delete(draft.deadline, *visit.replaced)
+                await self._end_replaced(visit, visit.replaced, draft.deadline)
             if self._moving is not None:
                 moved = Moved(new.token, visit.now_ms)
                 await self._moving.end(visit.request, visit.response, visit.session, moved_to=moved)
@@ -170,23 +180,20 @@ class Saving:
 
     async def _renew(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
         """Move a session to a new token: on demand, or since it starts again."""
-        starts_again = _starts_again(visit.session, old, draft.owner)
-        renewed = await renew(
-            self._store,
-            old,
-            draft,
-            _all_values(visit.session, draft),
-            created_ms=visit.now_ms if starts_again else old.stored.dates.created_ms,
-            adopt=not (visit.session.invalidated or _is_another_owner(old, draft.owner)),
-            # A login from nobody's session: a double click must not sign the user out again.
-            may_be_gone=old.owner is None and draft.owner is not None,
-        )
+        session = visit.session
+        renewal = Renewal(old, draft, session.invalidated, session.grace_ms)
+        renewed = await renew(self._store, renewal, _all_values(session, draft))
         if renewed is None:
             self._ended_elsewhere(visit, old)
             return
-        if starts_again:
+        if isinstance(renewed, Forward):
+            # Another request was faster: its renewal counts, and gets the changes of this one.
+            await self._save_late(visit, old, draft, renewed, set_max_age=session.max_age_changed)
+            return
+        if renewal.starts_again:
             await self._keep_limit(renewed.snapshot, draft)
-        visit.session.adopt(renewed.adopted, renewed.dropped)
+        session.adopt(renewed.adopted, renewed.dropped)
+        session.by_forward = False
         self._send_cookie(visit, renewed.snapshot)
 
     async def _keep_limit(self, new: Snapshot, draft: Draft) -> None:
@@ -207,18 +214,17 @@ class Saving:
         self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
     ) -> None:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
-        if move_dates:
+        if move_dates and not visit.session.by_forward:
             self._remember_touch(old, draft.now_ms)
         try:
             if self._store.needs_reseal(old):
-                steps = self._reseal_and_update(
-                    old, draft, move_dates=move_dates, set_max_age=set_max_age
+                await self._store.finish(
+                    self._reseal_and_send(
+                        visit, old, draft, move_dates=move_dates, set_max_age=set_max_age
+                    )
                 )
-                new = await self._store.finish(steps)
             else:
-                new = await self._store.update(
-                    old, draft, move_dates=move_dates, set_max_age=set_max_age
-                )
+                await self._send(visit, old, draft, move_dates=move_dates, set_max_age=set_max_age)
         except (StorageUnavailable, SessionTooLarge) as error:
             self._touched.pop(old.stored.identifier, None)
             if draft.diff or set_max_age:
@@ -226,20 +232,78 @@ class Saving:
             # Only once: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True
             logger.warning("session %s was not touched: %s", _name(old), error)
+
+    async def _reseal_and_send(
+        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
+    ) -> None:
+        old = await self._store.reseal(old, draft.now_ms, draft.deadline)
+        await self._send(visit, old, draft, move_dates=move_dates, set_max_age=set_max_age)
+
+    async def _send(
+        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
+    ) -> None:
+        session, store = visit.session, self._store
+        sent, new = store.update(
+            old,
+            draft,
+            move_dates=move_dates,
+            set_max_age=set_max_age,
+            by_forward=session.by_forward,
+        )
+        missed = partial(self._missed, visit, old, draft, set_max_age=set_max_age)
+        try:
+            outcome = await sent
+        except asyncio.CancelledError:
+            store.finish_after(sent, missed)
+            raise
+        if outcome is not None:
+            await store.finish(missed(outcome))
             return
-        if new is None:
-            self._ended_elsewhere(visit, old)
-        elif move_dates:
+        store.updated(new, draft)
+        if move_dates and not session.by_forward:
             self._send_cookie(visit, new)
         else:
             # No cookie: repeating the old token could arrive late and undo a renewal.
-            visit.session.saved(new)
+            session.saved(new)
 
-    async def _reseal_and_update(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
-    ) -> Snapshot | None:
-        old = await self._store.reseal(old, draft.now_ms, draft.deadline)
-        return await self._store.update(old, draft, move_dates=move_dates, set_max_age=set_max_age)
+    async def _missed(
+        self,
+        visit: Visit,
+        old: Snapshot,
+        draft: Draft,
+        outcome: Outcome,
+        *,
+        set_max_age: bool,
+    ) -> None:
+        """Follow a session that was renewed meanwhile, or note that it has ended."""
+        if outcome is None:
+            return
+        forward = None
+        if outcome.forward is not None:
+            forward = self._store.forward_in(old.token, outcome.forward, draft.now_ms)
+        if forward is None:
+            self._ended_elsewhere(visit, old)
+        else:
+            await self._save_late(visit, old, draft, forward, set_max_age=set_max_age)
+
+    async def _save_late(
+        self, visit: Visit, old: Snapshot, draft: Draft, forward: Forward, *, set_max_age: bool
+    ) -> None:
+        """Save where the session is now; there is no cookie for it."""
+        self._touched.pop(old.stored.identifier, None)
+        view = await save_late(
+            self._store,
+            old,
+            draft,
+            forward,
+            owner_key=self._settings.owner_key,
+            set_max_age=set_max_age,
+        )
+        if view is None:
+            self._ended_elsewhere(visit, old)
+        else:
+            visit.session.saved(view)
+            visit.session.by_forward = True
 
     async def _end(self, visit: Visit) -> None:
         """Log out. A new session that was left empty ends the stored ones that it replaces.
@@ -248,14 +312,29 @@ class Saving:
         signed in any more.
         """
         old = visit.session.snapshot
-        ended = visit.replaced if old is None else (old.stored.identifier,)
+        ended = visit.replaced if old is None else (old.token,)
         if self._moving is not None:
             await self._moving.end(visit.request, visit.response, visit.session)
         if not ended:
             return
-        others = map(document_id, self._cookie.tokens(visit.request))
-        await self._store.delete(self._store.deadline(), *dict.fromkeys((*ended, *others)))
-        visit.session.saved(None)
+        await self._store.finish(self._end_stored(visit, ended))
+
+    async def _end_stored(self, visit: Visit, tokens: Sequence[bytes]) -> None:
+        session, old, deadline = visit.session, visit.session.snapshot, self._store.deadline()
+        every = (*tokens, *self._cookie.tokens(visit.request))
+        forwards = await self._end_replaced(visit, every, deadline)
+        forward = None if old is None else forwards.get(old.token)
+        if old is not None and old.owner is None and forward is not None:
+            # Nobody's session has moved, and somebody may have signed in over it: this request
+            # may remove what it has seen, but not end the new session or drop its cookie.
+            if session.invalidated:
+                self._ended_elsewhere(visit, old)
+                return
+            diff = Diff({}, tuple(old.values))
+            draft = self._draft(visit, diff, None, describe=False)
+            await self._save_late(visit, old, draft, forward, set_max_age=False)
+            return
+        session.saved(None)
         self._cookie.delete(visit.request, visit.response)
         self._note_sent(visit)
 
@@ -265,6 +344,22 @@ class Saving:
         """Put the cookie of an earlier save on the response that is sent in place of its own."""
         self._cookie.put(response, sent.morsel)
         session.sent = sent._replace(response=ref(response))
+
+    async def _end_replaced(
+        self, visit: Visit, tokens: Sequence[bytes], deadline: float
+    ) -> Mapping[bytes, Forward]:
+        """End stored sessions; return the forwards that were found in their places.
+
+        What the request has loaded is followed to where it was renewed meanwhile.
+        """
+        if visit.session.snapshot is None and not visit.loaded:
+            await self._store.delete(deadline, *map(document_id, dict.fromkeys(tokens)))
+            return {}
+        forwards = await self._store.end(dict.fromkeys(tokens), visit.now_ms, deadline)
+        # Not those that have been ended just now, under their new token.
+        moved = [one for one in forwards.values() if one.token not in tokens]
+        await end_late(self._store, moved, visit.now_ms, deadline)
+        return forwards
 
     def _send_cookie(self, visit: Visit, new: Snapshot) -> None:
         """Send the cookie of a session whose token or dates are new."""

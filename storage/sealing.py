@@ -6,6 +6,7 @@ Pure: no clock, no MongoDB. ``docs/security.md`` shows the format byte by byte.
     session key = HKDF-SHA256(token, salt = root, info = "values" + version + _id + created_at)
     label key   = HKDF-SHA256(root, info = "label" + version + _id + created_at)
     field key   = HKDF-SHA256(token, info = "field names")
+    forward key = HKDF-SHA256(token, salt = root, info = "forward" + version + _id + created_at)
 
 Sealed value = version (1) + key id (4) + nonce (12) + AES-256-GCM(plain), with the first five bytes
 and the field name as associated data. Plain = kind (1) + length of the name (4) + name + encoded.
@@ -158,6 +159,21 @@ class SessionKeys:
         start = _PREFIX.size + length
         name = plain[_PREFIX.size : start].decode("utf-8", "surrogatepass")
         return name, plain[start:].decode() if kind == _TEXT else plain[start:]
+
+    def seal_forward(self, plain: bytes) -> bytes:
+        """Seal where this session has moved to, under the first secret."""
+        header = VERSION + self._keyring.first.key_id
+        return _encrypt(self._forward_cipher(header), header, plain, b"forward")
+
+    def open_forward(self, sealed: bytes) -> bytes:
+        """Return what was sealed by ``seal_forward``; raises ``Unreadable`` for any other bytes."""
+        return _decrypt(self._forward_cipher(sealed[:_HEADER_BYTES]), sealed, b"forward")
+
+    def _forward_cipher(self, header: bytes) -> AESGCM:
+        # A purpose of its own: no value can be put in the place of a forward. From the token alone,
+        # an old cookie and a copy of the database would be enough to read the new token.
+        root = self._keyring.key_of(header).root
+        return AESGCM(_derive(self._token, b"forward", self._bound, salt=root))
 
     def _cipher(self, header: bytes) -> AESGCM:
         cipher = self._ciphers.get(header)

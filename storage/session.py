@@ -13,6 +13,7 @@ from weakref import ReferenceType
 from aiohttp import web
 from aiohttp_session import STORAGE_KEY, Session, get_session
 
+from storage.forwards import FOLLOWED_MS
 from storage.lifetime import LONGEST, whole
 from storage.snapshot import Snapshot
 from storage.tokens import to_cookie, to_handle
@@ -47,6 +48,11 @@ class MongoSession(Session):
 
     invalidated: bool = False
     renewal_wanted: bool = False
+    # How long the token before the renewal opens the session.
+    grace_ms: int = 0
+    # Whether the request has reached it by a forward: then it gets no cookie of it, since whoever
+    # has the old token must not get the new one.
+    by_forward: bool = False
     # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
     abandoned: bool = False
     touch_failed: bool = False
@@ -199,9 +205,10 @@ class MongoSession(Session):
         self.invalidated = True
         self._forget_max_age()
 
-    def renew(self) -> None:
+    def renew(self, grace_ms: int = 0) -> None:
         """Ask for a new token; see ``renew_session``."""
         self.renewal_wanted = True
+        self.grace_ms = grace_ms
 
     @property
     def max_age(self) -> int | None:
@@ -253,21 +260,40 @@ class MongoSession(Session):
             self.persistent = snapshot.stored.persistent
         self.assigned.clear()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
+        self.grace_ms = 0
         self._written = self._removed = False
 
 
-async def renew_session(request: web.Request) -> MongoSession:
+async def renew_session(request: web.Request, grace: float | timedelta = 0) -> MongoSession:
     """Give the request's session a new token when it is saved; its values stay.
 
     The old token is dead once the new one is saved. Call it whenever what a visitor may do changes
     (OWASP ASVS 5.0 7.2.4); a change of owner renews without it. Returns the session.
+
+    grace: seconds (or a ``timedelta``) from 0 to 60 in which the old token still opens the session,
+        for tokens that are renewed by the clock while a page sends many requests. Such a request
+        never gets the new token. Without effect where the owner changes; a sign-out, a sign-in and
+        a revoke end it at once.
+
     Raises ``TypeError`` when the app keeps its sessions elsewhere.
     """
+    grace_ms = checked_grace(grace)
     session = await get_session(request)
     if not isinstance(session, MongoSession):
         raise TypeError(f"renew_session: {type(session).__name__} is not from a MongoStorage")
-    session.renew()
+    session.renew(grace_ms)
     return session
+
+
+def checked_grace(value: object) -> int:
+    """Check the ``grace`` of ``renew_session``; return milliseconds."""
+    accepted = "use seconds or a timedelta, from 0 to 60 seconds"
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"grace: {type(value).__name__} is not accepted; {accepted}")
+    if not 0 <= seconds <= FOLLOWED_MS / 1000:
+        raise ValueError(f"grace: {value!r} is out of range; {accepted}")
+    return int(seconds * 1000)
 
 
 def checked_max_age(value: object) -> float | None:

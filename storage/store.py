@@ -8,28 +8,43 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from storage import rotation
 from storage.batching import BATCH_SIZE, Batcher
 from storage.cache import CachedSession, SessionCache
-from storage.commands import Delete, Insert, Update, Write, find_documents, write_documents
+from storage.commands import (
+    Delete,
+    Insert,
+    Missed,
+    Outcome,
+    Update,
+    Write,
+    find_documents,
+    write_documents,
+)
 from storage.document import (
+    Document,
     DocumentUpdate,
     Stored,
     bson_of,
     build,
+    build_forward,
     by_id,
     checked_values,
     decode,
-    not_expired,
+    max_age_is,
+    parse_forward,
     parse_without_values,
+    readable_session,
     sealed_again,
+    values_are,
 )
 from storage.driver import Driver
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
+from storage.forwards import Forward, open_forward, seal_forward
 from storage.lifetime import NEVER_UP_TO_DATE, Dates, Lifetime
 from storage.sealing import Keyring
 from storage.settings import Settings, owner_text
@@ -40,6 +55,29 @@ from storage.values import Value, open_values, seal_values, sealed_bytes, sealed
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+# A session that was renewed more often within the life of its forwards is not found any more.
+MOST_MOVES = 8
+
+
+class Loaded(NamedTuple):
+    """What a load has found: a session, and values that are the caller's own."""
+
+    snapshot: Snapshot
+    values: dict[str, Any]
+    # Whether the cookie was of before a renewal, and its grace lasts.
+    by_forward: bool = False
+
+
+class Taken(NamedTuple):
+    """What a session was when it was ended.
+
+    Without ``missed`` it was ended, but ``last`` is ``None`` where it was not readable, or where
+    the answer was lost.
+    """
+
+    last: Snapshot | None
+    missed: Missed | None
 
 
 class Store:
@@ -66,7 +104,7 @@ class Store:
             partial(find_documents, driver), driver.unavailable, driver.report
         )
         # A write that was handed over is finished even if the visitor has gone.
-        self._writes: Batcher[Write, bool] = Batcher(
+        self._writes: Batcher[Write, Outcome] = Batcher(
             partial(write_documents, driver),
             driver.unavailable,
             driver.report,
@@ -87,6 +125,21 @@ class Store:
         """Finish several steps even if the visitor goes in between."""
         return await asyncio.shield(self._driver.start(steps))
 
+    def finish_after(
+        self, sent: Future[Outcome], then: Callable[[Outcome], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do what follows a write although the visitor has gone while it was under way.
+
+        Only then is a task needed: nearly always nothing but the write is to be waited for.
+        """
+        again = self._writes.wait_again(sent) if sent.cancelled() else sent
+
+        async def rest(outcome: Future[Outcome]) -> None:
+            await then(await outcome)
+
+        if again is not None:
+            _ = self._driver.start(rest(again))
+
     async def drained(self) -> None:
         """Wait for everything that is under way."""
         await self._driver.drained()
@@ -94,29 +147,45 @@ class Store:
         await self._writes.drained()
         self._cache.clear()
 
-    async def load(
-        self, tokens: Sequence[bytes], now_ms: int
-    ) -> tuple[Snapshot, dict[str, Any]] | None:
+    async def load(self, tokens: Sequence[bytes], now_ms: int) -> Loaded | None:
         """Read and open one session, with values that are the caller's own.
 
         Of several tokens the first one that opens a session with an owner counts, else the first
         that opens one: a session of nobody, which a stranger may have planted, must not hide a
         sign-in. All are looked up in one find. ``None`` where each is expired, unknown or
-        unreadable.
+        unreadable, or was renewed: a load follows no forward, except during its grace.
         """
         identifiers = [document_id(token) for token in tokens]
         self._counters["loads"] += 1
-        documents = await self._finds.submit(identifiers, self._driver.deadline())
+        deadline = self._driver.deadline()
+        documents = await self._finds.submit(identifiers, deadline)
         found = None
+        forwards = []
         for token, identifier, raw in zip(tokens, identifiers, documents, strict=True):
             opened = self._opened(token, identifier, raw, now_ms)
-            if opened is not None and (found is None or opened[0].owner is not None):
+            if isinstance(opened, Forward):
+                forwards.append(opened)
+            elif opened is not None and (found is None or opened[0].owner is not None):
                 found = opened
                 if opened[0].owner is not None:
                     break
+        for forward in forwards:
+            if found is None or found[0].owner is None:
+                found = await self._by_grace(forward, now_ms, deadline) or found
         if found is not None:
             self._counters["hits"] += 1
         return found
+
+    async def look(self, token: bytes, now_ms: int, deadline: float) -> Snapshot | Forward | None:
+        """Read what is stored under one token; ``None``: nothing that opens."""
+        identifier = document_id(token)
+        (raw,) = await self._finds.submit([identifier], deadline)
+        return self._read(token, identifier, raw, now_ms)
+
+    def forward_in(self, token: bytes, raw: bytes, now_ms: int) -> Forward | None:
+        """Open the forward that a write has found under a token; ``None``: nothing to follow."""
+        found = self._read(token, document_id(token), raw, now_ms)
+        return found if isinstance(found, Forward) and now_ms < found.ends_ms else None
 
     def fresh(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return values as objects for one request; raises ``Unreadable``."""
@@ -154,21 +223,68 @@ class Store:
         self._counters["inserts"] += 1
         return Snapshot(token, keys, stored, values, draft.owner)
 
-    async def update(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
-    ) -> Snapshot | None:
-        """Write the changed values only, and the dates where they move; ``None``: it has ended."""
-        change, new = self._changed(old, draft, move_dates=move_dates, set_max_age=set_max_age)
-        if not await self.apply(old.stored.identifier, change, draft):
-            return None
+    def update(
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool, by_forward: bool
+    ) -> tuple[Future[Outcome], Snapshot]:
+        """Send the changed values only, and the dates where they move.
+
+        Returns the outcome, and what MongoDB has then.
+        """
+        change, new = self._changed(
+            old, draft, move_dates=move_dates, set_max_age=set_max_age, by_forward=by_forward
+        )
+        return self.apply(old.stored.identifier, change, draft), new
+
+    def updated(self, new: Snapshot, draft: Draft) -> None:
+        """Note an update that was carried out."""
         self._counters["updates" if draft.diff else "touches"] += 1
         self._cache.update(new)
-        return new
 
-    def apply(self, identifier: bytes, change: DocumentUpdate, draft: Draft) -> Future[bool]:
-        """Send one update; ``False`` when the session has ended."""
+    def apply(self, identifier: bytes, change: DocumentUpdate, draft: Draft) -> Future[Outcome]:
+        """Send one update."""
         update = Update(identifier, draft.now_ms, change.to_mongodb())
         return self._writes.submit(update, draft.deadline)
+
+    async def update_if_unchanged(
+        self, there: Snapshot, draft: Draft, *, set_max_age: bool
+    ) -> tuple[Outcome, Snapshot]:
+        """Write a late save, if every field that it changes is still as in ``there``.
+
+        Returns the outcome, and what MongoDB has then.
+        """
+        change, new = self._changed(
+            there, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
+        )
+        diff, before = draft.diff, there.values
+        fields: dict[str, bytes | None] = {
+            new.values[name].field: before[name].sealed if name in before else None
+            for name in diff.written
+        }
+        fields |= {before[name].field: before[name].sealed for name in diff.removed}
+        guard = values_are(fields) | (max_age_is(there.stored) if set_max_age else {})
+        identifier = there.stored.identifier
+        update = Update(identifier, draft.now_ms, change.to_mongodb(), guard)
+        outcome = await self._writes.submit(update, draft.deadline)
+        if outcome is None:
+            self.updated(new, draft)
+        return outcome, new
+
+    def own_view(self, old: Snapshot, draft: Draft, *, set_max_age: bool) -> Snapshot:
+        """Return what a request takes its session for, after a save at a place that it left."""
+        return self._changed(
+            old, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
+        )[1]
+
+    def view_at(self, there: Snapshot, view: Snapshot) -> Snapshot:
+        """Return a request's own view of a session as if it had loaded it at another place."""
+        same, other = {}, {}
+        for name, value in view.values.items():
+            found = there.values.get(name)
+            if found is not None and found.encoded == value.encoded:
+                same[name] = found
+            else:
+                other[name] = value
+        return there._replace(values={**same, **seal_values(there.keys, other)})
 
     def needs_reseal(self, snapshot: Snapshot) -> bool:
         """Tell whether anything of a session still needs a secret other than the first."""
@@ -190,19 +306,37 @@ class Store:
         self._counters["updates"] += 1
         return new
 
-    async def take(self, identifier: bytes, draft: Draft) -> bytes | None:
-        """Remove a session that has not expired and return its document; ``None``: it had ended.
+    async def take(
+        self, token: bytes, known: Snapshot, draft: Draft, forward: Forward | None = None
+    ) -> Taken:
+        """End a session that has not expired, and return what it was; see ``Taken``.
 
-        One command: of two callers at once only one gets the document.
+        With ``forward`` that is left in its place. One command: of two callers at once only one
+        gets the session.
         """
-        there = by_id(identifier) | not_expired(draft.now_ms)
-        remove = self._driver.collection.find_one_and_delete
-        removed = await self._driver.call(lambda: remove(there), draft.deadline)
-        if removed is None:
-            return None
+        identifier, collection = document_id(token), self._driver.collection
+        there = by_id(identifier) | readable_session(draft.now_ms)
+        if forward is None:
+            take = partial(collection.find_one_and_delete, there)
+        else:
+            left = self._forward_document(known, forward)
+            take = partial(collection.find_one_and_replace, there, left)
+        try:
+            found = await self._driver.call(take, draft.deadline)
+        except StorageUnavailable:
+            if forward is None or not await self._was_left(token, forward, draft):
+                raise
+            return Taken(None, None)
+        if found is None:
+            return Taken(None, Missed())
         self._counters["deletes"] += 1
         self._cache.forget(identifier)
-        return bson_of(removed)
+        return Taken(self._last(token, identifier, found, known), None)
+
+    async def what_took_its_place(self, token: bytes, draft: Draft) -> Forward | None:
+        """Return the forward under a token; ``None``: there is nothing to follow."""
+        found = await self.look(token, draft.now_ms, draft.deadline)
+        return found if isinstance(found, Forward) and draft.now_ms < found.ends_ms else None
 
     async def delete(self, deadline: float, *identifiers: bytes) -> None:
         """End sessions; they need not be there."""
@@ -213,6 +347,24 @@ class Store:
             self._cache.forget(identifier)
             self._counters["deletes"] += 1
 
+    async def end(
+        self, tokens: Iterable[bytes], now_ms: int, deadline: float
+    ) -> dict[bytes, Forward]:
+        """End the sessions of these tokens; return the forwards that were found instead."""
+        asked = {token: document_id(token) for token in tokens}
+        submit = self._writes.submit
+        outcomes = await asyncio.gather(
+            *(submit(Delete(one, now_ms), deadline) for one in asked.values())
+        )
+        forwards = {}
+        for (token, identifier), outcome in zip(asked.items(), outcomes, strict=True):
+            self._cache.forget(identifier)
+            if outcome is None or outcome.forward is None:
+                self._counters["deletes"] += 1
+            elif found := self.forward_in(token, outcome.forward, now_ms):
+                forwards[token] = found
+        return forwards
+
     def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as far as that is possible by now."""
         _ = self._driver.start(self.delete(self._driver.deadline(), identifier))
@@ -221,27 +373,103 @@ class Store:
         """Keep no value and no key of a session that has ended elsewhere."""
         self._cache.forget(identifier)
 
+    def unavailable(self) -> StorageUnavailable:
+        """Return a new error for a save that could not be carried out, and count it."""
+        return self._driver.unavailable()
+
     def dates_in_use(self, draft: Draft, created_ms: int) -> Dates:
         """Return the dates of a session that is used now."""
         end = self._lifetime.end(created_ms, draft.now_ms, draft.max_age)
         return Dates(created_ms, draft.now_ms, end, draft.max_age)
 
+    async def _by_grace(self, forward: Forward, now_ms: int, deadline: float) -> Loaded | None:
+        """Follow forwards as long as each one's grace lasts."""
+        for _ in range(MOST_MOVES):
+            if now_ms >= forward.grace_ends_ms:
+                break
+            token = forward.token
+            identifier = document_id(token)
+            (raw,) = await self._finds.submit([identifier], deadline)
+            opened = self._opened(token, identifier, raw, now_ms)
+            if not isinstance(opened, Forward):
+                return None if opened is None else opened._replace(by_forward=True)
+            forward = opened
+        self._counters["misses"] += 1
+        return None
+
     def _opened(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
-    ) -> tuple[Snapshot, dict[str, Any]] | None:
+    ) -> Loaded | Forward | None:
+        found = self._read(token, identifier, raw, now_ms)
+        if not isinstance(found, Snapshot):
+            return found
         try:
-            snapshot = self._snapshot_of(token, identifier, raw, now_ms)
-            if snapshot is not None:
-                return snapshot, self.fresh(snapshot.values)
+            return Loaded(found, self.fresh(found.values))
         except Unreadable as reason:
-            self._counters["unreadable"] += 1
-            logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
+            self._note_unreadable(identifier, reason)
+            return None
+
+    def _read(
+        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+    ) -> Snapshot | Forward | None:
+        try:
+            found = self._snapshot_of(token, identifier, raw, now_ms)
+        except Unreadable as reason:
+            self._note_unreadable(identifier, reason)
+            return None
+        if not isinstance(found, Snapshot):
+            self._cache.forget(identifier)
+        return found
+
+    def _note_unreadable(self, identifier: bytes, reason: Unreadable) -> None:
+        self._counters["unreadable"] += 1
+        logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
         self._cache.forget(identifier)
-        return None
+
+    def _forward_of(self, token: bytes, identifier: bytes, rest: Document) -> Forward | None:
+        """Open a forward; ``None``: the document is none. Raises ``Unreadable``."""
+        found = parse_forward(rest)
+        if found is None:
+            return None
+        keys = self._keyring.session_keys(token, identifier, found.created_ms)
+        return open_forward(keys, found.sealed)
+
+    def _forward_document(self, old: Snapshot, forward: Forward) -> dict[str, Any]:
+        sealed = seal_forward(old.keys, forward)
+        stored = old.stored
+        return build_forward(stored.identifier, stored.dates.created_ms, forward.ends_ms, sealed)
+
+    async def _was_left(self, token: bytes, forward: Forward, draft: Draft) -> bool:
+        """Tell whether a forward is in its place although no answer to the command came."""
+        if asyncio.get_running_loop().time() >= draft.deadline:
+            return False
+        found = await self.look(token, draft.now_ms, draft.deadline)
+        if found != forward:
+            return False
+        logger.warning(
+            "session %s was renewed, but the answer was lost: what others changed meanwhile may be "
+            "missing",
+            to_handle(document_id(token))[:8],
+        )
+        return True
+
+    def _last(
+        self, token: bytes, identifier: bytes, found: Document, known: Snapshot
+    ) -> Snapshot | None:
+        """Open a session that was taken, also one that was emptied; ``None`` where it does not."""
+        try:
+            rest, values = decode(bson_of(found))
+            stored = parse_without_values(rest)
+            # Without values: parallel requests have emptied it together.
+            sealed = {} if values == {} else checked_values(values)
+            same_place = identifier == known.stored.identifier
+            return self._open(token, stored, sealed, known if same_place else None)
+        except Unreadable:
+            return None
 
     def _snapshot_of(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
-    ) -> Snapshot | None:
+    ) -> Snapshot | Forward | None:
         """Open what MongoDB has sent; ``None`` where nothing is there, or it has expired.
 
         Of a cached session only what differs is opened again.
@@ -250,6 +478,8 @@ class Store:
         if cached is not None and cached.raw == raw and cached.snapshot.is_up_to_date(now_ms):
             return cached.snapshot
         rest, values = ({}, None) if raw is None else decode(raw)
+        if (forward := self._forward_of(token, identifier, rest)) is not None:
+            return forward
         # Without values: parallel requests have emptied it together, which is a logout too.
         if raw is None or values == {}:
             self._counters["misses"] += 1
@@ -295,7 +525,7 @@ class Store:
         return Snapshot(token, keys, stored, values, owner, up_to_date)
 
     def _changed(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
+        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool, by_forward: bool
     ) -> tuple[DocumentUpdate, Snapshot]:
         """Return what to write, and what MongoDB then has."""
         diff, stored = draft.diff, old.stored
@@ -305,10 +535,15 @@ class Store:
             del values[name]
         self._check_size(values, diff.written, draft.loaded)
         created_ms = stored.dates.created_ms
+        dates = self.dates_in_use(draft, created_ms) if move_dates else None
+        if dates is not None and by_forward:
+            # One millisecond early: the next request finds its touch due, and sends the cookie
+            # that this one must not send.
+            dates = dates._replace(expires_ms=dates.expires_ms - 1)
         change = DocumentUpdate(
             values=sealed_fields(written),
             removed=[old.values[name].field for name in diff.removed],
-            dates=self.dates_in_use(draft, created_ms) if move_dates else None,
+            dates=dates,
             persistent=draft.persistent if set_max_age else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),
             sealed_under=self._keyring.first.key_id if len(self._keyring.keys) > 1 else None,

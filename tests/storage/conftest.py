@@ -25,6 +25,8 @@ from tests.storage.command_log import CommandLog
 SECRET = generate_secret()
 # Far ahead: neither the server's TTL monitor nor mongomock's takes these sessions for expired.
 NOON = 4_000_000_000.0
+# What a renewal leaves at the old place for a minute is no session.
+SESSIONS = {"forward": None}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

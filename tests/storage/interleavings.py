@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from storage import MongoStorage
 from storage.sealing import generate_secret, key_id_of
-from tests.storage.conftest import Clock
+from tests.storage.conftest import SESSIONS, Clock
 from tests.storage.direct import load
-from tests.storage.session_model import ABSOLUTE, IDLE, TOUCH, Model, Request
+from tests.storage.session_model import ABSOLUTE, FOLLOWED, IDLE, TOUCH, Model, Request
 
 MOST_REQUESTS = 3
 PROCESSES = st.sampled_from([0, 1])
@@ -36,6 +36,11 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.tuples(st.just("delete"), st.sampled_from(["a", "b", "c", "user_id"])),
     st.tuples(st.just("set"), st.just("user_id"), OWNERS),
     st.tuples(st.sampled_from(["renew", "invalidate", "new_session"])),
+    st.tuples(st.just("renew"), st.sampled_from(["10", "60"])),
+)
+
+MOVES: st.SearchStrategy[Operation] = st.sampled_from(
+    [("renew",), ("renew", "10"), ("set", "user_id", 1), ("set", "user_id", 2)]
 )
 
 
@@ -101,6 +106,18 @@ class Interleavings(RuleBasedStateMachine):
             self.finish(0)
         self.start(process, None if which is None else self.cookie(which), operations)
 
+    @rule(process=PROCESSES, which=WHICH, move=MOVES, operations=st.lists(OPERATIONS, max_size=3))
+    def renew_during_a_request(
+        self, process: int, which: int | None, move: Operation, operations: list[Operation]
+    ) -> None:
+        """Start a request, and renew its session with another one before it saves."""
+        while len(self.requests) > MOST_REQUESTS - 2:
+            self.finish(0)
+        cookie = self.cookie(which or 0)
+        self.start(process, cookie, operations)
+        self.start(1 - process, cookie, [move])
+        self.finish(-1)
+
     @precondition(lambda self: self.requests)
     @rule(which=st.integers(0, 2), operation=OPERATIONS)
     def change(self, which: int, operation: Operation) -> None:
@@ -113,6 +130,9 @@ class Interleavings(RuleBasedStateMachine):
         """Save a session, and compare the cookie and the next loads with the model."""
         request = self.requests.pop(which % len(self.requests))
         self.check(request.cookie)
+        # What a late save finds: the model cannot know of a touch that was not due.
+        for cookie in [*self.records]:
+            self.check(cookie)
         values = copy.deepcopy(request.values)
         expected = self.model.save(request, values)
         cookie = self.wait(request.visit.save())
@@ -142,8 +162,10 @@ class Interleavings(RuleBasedStateMachine):
     def loaded(self, process: int, cookie: str | None) -> Request:
         """Load a session, and compare its values with the model."""
         visit = self.wait(load(self.storages[process], cookie))
-        record = None if cookie is None else self.records[cookie]
-        seen, now, active = dict(visit.session), self.clock(), None
+        now, active = self.clock(), None
+        asked = None if cookie is None else self.records[cookie]
+        record = None if asked is None else asked.opened(now)
+        seen = dict(visit.session)
         if record is not None:
             active = record.is_active(now)
             if active is None and record.values:
@@ -151,7 +173,9 @@ class Interleavings(RuleBasedStateMachine):
                 record.observe(now, active=active)
         assert seen == (record.values if record is not None and active else {})
         found = record if seen else None
-        return Request(visit, self.phases[process], cookie, found, copy.deepcopy(seen))
+        request = Request(visit, self.phases[process], cookie, found, copy.deepcopy(seen))
+        request.by_grace = found is not None and found is not asked
+        return request
 
     def check(self, cookie: str | None) -> None:
         """Load and compare without saving, in each process by turns."""
@@ -175,8 +199,8 @@ class Interleavings(RuleBasedStateMachine):
                 if isinstance(session.get(name), list):
                     session[name].append(value)
             case "renew":
-                session.renew()
-                request.renewed = True
+                session.renew(1000 * int(name or 0))
+                request.renewed, request.grace = True, int(name or 0)
             case "invalidate":
                 session.invalidate()
                 request.assigned.clear()
@@ -197,10 +221,11 @@ class Interleavings(RuleBasedStateMachine):
     def revoke(self, process: int, which: int) -> None:
         """End any session by its handle."""
         cookie = self.cookie(which)
-        storage, session = self.storages[process], self.loaded(process, cookie).visit.session
-        if (handle := storage.handle(session)) is not None:
+        storage, request = self.storages[process], self.loaded(process, cookie)
+        if (handle := storage.handle(request.visit.session)) is not None:
+            assert request.record is not None
             assert self.wait(storage.revoke(handle))
-            self.records[cookie].ended = True
+            request.record.ended = True
 
     @rule(process=PROCESSES, owner=OWNERS)
     def revoke_owner(self, process: int, owner: int) -> None:
@@ -229,8 +254,8 @@ class Interleavings(RuleBasedStateMachine):
         self.storages[process] = self.storage_in(phase + 1)
 
     def retire_old_secret(self, process: int) -> None:
-        """Touch every session, so that none needs the old secret any more."""
-        self.clock.advance(TOUCH + 1)
+        """Touch every session, so that none needs the old secret any more, and no forward."""
+        self.clock.advance(max(TOUCH, FOLLOWED) + 1)
         for cookie in [*self.records]:
             self.start(process, cookie, [])
             self.finish(-1)
@@ -240,7 +265,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def documents_name_every_secret_that_they_need(self) -> None:
         """An operator removes a secret when the count of retired sessions is zero."""
-        for document in self.wait(self.collection.find().to_list(None)):
+        for document in self.wait(self.collection.find(SESSIONS).to_list(None)):
             sealed = (document["label"], *document["values"].values())
             named = {document["key_id"], *document.get("later_key_ids", [])}
             assert {key_id_of(value) for value in sealed} <= named

@@ -13,6 +13,7 @@ from aiohttp_session import STORAGE_KEY, get_session, new_session
 from storage import MongoStorage, generate_secret, renew_session, setup
 from tests.storage.conftest import (
     HANDLERS,
+    SESSIONS,
     MakeStorage,
     OpenSite,
     Site,
@@ -107,7 +108,7 @@ async def test_changes_made_with_a_clone_of_the_request_are_saved(
     assert signed_in == {"cart": [1, 2], "user_id": "ada"}
     assert renewed != before
     assert visitor.cookie is None
-    assert await collection.count_documents({}) == 0
+    assert await collection.count_documents(SESSIONS) == 0
 
 
 async def test_new_session_of_a_clone_replaces_the_stored_one(
@@ -125,7 +126,7 @@ async def test_new_session_of_a_clone_replaces_the_stored_one(
 
     assert visitor.cookie != before
     assert await visitor.session() == {"name": "Bob"}
-    assert await collection.count_documents({}) == 1
+    assert await collection.count_documents(SESSIONS) == 1
 
 
 async def test_renewal_asked_for_with_a_clone_is_carried_out(visitor: Visitor) -> None:
@@ -167,7 +168,7 @@ async def test_new_session_in_a_clone_deletes_no_session_that_did_not_open(
     await visitor.do(lambda session: session.update(name="Bob"))
 
     assert await elsewhere.session() == {"name": "Ada"}
-    assert await collection.count_documents({}) == 2
+    assert await collection.count_documents(SESSIONS) == 2
 
 
 async def test_middleware_sees_and_changes_the_session_of_the_clone_it_handed_on(

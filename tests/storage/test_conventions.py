@@ -23,6 +23,7 @@ from storage.session import MongoSession
 from tests.processes import free_port
 from tests.storage.conftest import (
     SECRET,
+    SESSIONS,
     Clock,
     MakeStorage,
     OpenSite,
@@ -325,7 +326,7 @@ async def test_values_of_a_visitor_whose_owner_is_nobody_stay_at_sign_in(
     """None and the empty text name no owner."""
     assert await _look_and_sign_in(visitor, nobody) == {"user_id": "ann", "cart": ["tea"]}
     assert len([info async for info in storage.sessions("ann")]) == 1
-    assert await collection.count_documents({}) == 1
+    assert await collection.count_documents(SESSIONS) == 1
 
 
 @pytest.mark.parametrize("somebody", [0, "3f0c"], ids=["zero", "random id"])

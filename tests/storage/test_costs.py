@@ -21,7 +21,7 @@ from tests.storage.conftest import (
     real_drivers,
     set_cookie_of,
 )
-from tests.storage.direct import changed, loaded, saved, stored
+from tests.storage.direct import Visit, changed, load, loaded, saved, stored, values, visit
 from tests.storage.overlap import at_once, during
 
 pytestmark = real_drivers
@@ -272,7 +272,7 @@ async def test_finding_the_ended_sessions_of_a_bulk_write_costs_one_find_by_id(
     await saved(visits)
 
     assert log.names == ["update", "find"]
-    assert log.commands[1][1]["projection"] == {"_id": True}
+    assert set(log.commands[1][1]["projection"]) == {"_id", "created_at", "expires_at", "forward"}
     assert _all_by_id(log)
 
 
@@ -295,7 +295,7 @@ async def test_renewal_with_a_parallel_change_costs_one_more_update_by_id(
 async def test_renewal_of_a_session_that_has_ended_goes_by_id(
     storage: MongoStorage, visitor: Visitor, log: CommandLog
 ) -> None:
-    """The new document is deleted again."""
+    """A find shows that it was not renewed, and the new document is deleted again."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def end() -> None:
@@ -304,7 +304,7 @@ async def test_renewal_of_a_session_that_has_ended_goes_by_id(
 
     await during(visitor, end, lambda session: session.renew())
 
-    assert log.names == ["insert", "findAndModify", "delete"]
+    assert log.names == ["insert", "findAndModify", "find", "delete"]
     assert _all_by_id(log)
 
 
@@ -319,3 +319,132 @@ async def test_revoking_one_session_of_an_owner_goes_by_id(
 
     assert log.names == ["delete"]
     assert _all_by_id(log)
+
+
+async def _late(
+    storage: MongoStorage, log: CommandLog, count: int, moves: int, stored: dict[str, Any]
+) -> list[Visit]:
+    """Begin slow requests, and renew their sessions meanwhile; the log is empty afterwards."""
+    late = []
+    for _ in range(count):
+        cookie = str(await visit(storage, None, lambda session: session.update(stored)))
+        late.append(await load(storage, cookie))
+        for _ in range(moves):
+            cookie = str(await visit(storage, cookie, lambda session: session.renew()))
+    log.commands.clear()
+    return late
+
+
+@pytest.mark.parametrize("stored", [{"a": 1}, {"a": 1, "user_id": 7}], ids=["nobody", "owner"])
+async def test_save_after_a_renewal_costs_two_finds_and_one_update_more(
+    stored: dict[str, Any], storage: MongoStorage, log: CommandLog
+) -> None:
+    """The update that finds a forward, the forward, the session, and its update."""
+    (late,) = await _late(storage, log, 1, 1, stored)
+    late.session["b"] = 2
+
+    await late.save()
+
+    assert log.names == ["update", "find", "find", "update"]
+    assert log.commands[1][1]["projection"] == {
+        "_id": True, "created_at": True, "expires_at": True, "forward": True,
+    }  # fmt: skip
+    assert _all_by_id(log)
+
+
+async def test_late_saves_at_the_same_time_share_their_commands(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """Fifty of them cost as many commands as one, apart from the first to leave."""
+    late = await _late(storage, log, MANY, 1, {"a": 1})
+    for begun in late:
+        begun.session["b"] = 2
+
+    await saved(late)
+
+    assert len(log.commands) <= 12
+    assert _all_by_id(log)
+
+
+@pytest.mark.parametrize("moves", [1, 3])
+async def test_sign_out_after_renewals_costs_a_find_and_a_delete_more_for_each(
+    moves: int, storage: MongoStorage, log: CommandLog
+) -> None:
+    """Each delete finds a forward, until the last one finds the session."""
+    (late,) = await _late(storage, log, 1, moves, {"a": 1, "user_id": 7})
+    late.session.invalidate()
+
+    await late.save()
+
+    assert log.names == ["delete", *["find", "delete"] * moves]
+    assert _all_by_id(log)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(lambda s: s.update(a=2), ["update", "find"], id="changed"),
+        pytest.param(lambda s: s.invalidate(), ["delete", "find"], id="logout"),
+        pytest.param(
+            lambda s: s.renew(), ["insert", "findAndModify", "find", "delete"], id="renewal"
+        ),
+        pytest.param(
+            lambda s: s.update(user_id=8),
+            ["insert", "findAndModify", "find", "delete"],
+            id="another owner",
+        ),
+    ],
+)
+async def test_save_of_a_session_that_has_ended_costs_one_find_more(
+    change: Callable[[Any], Any], expected: list[str], storage: MongoStorage, log: CommandLog
+) -> None:
+    """It shows that nothing was left to follow."""
+    cookie = str(await visit(storage, None, lambda session: session.update(a=1, user_id=7)))
+    begun = await load(storage, cookie)
+    await storage.clear()
+    log.commands.clear()
+
+    change(begun.session)
+    await begun.save()
+
+    assert log.names == expected
+    assert _all_by_id(log)
+
+
+async def test_renewal_after_a_renewal_costs_one_find_more_and_writes_nothing_else(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """Of two at once one counts; a change of the other costs what a late save costs."""
+    (late,) = await _late(storage, log, 1, 1, {"a": 1})
+    late.session.renew()
+
+    await late.save()
+
+    assert log.names == ["insert", "findAndModify", "find", "delete"]
+    assert _all_by_id(log)
+
+
+async def test_load_by_grace_costs_one_find_more(storage: MongoStorage, log: CommandLog) -> None:
+    """The forward, and the session at its new place."""
+    old = str(await visit(storage, None, lambda session: session.update(a=1)))
+    await visit(storage, old, lambda session: session.renew(10_000))
+    log.commands.clear()
+
+    assert await values(storage, old) == {"a": 1}
+
+    assert log.names == ["find", "find"]
+    assert _all_by_id(log)
+
+
+async def test_keeping_a_session_costs_revoke_owner_one_find_more(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """It shows whether that session was renewed meanwhile."""
+    cookie = str(await visit(storage, None, lambda session: session.update(user_id=7)))
+    begun = await load(storage, cookie)
+    log.commands.clear()
+
+    await storage.revoke_owner(7)
+    await storage.revoke_owner(7, keep=begun.session)
+
+    assert log.names == ["delete", "find", "delete"]

@@ -15,7 +15,15 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import MakeStorage, OpenSite, Site, Visitor, real_drivers, until
+from tests.storage.conftest import (
+    SESSIONS,
+    MakeStorage,
+    OpenSite,
+    Site,
+    Visitor,
+    real_drivers,
+    until,
+)
 from tests.storage.overlap import Change
 
 OLD, NEW = generate_secret(), generate_secret()
@@ -144,7 +152,7 @@ async def test_started_save_is_completed_after_the_visitor_disconnects(
         assert await collection.find({}).to_list(None) == [before]
 
     async def completed() -> bool:
-        return is_complete(before, await collection.find({}).to_list(None))
+        return is_complete(before, await collection.find(SESSIONS).to_list(None))
 
     await until(completed)
 

@@ -17,6 +17,7 @@ from storage.document import (
     not_expired,
     parse_without_values,
     readable,
+    readable_session,
 )
 from storage.errors import Unreadable
 from storage.lifetime import Dates, checked_lifetime
@@ -185,10 +186,12 @@ def test_update_uses_operators_on_single_fields(
 def test_filters_compare_with_the_same_instant() -> None:
     """A write needs a session that has not expired; a count checks the present timeouts too."""
     assert not_expired(NOON_MS) == {"expires_at": {"$gt": NOON}}
+    assert readable_session(NOON_MS) == {"expires_at": {"$gt": NOON}, "forward": None}
     idle_only = readable(checked_lifetime(60, None, None), NOON_MS)
     both = readable(checked_lifetime(60, 3600, None), NOON_MS)
     assert idle_only == {
         "expires_at": {"$gt": NOON},
+        "forward": None,
         "$or": [
             {"max_age": {"$ne": None}},
             {"last_seen_at": {"$gt": NOON - timedelta(minutes=1)}},

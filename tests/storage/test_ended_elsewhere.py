@@ -79,10 +79,6 @@ async def _expire(there: Elsewhere) -> None:
     there.clock.advance(TWO_WEEKS)
 
 
-async def _renew(there: Elsewhere) -> None:
-    await there.visitor.do(lambda session: session.renew())
-
-
 async def _clear(there: Elsewhere) -> None:
     assert await there.storage.clear() == 1
 
@@ -96,7 +92,6 @@ ENDINGS = [
     pytest.param(_revoke, id="revoke"),
     pytest.param(_revoke_owner, id="revoke_owner"),
     pytest.param(_expire, id="expiry"),
-    pytest.param(_renew, id="renewal"),
     pytest.param(_clear, id="clear"),
     pytest.param(_sign_in_as_somebody_else, id="another login"),
 ]

@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient, MongoClient
 
 from storage import MongoStorage
 from tests.storage.conftest import (
+    SESSIONS,
     Clock,
     Handler,
     MakeStorage,
@@ -85,15 +86,41 @@ async def test_write_concern_error_is_a_503_without_a_cookie(
     assert all(set_cookie_of(answer) == [] for answer in answers)
 
 
-async def test_write_concern_error_of_a_renewal_ends_the_session(
-    site: Site, faulty_mongod: Mongod, collection: Any
+@pytest.mark.parametrize("own", [{}, {"user_id": 7}], ids=["a renewal", "a sign-in"])
+async def test_renewal_whose_answer_was_lost_signs_nobody_out(
+    site: Site,
+    faulty_mongod: Mongod,
+    collection: Any,
+    own: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A limitation: the old session is deleted, and no browser has the new token."""
+    """A look at the old place shows that it was carried out; the log has one warning about it."""
     visitor = await site.visitor()
     await visitor.do(lambda session: session.update(name="Ada"))
 
+    def renew(session: Any) -> None:
+        session.renew()
+        session.update(own)
+
+    with unconfirmed(faulty_mongod, "findAndModify"), caplog.at_level(logging.WARNING, "storage"):
+        renewed = await visitor.do(renew)
+
+    assert renewed.status == 200
+    assert len(set_cookie_of(renewed)) == 1
+    assert await visitor.session() == {"name": "Ada", **own}
+    assert await collection.count_documents(SESSIONS) == 1
+    assert sum("the answer was lost" in record.message for record in caplog.records) == 1
+
+
+async def test_change_of_owner_whose_answer_was_lost_is_a_503(
+    site: Site, faulty_mongod: Mongod, collection: Any
+) -> None:
+    """A limitation: nothing is left at the old place, so that nobody knows who has ended it."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(user_id=7))
+
     with unconfirmed(faulty_mongod, "findAndModify"):
-        failed = await visitor.do(lambda session: session.renew())
+        failed = await visitor.do(lambda session: session.update(user_id=8))
 
     async def all_deleted() -> bool:
         return bool(await collection.count_documents({}) == 0)

@@ -15,6 +15,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 from storage import MongoStorage, generate_secret, setup
 from tests.storage.conftest import (
     NOON,
+    SESSIONS,
     Clock,
     CommandLog,
     MakeStorage,
@@ -103,7 +104,7 @@ async def test_counters_count_what_happened(
     clock.advance(1200)
     await values(storage, renewed)  # load: expired
     clock.advance(-1200)
-    await collection.update_one({}, {"$set": {"persistent": "?"}})
+    await collection.update_one(SESSIONS, {"$set": {"persistent": "?"}})
     await values(storage, renewed)  # load: unreadable
     await storage.revoke_owner(7)  # delete
 

@@ -10,6 +10,7 @@ import pytest
 
 from storage import MongoStorage, SessionNotSerializable
 from tests.storage.conftest import (
+    SESSIONS,
     Clock,
     MakeStorage,
     OpenSite,
@@ -42,7 +43,7 @@ async def test_login_gives_a_new_token_and_ends_the_old_one(
     assert visitor.cookie != attacker.cookie
     assert await visitor.session() == {"cart": [1], "user_id": 7}
     assert await attacker.session() == {}
-    assert await collection.count_documents({}) == 1
+    assert await collection.count_documents(SESSIONS) == 1
 
 
 async def test_login_keeps_values_saved_in_parallel(
@@ -105,7 +106,7 @@ async def test_another_owner_gets_none_of_the_loaded_values(
 
     assert await visitor.session() == {"user_id": 8, "name": "Bob"}
     assert await ada.session() == {}
-    assert await collection.count_documents({}) == 1
+    assert await collection.count_documents(SESSIONS) == 1
 
 
 async def test_another_owner_gets_no_values_saved_in_parallel(
@@ -121,7 +122,7 @@ async def test_another_owner_gets_no_values_saved_in_parallel(
     await during(twins[0], meanwhile, lambda session: session.update(user_id=8))
 
     assert await twins[0].session() == {"user_id": 8}
-    assert await collection.count_documents({}) == 1
+    assert await collection.count_documents(SESSIONS) == 1
 
 
 @pytest.mark.parametrize("removed", [True, False], ids=["deleted", "set to None"])
@@ -196,7 +197,7 @@ async def test_without_an_owner_key_no_token_changes_and_no_owner_is_stored(
 
     assert set_cookie_of(response) == []
     assert await visitor.session() == {"user_id": 2}
-    assert "owner" not in await collection.find_one({})
+    assert "owner" not in await collection.find_one(SESSIONS)
 
 
 async def test_owner_set_after_a_save_gets_no_values_saved_before(

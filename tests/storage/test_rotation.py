@@ -12,6 +12,7 @@ from storage import generate_secret
 from storage.sealing import Keyring
 from storage.session import MongoSession
 from tests.storage.conftest import (
+    SESSIONS,
     Clock,
     MakeStorage,
     OpenSite,
@@ -28,7 +29,7 @@ FULL = {"user_id": 7, "a": 1, "nested": {"b": [1, 2]}}
 async def key_ids(collection: Any) -> set[bytes]:
     """Return the id of every secret that something in the collection needs."""
     needed: set[bytes] = set()
-    for document in await collection.find().to_list(None):
+    for document in await collection.find(SESSIONS).to_list(None):
         sealed = [*document["values"].values(), document.get("label", b"\x01" + NEW_ID)]
         claimed = {bytes(document["key_id"]), *map(bytes, document.get("later_key_ids", []))}
         assert {bytes(value[1:5]) for value in sealed} <= claimed | {NEW_ID}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from storage import generate_secret
 from storage.errors import Unreadable
+from storage.forwards import Forward, open_forward, seal_forward
 from storage.sealing import Keyring, SessionKeys
 from storage.tokens import document_id
 
@@ -50,6 +51,13 @@ def hkdf(material: bytes, purpose: bytes, bound: bytes = b"", salt: bytes = byte
 ROOT = hkdf(SECRET.encode(), b"root")
 BOUND = b"\x01" + IDENTIFIER + CREATED_MS.to_bytes(8, "big")
 HEADER = bytes.fromhex("01" + KNOWN_KEY_ID)
+
+KNOWN_FORWARD = (
+    "01" + KNOWN_KEY_ID + "6465666768696a6b6c6d6e6f"
+    "76c6eb43d1250c9fd49b7f025421b8438e50754aef8b8f6dda04ce1e529dd416"  # the new token
+    "c8d8c92c69e212d8a3a026cee4dc2ea136"  # two instants and a flag
+    "7a5cc2e8d934cbd6c25d0fa14f2fc0da"
+)
 
 
 @pytest.fixture
@@ -110,6 +118,47 @@ def test_known_label_is_what_the_documented_steps_give_and_opens(keyring: Keyrin
 
     assert by_hand.hex() == KNOWN_LABEL
     assert keyring.open_label(by_hand, IDENTIFIER, CREATED_MS) == text
+
+
+def test_known_forward_is_what_the_documented_steps_give_and_opens(keys: SessionKeys) -> None:
+    """The new token, two instants, and whether there was an owner, under a key of its own."""
+    cipher = AESGCM(hkdf(TOKEN, b"forward", BOUND, salt=ROOT))
+    ends_ms, grace_ends_ms = CREATED_MS + 60_000, CREATED_MS + 10_000
+    plain = OTHER_TOKEN + ends_ms.to_bytes(8, "big") + grace_ends_ms.to_bytes(8, "big") + b"\x01"
+
+    by_hand = HEADER + NONCE + cipher.encrypt(NONCE, plain, HEADER + b"forward")
+
+    assert by_hand.hex() == KNOWN_FORWARD
+    forward = Forward(OTHER_TOKEN, ends_ms, grace_ends_ms, had_owner=True)
+    assert open_forward(keys, by_hand) == forward
+    sealed = seal_forward(keys, forward)
+    assert cipher.decrypt(sealed[5:17], sealed[17:], HEADER + b"forward") == plain
+
+
+def test_forward_opens_only_where_it_was_left_and_as_nothing_else(
+    keyring: Keyring, keys: SessionKeys
+) -> None:
+    """Not at another place or creation date, not with a flipped bit, not as a value or label."""
+    sealed = seal_forward(keys, Forward(OTHER_TOKEN, CREATED_MS, 0, had_owner=False))
+    elsewhere = [
+        keyring.session_keys(OTHER_TOKEN, document_id(OTHER_TOKEN), CREATED_MS),
+        keyring.session_keys(TOKEN, document_id(OTHER_TOKEN), CREATED_MS),
+        keyring.session_keys(TOKEN, IDENTIFIER, CREATED_MS + 1),
+        Keyring(generate_secret()).session_keys(TOKEN, IDENTIFIER, CREATED_MS),
+    ]
+
+    for other in elsewhere:
+        with pytest.raises(Unreadable):
+            open_forward(other, sealed)
+    for bit in range(len(sealed) * 8):
+        with pytest.raises(Unreadable):
+            open_forward(keys, flipped(sealed, bit))
+    with pytest.raises(Unreadable):
+        keys.open("forward", sealed)
+    with pytest.raises(Unreadable):
+        keyring.open_label(sealed, IDENTIFIER, CREATED_MS)
+    with pytest.raises(Unreadable):
+        open_forward(keys, bytes.fromhex(KNOWN_SEALED))
 
 
 def test_sealing_twice_never_gives_the_same_bytes(keys: SessionKeys) -> None:

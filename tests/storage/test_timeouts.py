@@ -11,6 +11,7 @@ import pytest
 from storage.session import MongoSession
 from tests.storage.conftest import (
     NOON,
+    SESSIONS,
     Clock,
     MakeStorage,
     OpenSite,
@@ -173,7 +174,7 @@ async def test_new_lifetime_begins_with_another_owner_or_a_new_session(
     await visitor.do(change)
 
     assert visitor.cookie not in (None, cookie)
-    (document,) = await collection.find().to_list(None)
+    (document,) = await collection.find(SESSIONS).to_list(None)
     assert document["created_at"] == CREATED_AT + timedelta(seconds=3599)
     clock.advance(3599)
     assert await visitor.session() != {}

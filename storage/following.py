@@ -1,0 +1,128 @@
+"""Late saves and sign-outs: they find a session that was renewed after they had loaded it.
+
+Without this a change that was answered with 200 would be lost, and a sign-out would sign nobody
+out. The old token may be known to a stranger who planted it before a sign-in. So a late save
+changes only what is still as its request has loaded it, and from nobody's session nothing but
+values follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from storage.forwards import Forward
+from storage.snapshot import Diff, Draft, Snapshot
+from storage.store import MOST_MOVES, Store, Taken
+
+# Each try that fails leaves less to write: somebody else has changed a value.
+MOST_TRIES = 8
+
+
+async def save_late(
+    store: Store,
+    old: Snapshot,
+    draft: Draft,
+    forward: Forward,
+    *,
+    owner_key: str | None,
+    set_max_age: bool,
+) -> Snapshot | None:
+    """Save what is still as the request has loaded it, where the session is now.
+
+    Returns the request's own view of its session from now on, ``None`` where the session has ended:
+    at the new place, but only where the owner stayed. From nobody's session it stays at the old
+    place and sees nothing of the new one.
+    """
+    view = store.own_view(old, draft, set_max_age=set_max_age)
+    set_max_age = set_max_age and old.owner is not None
+    if not draft.diff and not set_max_age:
+        return view
+    place: Snapshot | Forward | None = forward
+    moves = tries = 0
+    while place is not None:
+        if isinstance(place, Forward):
+            moves += 1
+            if moves > MOST_MOVES or draft.now_ms >= place.ends_ms:
+                return None
+            place = await store.look(place.token, draft.now_ms, draft.deadline)
+            continue
+        late, set_it = _still_as_loaded(old, place, draft, owner_key, set_max_age=set_max_age)
+        if not late.diff and not set_it:
+            return view if old.owner is None else store.view_at(place, view)
+        outcome, new = await store.update_if_unchanged(place, late, set_max_age=set_it)
+        if outcome is None:
+            return view if old.owner is None else store.view_at(new, view)
+        tries += 1
+        if tries > MOST_TRIES:
+            raise store.unavailable()
+        token = place.token
+        if outcome.changed:
+            place = await store.look(token, draft.now_ms, draft.deadline)
+        elif outcome.forward is not None:
+            place = store.forward_in(token, outcome.forward, draft.now_ms)
+        else:
+            place = None
+    return None
+
+
+async def end_late(store: Store, forwards: Iterable[Forward], now_ms: int, deadline: float) -> None:
+    """End sessions that were renewed after a sign-out has loaded them.
+
+    Nobody's session is left alone: somebody may have signed in over it.
+    """
+    for forward in forwards:
+        place: Forward | None = forward
+        for _ in range(MOST_MOVES):
+            if place is None or not place.had_owner:
+                break
+            found = await store.end([place.token], now_ms, deadline)
+            place = found.get(place.token)
+
+
+async def take_late(store: Store, old: Snapshot, draft: Draft) -> Taken:
+    """End a session with an owner that was renewed meanwhile, where it still lives."""
+    token, taken = old.token, await store.take(old.token, old, draft)
+    for _ in range(MOST_MOVES):
+        if taken.missed is None:
+            break
+        forward = await store.what_took_its_place(token, draft)
+        if forward is None or not forward.had_owner:
+            break
+        token = forward.token
+        taken = await store.take(token, old, draft)
+    return taken
+
+
+async def where_it_is(store: Store, token: bytes, now_ms: int) -> bytes:
+    """Return the token under which a session is now, where the owner stayed."""
+    deadline = store.deadline()
+    for _ in range(MOST_MOVES):
+        found = await store.look(token, now_ms, deadline)
+        if not isinstance(found, Forward) or not found.had_owner or now_ms >= found.ends_ms:
+            break
+        token = found.token
+    return token
+
+
+def _still_as_loaded(
+    old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None, *, set_max_age: bool
+) -> tuple[Draft, bool]:
+    """Return what of a late save may be written, and whether its ``max_age`` may be."""
+    diff, before = draft.diff, (old.stored.dates.max_age, old.stored.persistent)
+
+    def may_follow(name: str) -> bool:
+        loaded, found = old.values.get(name), there.values.get(name)
+        if name == owner_key:
+            return False
+        if loaded is None or found is None:
+            return loaded is None and found is None
+        return loaded.encoded == found.encoded
+
+    late = Diff(
+        {name: value for name, value in diff.written.items() if may_follow(name)},
+        [name for name in diff.removed if may_follow(name)],
+    )
+    stored = there.stored
+    set_it = set_max_age and (stored.dates.max_age, stored.persistent) == before
+    # What is there already may stay, however large; and a label never follows.
+    return draft._replace(diff=late, label=None, loaded=there.values), set_it
