@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# The item, the instant at which its waiter gives up, and the future of the waiter. A bare tuple:
-# one is made for every load and every save.
-Pending = tuple[Item, float, asyncio.Future[Result]]
+# The item, the instant at which its waiter gives up, and the future and the context of the waiter.
+# A bare tuple: one is made for every load and every save.
+Pending = tuple[Item, float, asyncio.Future[Result], Context]
 Send = Callable[[list[Item], float], Awaitable[Sequence[Result | BaseException]]]
 # Makes the error of one waiter; the argument is what made the whole batch fail, if anything did.
 Refuse = Callable[[BaseException | None], BaseException]
@@ -41,6 +41,9 @@ class Batcher(Generic[Item, Result]):
     of the waiters still has.
 
     With ``keep_cancelled`` an item whose waiter was cancelled is sent all the same.
+
+    ``context`` copies the context of whoever submits, without what is meant for that request alone.
+    Each batch runs in the context of one of its items.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Batcher(Generic[Item, Result]):
         under_way: int = COMMANDS_UNDER_WAY,
         size: int = BATCH_SIZE,
         queue: int = QUEUE_LENGTH,
+        context: Callable[[], Context] = copy_context,
     ) -> None:
         """Prepare; needs no running event loop."""
         self._send = send
+        self._copy_context = context
         self._refuse = refuse
         self._report = report
         self._keep_cancelled = keep_cancelled
@@ -80,14 +85,11 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) >= self._longest_queue:
             waiter.set_exception(self._refuse(None))
             return waiter
-        self._waiting.append((item, deadline, waiter))
+        self._waiting.append((item, deadline, waiter, self._copy_context()))
         if self._timer is None or deadline < self._timer.when():
             self._set_timer(loop, deadline)
         if len(self._workers) < self._most_workers:
-            # In a context of its own: a batch serves many requests, not the one that starts it.
-            worker = loop.create_task(self._work(), context=Context())
-            if not worker.done():  # an eager task may have sent everything already
-                self._workers.add(worker)
+            self._start_worker(loop)
         return waiter
 
     def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
@@ -97,10 +99,10 @@ class Batcher(Generic[Item, Result]):
         has gone, and something has to be done with the result all the same.
         """
         for batch in (self._waiting, *self._sent):
-            for number, (item, deadline, waiter) in enumerate(batch):
+            for number, (item, deadline, waiter, context) in enumerate(batch):
                 if waiter is cancelled:
                     again: asyncio.Future[Result] = waiter.get_loop().create_future()
-                    batch[number] = item, deadline, again
+                    batch[number] = item, deadline, again, context
                     return again
         return None
 
@@ -112,15 +114,24 @@ class Batcher(Generic[Item, Result]):
             self._timer.cancel()
             self._timer = None
 
+    def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Tracing shows the command below the first of the requests that it serves.
+        worker = loop.create_task(self._work(), context=self._waiting[0][3])
+        if not worker.done():  # an eager task may have sent everything already
+            self._workers.add(worker)
+
     async def _work(self) -> None:
+        """Send one batch, and leave the next one to a worker in a context of its own."""
         try:
-            while batch := self._take_batch():
+            if batch := self._take_batch():
                 self._sent.append(batch)
                 await self._send_batch(batch)
                 self._sent = [other for other in self._sent if other is not batch]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
             self._workers -= {asyncio.current_task()}
+            if self._waiting:
+                self._start_worker(asyncio.get_running_loop())
 
     def _take_batch(self) -> list[Pending[Item, Result]]:
         batch: list[Pending[Item, Result]] = []
@@ -133,17 +144,19 @@ class Batcher(Generic[Item, Result]):
 
     async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
         now = asyncio.get_running_loop().time()
-        seconds = max(deadline for _item, deadline, _waiter in batch) - now
+        seconds = max(deadline for _item, deadline, _waiter, _context in batch) - now
         results: Sequence[Result | BaseException]
         try:
-            results = await self._send([item for item, _deadline, _waiter in batch], seconds)
+            results = await self._send(
+                [item for item, _deadline, _waiter, _context in batch], seconds
+            )
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
             self._report(error)
-            for _item, _deadline, waiter in batch:
+            for _item, _deadline, waiter, _context in batch:
                 if not waiter.done():
                     waiter.set_exception(self._refuse(error))
             return
-        for (_item, _deadline, waiter), result in zip(batch, results, strict=True):
+        for (_item, _deadline, waiter, _context), result in zip(batch, results, strict=True):
             if waiter.done():
                 continue
             if isinstance(result, BaseException):
@@ -161,11 +174,11 @@ class Batcher(Generic[Item, Result]):
         self._timer = None
         loop = asyncio.get_running_loop()
         sent = [pending for batch in self._sent for pending in batch]
-        for _item, deadline, waiter in (*sent, *self._waiting):
+        for _item, deadline, waiter, _context in (*sent, *self._waiting):
             if deadline <= loop.time() and not waiter.done():
                 # Answers the waiter only. A driver's operation is never cancelled: cancelled ones
                 # can leave PyMongo's topology lock held for ever.
                 waiter.set_exception(self._refuse(None))
-        left = [d for _item, d, waiter in (*sent, *self._waiting) if not waiter.done()]
+        left = [d for _item, d, waiter, _context in (*sent, *self._waiting) if not waiter.done()]
         if left:
             self._set_timer(loop, min(left))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import ReadPreference
+from pymongo import ReadPreference, _csot
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -211,8 +212,7 @@ class Driver:
         async def run() -> T:
             return await work
 
-        # In a context of its own: a timeout or a variable of the request must not reach it.
-        task = asyncio.get_running_loop().create_task(run(), context=Context())
+        task = asyncio.get_running_loop().create_task(run(), context=context_of_request())
         tasks = self._tasks if drain else self._undrained
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -254,6 +254,18 @@ async def _unthrottled(operation: Callable[[], Awaitable[T]], seconds: float) ->
         await asyncio.sleep(pause)
         seconds -= pause
         pause *= 2
+
+
+def context_of_request() -> Context:
+    """Copy the current context, so that tracing shows commands below the request.
+
+    Without a ``pymongo.timeout`` of the request: it must reach neither a command that others share
+    nor what lasts longer than the request. PyMongo has no public way to end one early.
+    """
+    context = copy_context()
+    if _csot.get_deadline() != math.inf:
+        context.run(_csot.reset_all)
+    return context
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:

@@ -42,7 +42,7 @@ from storage.document import (
     sealed_again,
     values_are,
 )
-from storage.driver import Driver
+from storage.driver import Driver, context_of_request
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.forwards import Forward, open_forward, seal_forward
 from storage.lifetime import NEVER_UP_TO_DATE, Dates, Lifetime
@@ -101,7 +101,10 @@ class Store:
         self._cache = cache
         self._counters = counters
         self._finds: Batcher[Sequence[bytes], list[bytes | None]] = Batcher(
-            partial(find_documents, driver), driver.unavailable, driver.report
+            partial(find_documents, driver),
+            driver.unavailable,
+            driver.report,
+            context=context_of_request,
         )
         # A write that was handed over is finished even if the visitor has gone.
         self._writes: Batcher[Write, Outcome] = Batcher(
@@ -109,6 +112,7 @@ class Store:
             driver.unavailable,
             driver.report,
             keep_cancelled=True,
+            context=context_of_request,
             size=BATCH_SIZE if driver.bulk_writes else 1,
         )
 

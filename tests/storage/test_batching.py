@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
@@ -64,9 +64,9 @@ def report(_error: Exception) -> None:
     """Write nothing down."""
 
 
-def batcher_of(sender: Sender, *, keep: bool = False, **bounds: int) -> Batcher[str, str]:
+def batcher_of(sender: Sender, *, keep: bool = False, **options: Any) -> Batcher[str, str]:
     """Make a batcher for the sender."""
-    return Batcher(sender, refuse, report, keep_cancelled=keep, **bounds)
+    return Batcher(sender, refuse, report, keep_cancelled=keep, **options)
 
 
 def later(seconds: float = 5) -> float:
@@ -474,9 +474,28 @@ async def test_drained_of_an_idle_queue_returns_at_once(sender: Sender) -> None:
     assert sender.batches == [["a"]]
 
 
-async def test_batch_does_not_run_in_the_context_of_a_request(sender: Sender) -> None:
-    """A timeout or a context variable of one request must not affect the others."""
-    batcher = batcher_of(sender)
+async def test_each_batch_runs_in_the_context_of_its_first_item(sender: Sender) -> None:
+    """Tracing shows a shared command below one of the requests that it serves."""
+    batcher = batcher_of(sender, size=2)
+    sender.go.clear()
+
+    async def submit(name: str) -> str:
+        WHERE.set(name)
+        return await batcher.submit(name, later())
+
+    waiting = [asyncio.create_task(submit(name)) for name in ("a", "b", "c", "d")]
+    await until(lambda: len(batcher) == 2)
+    sender.go.set()
+    await asyncio.gather(*waiting)
+
+    assert sender.batches == [["a", "b"], ["c", "d"]]
+    assert sender.contexts == ["a", "c"]
+    assert WHERE.get() == "outside"
+
+
+async def test_batch_runs_in_the_context_that_was_made_for_it(sender: Sender) -> None:
+    """What is meant for one request alone is left out there."""
+    batcher = batcher_of(sender, context=Context)
     WHERE.set("inside a request")
 
     await batcher.submit("a", later())

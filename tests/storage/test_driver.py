@@ -7,7 +7,9 @@ import gc
 from contextvars import ContextVar
 from typing import Any
 
+import pymongo
 import pytest
+from pymongo import _csot
 from pymongo.errors import OperationFailure
 
 from storage import MongoStorage, StorageUnavailable
@@ -73,14 +75,21 @@ async def test_passed_deadline_raises_storage_unavailable(mongodb: Driver, colle
     await mongodb.drained()
 
 
-async def test_operation_does_not_run_in_the_context_of_its_request(mongodb: Driver) -> None:
-    """A timeout or a context variable of the request must not affect what lasts longer."""
+@pytest.mark.parametrize("inner", [30, None], ids=["one timeout", "one without a limit inside"])
+async def test_operation_runs_in_the_context_of_its_request_without_its_timeout(
+    mongodb: Driver, inner: float | None
+) -> None:
+    """Tracing shows it below the request; the timeout must not affect what lasts longer."""
     WHERE.set("inside a request")
 
-    async def where() -> str:
-        return WHERE.get()
+    async def where() -> tuple[str, float]:
+        return WHERE.get(), _csot.remaining() or 0
 
-    assert await mongodb.call(where, soon(5)) == "outside"
+    with pymongo.timeout(0.001), pymongo.timeout(inner):
+        found, seconds = await mongodb.call(where, soon(60))
+
+    assert found == "inside a request"
+    assert 30 < seconds <= 60
 
 
 async def test_drained_waits_for_a_task_that_another_task_has_started(mongodb: Driver) -> None:
