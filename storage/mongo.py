@@ -269,7 +269,7 @@ class MongoStorage(AbstractStorage):
             # Under aiohttp-session's own set-up nobody has asked for the indexes at the start.
             self.begin_index_work()
         # There nothing of ours sees the headers of the answer later, either.
-        if response.cookies.get(self.cookie_name) and request.get(STORAGE_KEY) is self:
+        if session.sent is not None and request.get(STORAGE_KEY) is self:
             vary_by_cookie(response)
             make_private(request, response, self._route_warnings)
 
