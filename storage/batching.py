@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,6 +70,9 @@ class Batcher(Generic[Item, Result]):
         self._sent: list[list[Pending[Item, Result]]] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._unclaimed: WeakKeyDictionary[asyncio.Future[Result], Result | BaseException] = (
+            WeakKeyDictionary()
+        )
 
     def __len__(self) -> int:
         """Return how many items wait for a batch; those that were sent are not counted."""
@@ -95,9 +99,13 @@ class Batcher(Generic[Item, Result]):
     def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
         """Return another future for an item whose waiter was cancelled.
 
-        ``None`` where the item is neither waiting nor under way. For ``keep_cancelled``: its sender
-        has gone, and something has to be done with the result all the same.
+        ``None`` where its batch has failed. For ``keep_cancelled``: whoever waited has gone, and
+        something has to be done with the result all the same.
         """
+        if cancelled in self._unclaimed:
+            late: asyncio.Future[Result] = cancelled.get_loop().create_future()
+            _answer(late, self._unclaimed.pop(cancelled))
+            return late
         for batch in (self._waiting, *self._sent):
             for number, (item, deadline, waiter, context) in enumerate(batch):
                 if waiter is cancelled:
@@ -157,12 +165,11 @@ class Batcher(Generic[Item, Result]):
                     waiter.set_exception(self._refuse(error))
             return
         for (_item, _deadline, waiter, _context), result in zip(batch, results, strict=True):
-            if waiter.done():
-                continue
-            if isinstance(result, BaseException):
-                waiter.set_exception(result)
-            else:
-                waiter.set_result(result)
+            if not waiter.done():
+                _answer(waiter, result)
+            elif self._keep_cancelled and waiter.cancelled():
+                # Its task is told of the cancellation in the next turn of the loop only.
+                self._unclaimed[waiter] = result
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         # One timer for all: nearly always every waiter has its answer before it fires.
@@ -182,3 +189,10 @@ class Batcher(Generic[Item, Result]):
         left = [d for _item, d, waiter, _context in (*sent, *self._waiting) if not waiter.done()]
         if left:
             self._set_timer(loop, min(left))
+
+
+def _answer(waiter: asyncio.Future[Result], result: Result | BaseException) -> None:
+    if isinstance(result, BaseException):
+        waiter.set_exception(result)
+    else:
+        waiter.set_result(result)

@@ -19,7 +19,7 @@ from storage.document import (
     is_carried_out,
     is_forward,
     not_expired,
-    readable_session,
+    session_by_id,
     what_is_there,
 )
 from storage.driver import Driver
@@ -58,7 +58,8 @@ class Update(NamedTuple):
     def filter(self) -> Filter:
         """Return what the document must still be."""
         # update, not upsert: a session ended by a logout elsewhere must stay ended.
-        return by_id(self.identifier) | readable_session(self.now_ms) | self.guard
+        there = session_by_id(self.identifier, self.now_ms)
+        return there | self.guard if self.guard else there
 
 
 class Delete(NamedTuple):
@@ -118,13 +119,14 @@ async def write_documents(
     if len(writes) == 1:
         return [await _write_one(driver, writes[0], seconds)]
     refused, done = await _write_many(driver, writes, seconds)
+    if not refused and done == sum(not isinstance(write, Insert) for write in writes):
+        return [None] * len(writes)
     for error in refused.values():
         driver.report(error)
+    # Of a batch the server only counts what was carried out.
     accepted = [write for number, write in enumerate(writes) if number not in refused]
-    if done == sum(not isinstance(write, Insert) for write in accepted):
-        there = None
-    else:
-        # Of a batch the server only counts what was carried out.
+    there: Mapping[bytes, bytes] | None = None
+    if done != sum(not isinstance(write, Insert) for write in accepted):
         there = await _what_is_there(driver, accepted, seconds)
     return [
         driver.unavailable(refused[number])
@@ -137,19 +139,19 @@ async def write_documents(
 async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
     # The driver spends less on these than on a bulk write of one.
     collection = driver.collection
-    if isinstance(write, Insert):
-        await driver.send(lambda: collection.insert_one(write.document), seconds)
-        return None
     if isinstance(write, Update):
         updated = await driver.send(
             lambda: collection.update_one(write.filter, write.change), seconds
         )
         if updated.matched_count:
             return None
-    else:
+    elif isinstance(write, Delete):
         deleted = await driver.send(lambda: collection.delete_one(write.filter), seconds)
         if deleted.deleted_count:
             return None
+    else:
+        await driver.send(lambda: collection.insert_one(write.document), seconds)
+        return None
     there = await _what_is_there(driver, [write], seconds)
     outcome = _outcome(write, there)
     if outcome is None and isinstance(write, Update):
@@ -214,5 +216,6 @@ def _outcome(write: Write, there: Mapping[bytes, bytes]) -> Outcome:
         if isinstance(write, Update) and not is_carried_out(raw, write.change, write.guard):
             return Missed(changed=True)
     except Unreadable:
-        return Missed()  # it opens for nobody, and must not fail the others of the batch
+        # It must not fail the others of the batch; who tries to open it logs a warning.
+        return Missed(forward=raw)
     return None

@@ -228,7 +228,12 @@ def a_session() -> Filter:
 
 def readable_session(now_ms: int) -> Filter:
     """Return the filter that every update carries: an expired session must stay expired."""
-    return {TTL_FIELD: {"$gt": to_datetime(now_ms)}, "forward": None}
+    return {**not_expired(now_ms), **_NO_FORWARD}
+
+
+def session_by_id(identifier: bytes, now_ms: int) -> Filter:
+    """Return the filter of one session that has not expired."""
+    return {"_id": identifier, TTL_FIELD: {"$gt": to_datetime(now_ms)}, **_NO_FORWARD}
 
 
 def a_forward() -> Filter:

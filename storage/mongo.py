@@ -225,7 +225,8 @@ class MongoStorage(AbstractStorage):
             else moved
         )
         session.loaded_for = ref(request)
-        session.by_forward = by_forward
+        if by_forward:
+            session.by_forward = True
         request[LOADED] = self, session
         return session
 

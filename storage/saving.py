@@ -250,14 +250,14 @@ class Saving:
             set_max_age=set_max_age,
             by_forward=session.by_forward,
         )
-        missed = partial(self._missed, visit, old, draft, set_max_age=set_max_age)
         try:
             outcome = await sent
         except asyncio.CancelledError:
+            missed = partial(self._missed, visit, old, draft, set_max_age=set_max_age)
             store.finish_after(sent, missed)
             raise
         if outcome is not None:
-            await store.finish(missed(outcome))
+            await store.finish(self._missed(visit, old, draft, outcome, set_max_age=set_max_age))
             return
         store.updated(new, draft)
         if move_dates and not session.by_forward:

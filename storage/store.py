@@ -32,14 +32,13 @@ from storage.document import (
     bson_of,
     build,
     build_forward,
-    by_id,
     checked_values,
     decode,
     max_age_is,
     parse_forward,
     parse_without_values,
-    readable_session,
     sealed_again,
+    session_by_id,
     values_are,
 )
 from storage.driver import Driver, context_of_request
@@ -60,13 +59,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 MOST_MOVES = 8
 
 
-class Loaded(NamedTuple):
-    """What a load has found: a session, and values that are the caller's own."""
-
-    snapshot: Snapshot
-    values: dict[str, Any]
-    # Whether the cookie was of before a renewal, and its grace lasts.
-    by_forward: bool = False
+# What a load has found: a session, values that are the caller's own, and whether its token is of
+# before a renewal, and in its grace. A bare tuple: one is made for every load.
+Loaded = tuple[Snapshot, dict[str, Any], bool]
 
 
 class Taken(NamedTuple):
@@ -167,12 +162,13 @@ class Store:
         forwards = []
         for token, identifier, raw in zip(tokens, identifiers, documents, strict=True):
             opened = self._opened(token, identifier, raw, now_ms)
-            if isinstance(opened, Forward):
+            if isinstance(opened, tuple):
+                if found is None or opened[0].owner is not None:
+                    found = opened
+                    if opened[0].owner is not None:
+                        break
+            elif opened is not None:
                 forwards.append(opened)
-            elif opened is not None and (found is None or opened[0].owner is not None):
-                found = opened
-                if opened[0].owner is not None:
-                    break
         for forward in forwards:
             if found is None or found[0].owner is None:
                 found = await self._by_grace(forward, now_ms, deadline) or found
@@ -195,10 +191,6 @@ class Store:
         """Return values as objects for one request; raises ``Unreadable``."""
         decoder = self._settings.decoder
         return {name: value.fresh(decoder) for name, value in values.items()}
-
-    def open_others(self, known: Snapshot, sealed: Mapping[str, bytes]) -> dict[str, Value]:
-        """Open values of a session that others have written; raises ``Unreadable``."""
-        return open_values(known.keys, sealed, self._settings.decoder)
 
     async def insert(
         self, draft: Draft, plain: Mapping[str, Value], *, created_ms: int
@@ -319,7 +311,7 @@ class Store:
         gets the session.
         """
         identifier, collection = document_id(token), self._driver.collection
-        there = by_id(identifier) | readable_session(draft.now_ms)
+        there = session_by_id(identifier, draft.now_ms)
         if forward is None:
             take = partial(collection.find_one_and_delete, there)
         else:
@@ -396,7 +388,7 @@ class Store:
             (raw,) = await self._finds.submit([identifier], deadline)
             opened = self._opened(token, identifier, raw, now_ms)
             if not isinstance(opened, Forward):
-                return None if opened is None else opened._replace(by_forward=True)
+                return None if opened is None else (*opened[:2], True)
             forward = opened
         self._counters["misses"] += 1
         return None
@@ -404,14 +396,15 @@ class Store:
     def _opened(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
     ) -> Loaded | Forward | None:
-        found = self._read(token, identifier, raw, now_ms)
-        if not isinstance(found, Snapshot):
-            return found
         try:
-            return Loaded(found, self.fresh(found.values))
+            found = self._snapshot_of(token, identifier, raw, now_ms)
+            if isinstance(found, Snapshot):
+                return found, self.fresh(found.values), False
         except Unreadable as reason:
             self._note_unreadable(identifier, reason)
             return None
+        self._cache.forget(identifier)
+        return found
 
     def _read(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
@@ -429,14 +422,6 @@ class Store:
         self._counters["unreadable"] += 1
         logger.warning("session %s is not readable: %s", to_handle(identifier)[:8], reason)
         self._cache.forget(identifier)
-
-    def _forward_of(self, token: bytes, identifier: bytes, rest: Document) -> Forward | None:
-        """Open a forward; ``None``: the document is none. Raises ``Unreadable``."""
-        found = parse_forward(rest)
-        if found is None:
-            return None
-        keys = self._keyring.session_keys(token, identifier, found.created_ms)
-        return open_forward(keys, found.sealed)
 
     def _forward_document(self, old: Snapshot, forward: Forward) -> dict[str, Any]:
         sealed = seal_forward(old.keys, forward)
@@ -482,8 +467,9 @@ class Store:
         if cached is not None and cached.raw == raw and cached.snapshot.is_up_to_date(now_ms):
             return cached.snapshot
         rest, values = ({}, None) if raw is None else decode(raw)
-        if (forward := self._forward_of(token, identifier, rest)) is not None:
-            return forward
+        if (forward := parse_forward(rest)) is not None:
+            keys = self._keyring.session_keys(token, identifier, forward.created_ms)
+            return open_forward(keys, forward.sealed)
         # Without values: parallel requests have emptied it together, which is a logout too.
         if raw is None or values == {}:
             self._counters["misses"] += 1

@@ -523,3 +523,43 @@ async def test_nothing_is_kept_of_items_that_have_their_results(sender: Sender) 
 
     assert after - before < 100
     assert (len(batcher), batcher._sent, batcher._workers) == (0, [], set())
+
+
+@pytest.mark.parametrize("item", ["item", "item!"], ids=["result", "error"])
+@pytest.mark.parametrize("at", ["waiting", "under way", "just answered"])
+async def test_result_of_a_cancelled_waiter_can_be_waited_for_again(
+    sender: Sender, item: str, at: str
+) -> None:
+    """Wherever the item is when its waiter is cancelled."""
+    batcher = Batcher(sender, refuse, lambda _error: None, keep_cancelled=True)
+    sender.go.clear()
+    if at == "waiting":
+        first = batcher.submit("first", later())
+        await asyncio.sleep(0)
+    cancelled = batcher.submit(item, later())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    if at == "just answered":
+        sender.go.set()
+        await until(lambda: sender.finished == 1)
+        await asyncio.sleep(0)
+
+    again = batcher.wait_again(cancelled)
+    sender.go.set()
+
+    assert again is not None
+    (result,) = await asyncio.gather(again, return_exceptions=True)
+    assert isinstance(result, LookupError) if "!" in item else result == "ITEM"
+    if at == "waiting":
+        assert await first == "FIRST"
+
+
+async def test_nothing_is_left_to_wait_for_after_a_batch_that_failed(sender: Sender) -> None:
+    """Nobody knows what became of its items."""
+    batcher = Batcher(sender, refuse, lambda _error: None, keep_cancelled=True)
+    cancelled = batcher.submit("item?", later())
+    cancelled.cancel()
+    await until(lambda: sender.finished == 1)
+    await batcher.drained()
+
+    assert batcher.wait_again(cancelled) is None

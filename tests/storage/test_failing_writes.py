@@ -112,6 +112,24 @@ async def test_renewal_whose_answer_was_lost_signs_nobody_out(
     assert sum("the answer was lost" in record.message for record in caplog.records) == 1
 
 
+async def test_renewal_whose_answer_comes_too_late_is_a_503(
+    open_site: OpenSite, make_storage: MakeStorage, faulty_mongod: Mongod
+) -> None:
+    """A limitation: there is no time for a look, and the visitor may have to sign in again."""
+    site = await open_site(make_storage(operation_timeout=0.3))
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(name="Ada"))
+    data = {"failCommands": ["findAndModify"], "blockConnection": True, "blockTimeMS": 600}
+    with MongoClient[dict[str, Any]](faulty_mongod.uri) as client:
+        client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+
+        failed = await visitor.do(lambda session: session.renew())
+
+        client.admin.command("configureFailPoint", "failCommand", mode="off")
+    assert failed.status == 503
+    assert set_cookie_of(failed) == []
+
+
 async def test_change_of_owner_whose_answer_was_lost_is_a_503(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:

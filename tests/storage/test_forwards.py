@@ -7,7 +7,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import bson
 import pytest
+from bson import Binary
+from bson.raw_bson import RawBSONDocument
 
 from storage import MongoStorage, generate_secret
 from storage.errors import Unreadable
@@ -219,8 +222,21 @@ async def _no_creation(collection: Any, old: bytes, _other: bytes) -> None:
     await collection.update_one({"_id": old}, {"$unset": {"created_at": ""}})
 
 
+async def _undecodable(collection: Any, old: bytes, _other: bytes) -> None:
+    forward = await collection.find_one({"_id": old})
+    await collection.replace_one({"_id": old}, {**forward, "forward": b"?"})
+    cut_short = RawBSONDocument(
+        bson.encode({**forward, "forward": Binary(b"\x63\0\0\0")}).replace(
+            b"\0\x04\0\0\0\0\x63", b"\0\x04\0\0\0\x02\x63"
+        )
+    )
+    await collection.delete_one({"_id": old})
+    await collection.insert_one(cut_short)
+
+
 @pytest.mark.parametrize(
-    "damage", [_damage, _wrong_type, _take_from_another, _change_the_creation, _no_creation]
+    "damage",
+    [_undecodable, _damage, _wrong_type, _take_from_another, _change_the_creation, _no_creation],
 )
 @pytest.mark.parametrize("late", ["load", "save", "sign-out", "renewal"])
 async def test_damaged_forward_is_no_session_with_one_warning(

@@ -232,6 +232,18 @@ async def test_chain_of_graces_is_followed_while_each_one_lasts(
     assert await values(storage, second) == {}
 
 
+@pytest.mark.parametrize(("moves", "found"), [(8, True), (9, False)])
+async def test_chain_of_graces_is_followed_over_eight_moves(
+    moves: int, storage: MongoStorage, *, found: bool
+) -> None:
+    """Longer ones end there: no load costs more finds."""
+    old, new = await renewed(storage, ADA)
+    for _ in range(moves - 1):
+        new = str(await visit(storage, new, with_grace))
+
+    assert await values(storage, old) == (ADA if found else {})
+
+
 async def test_database_writer_cannot_lengthen_a_grace(
     storage: MongoStorage, clock: Clock, collection: Any
 ) -> None:

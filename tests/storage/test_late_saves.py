@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage import MongoStorage, SessionTooLarge, generate_secret
+from storage import MongoStorage, SessionTooLarge, StorageUnavailable, generate_secret
 from storage.session import MongoSession
 from tests.storage.conftest import (
     Clock,
@@ -160,6 +160,132 @@ async def test_first_of_two_late_saves_of_one_value_wins(
     step = found.pop("step")
     assert step == "late 0" if not batch else step in {f"late {n}" for n in range(6)}
     assert found == {"cart": [1], "log": [], "user_id": 7, **{f"own {n}": n for n in range(6)}}
+
+
+@pytest.mark.parametrize(("stored", "own"), MOVES)
+async def test_late_save_whose_values_were_all_changed_meanwhile_writes_nothing(
+    stored: dict[str, Any], own: dict[str, Any], storage: MongoStorage, collection: Any
+) -> None:
+    """What others have written stays, and the request goes on."""
+    old, late = await begun(storage, stored)
+    new = await renewed(storage, old, lambda session: session.update(own, step="theirs"))
+    before = await collection.find_one({"_id": id_of(new)})
+
+    late.session["step"] = "late"
+    assert await late.save() == old
+
+    assert await collection.find_one({"_id": id_of(new)}) == before
+    assert not late.session.abandoned
+
+
+def between_look_and_update(
+    monkeypatch: pytest.MonkeyPatch, storage: MongoStorage, *actions: Callable[[], Any]
+) -> None:
+    """Do something after a late save has looked at the renewed session, before it writes."""
+    store = storage._store
+    update, left = store.update_if_unchanged, list(actions)
+
+    async def delayed(*args: Any, **options: Any) -> Any:
+        if left:
+            await left.pop(0)()
+        return await update(*args, **options)
+
+    monkeypatch.setattr(store, "update_if_unchanged", delayed)
+
+
+@every_driver
+async def test_value_that_somebody_changes_during_a_late_save_stays(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late save looks again, and writes what is still as it was loaded."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+
+    async def change(name: str) -> None:
+        await visit(other, new, lambda session: session.update({name: "theirs"}))
+
+    between_look_and_update(monkeypatch, storage, lambda: change("step"), lambda: change("colour"))
+    late.session.update(step="late", colour="late", size="late")
+    del late.session["log"]
+    await late.save()
+
+    assert await values(storage, new) == {
+        "user_id": 7, "cart": [1], "step": "theirs", "colour": "theirs", "size": "late",
+    }  # fmt: skip
+
+
+async def test_value_that_somebody_removes_during_a_late_save_is_removed_once(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both remove the same value: the late save finds nothing left to do."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+    between_look_and_update(
+        monkeypatch, storage, lambda: visit(other, new, lambda session: session.pop("log"))
+    )
+
+    del late.session["log"]
+    assert await late.save() == old
+
+    assert await values(storage, new) == {"user_id": 7, "cart": [1], "step": 1}
+    assert not late.session.abandoned
+
+
+async def test_session_that_is_renewed_again_during_a_late_save_is_followed(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update finds the next forward."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+    newest: list[str] = []
+
+    async def renew_again() -> None:
+        newest.append(await renewed(other, new))
+
+    between_look_and_update(monkeypatch, storage, renew_again)
+    late.session["colour"] = "red"
+    assert await late.save() == old
+
+    assert await values(storage, newest[0]) == {**ADA, "colour": "red"}
+
+
+async def test_session_that_ends_during_a_late_save_stays_ended(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update finds nothing."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    await renewed(storage, old)
+    between_look_and_update(monkeypatch, storage, lambda: other.revoke_owner(7))
+
+    late.session["colour"] = "red"
+    assert await late.save() == old
+
+    assert late.session.abandoned
+    assert await storage.count() == 0
+
+
+async def test_late_save_that_never_gets_its_turn_is_a_503(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not stored is not acknowledged, however often others change the same values."""
+    other = make_storage()
+    names = [f"name {number}" for number in range(20)]
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+
+    def change(name: str) -> Callable[[], Any]:
+        return lambda: visit(other, new, lambda session: session.update({name: "theirs"}))
+
+    between_look_and_update(monkeypatch, storage, *map(change, names))
+    late.session.update(dict.fromkeys(names, "late"))
+    with pytest.raises(StorageUnavailable):
+        await late.save()
+
+    assert "late" not in (await values(storage, new)).values()
 
 
 @pytest.mark.parametrize("to", [None, ""], ids=["None", "empty text"])
@@ -522,6 +648,23 @@ async def test_late_save_is_carried_out_when_the_visitor_goes_at_any_step(
             return "colour" in await values(storage, cookie)
 
         await until(arrived, 5)
+
+
+async def test_nothing_follows_a_cancelled_write_whose_batch_has_failed(
+    storage: MongoStorage,
+) -> None:
+    """Nobody knows what became of it, and the visitor has gone."""
+    cancelled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    outcomes = []
+
+    async def then(outcome: Any) -> None:
+        outcomes.append(outcome)
+
+    storage._store.finish_after(cancelled, then)
+    await storage._store.drained()
+
+    assert outcomes == []
 
 
 @every_driver

@@ -186,6 +186,30 @@ async def test_late_end_of_an_owners_session_that_has_ended_writes_nothing(
     assert await storage.count() == 0
 
 
+@pytest.mark.parametrize(("moves", "found"), [(8, True), (9, False)])
+@pytest.mark.parametrize("what", ["sign-out", "another owner", "keep"])
+async def test_late_ends_follow_up_to_eight_moves(
+    what: str, moves: int, storage: MongoStorage, *, found: bool
+) -> None:
+    """As late saves do."""
+    old, late = await begun(storage, ADA)
+    new: str | None = old
+    for _ in range(moves):
+        new = await visit(storage, new, renew)
+
+    if what == "keep":
+        assert await storage.revoke_owner(7, keep=late.session) == (0 if found else 1)
+        assert (await values(storage, new) == ADA) is found
+        return
+    if what == "sign-out":
+        late.session.invalidate()
+    else:
+        late.session["user_id"] = 8
+    await late.save()
+
+    assert (await values(storage, new) == {}) is found
+
+
 @pytest.mark.parametrize("stored", [ADA, NOBODY], ids=["owner", "nobody"])
 @pytest.mark.parametrize("written", [{"user_id": 9}, {}], ids=["written", "left empty"])
 async def test_late_new_session_after_a_load_ends_the_session_of_an_owner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -256,6 +257,30 @@ async def test_renewal_succeeds_when_the_old_document_was_damaged_meanwhile(
 
     assert len(set_cookie_of(answer)) == 1
     assert await visitor.session() == {"name": "Ada"}
+
+
+async def test_renewal_succeeds_when_a_parallel_change_cannot_be_decoded(
+    make_storage: MakeStorage,
+) -> None:
+    """A decoder of the app's own that fails at random; the values that were loaded are kept."""
+    calls: list[str] = []
+
+    def decoder(encoded: str) -> Any:
+        calls.append(encoded)
+        if calls.count('["fails"]') == 2:
+            raise ValueError
+        return json.loads(encoded)
+
+    storage, other = make_storage(decoder=decoder), make_storage()
+    cookie = await visit(storage, None, lambda session: session.update(a=[1], b=1))
+    begun = await load(storage, cookie)
+    await visit(other, cookie, lambda session: session.update(a=["fails"]))
+    begun.session.renew()
+
+    renewed = await begun.save()
+
+    assert renewed not in (cookie, None)
+    assert (await values(other, renewed))["b"] == 1
 
 
 class EndsEverythingAfterRemoval(monitoring.CommandListener):
