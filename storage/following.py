@@ -42,7 +42,7 @@ async def save_late(
     while place is not None:
         if isinstance(place, Forward):
             moves += 1
-            if moves > MOST_MOVES or draft.now_ms >= place.ends_ms:
+            if moves > MOST_MOVES:
                 return None
             place = await store.look(place.token, draft.now_ms, draft.deadline)
             continue
@@ -80,7 +80,7 @@ async def end_late(store: Store, forwards: Iterable[Forward], now_ms: int, deadl
 
 
 async def take_late(store: Store, old: Snapshot, draft: Draft) -> Taken:
-    """End a session with an owner that was renewed meanwhile, where it still lives."""
+    """End a session, also where it was renewed meanwhile and had an owner."""
     token, taken = old.token, await store.take(old.token, old, draft)
     for _ in range(MOST_MOVES):
         if taken.missed is None:
@@ -98,7 +98,7 @@ async def where_it_is(store: Store, token: bytes, now_ms: int) -> bytes:
     deadline = store.deadline()
     for _ in range(MOST_MOVES):
         found = await store.look(token, now_ms, deadline)
-        if not isinstance(found, Forward) or not found.had_owner or now_ms >= found.ends_ms:
+        if not isinstance(found, Forward) or not found.had_owner:
             break
         token = found.token
     return token

@@ -116,9 +116,7 @@ async def _take_old(store: Store, renewal: Renewal, new: Snapshot) -> Taken:
         ends_ms = draft.now_ms + FOLLOWED_MS
         forward = Forward(new.token, ends_ms, grace_ends_ms, old.owner is not None)
         return await store.take(old.token, old, draft, forward)
-    if old.owner is not None:
-        return await take_late(store, old, draft)
-    return await store.take(old.token, old, draft)
+    return await take_late(store, old, draft)
 
 
 async def _adopt(

@@ -185,7 +185,7 @@ class Store:
     def forward_in(self, token: bytes, raw: bytes, now_ms: int) -> Forward | None:
         """Open the forward that a write has found under a token; ``None``: nothing to follow."""
         found = self._read(token, document_id(token), raw, now_ms)
-        return found if isinstance(found, Forward) and now_ms < found.ends_ms else None
+        return found if isinstance(found, Forward) else None
 
     def fresh(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return values as objects for one request; raises ``Unreadable``."""
@@ -332,7 +332,7 @@ class Store:
     async def what_took_its_place(self, token: bytes, draft: Draft) -> Forward | None:
         """Return the forward under a token; ``None``: there is nothing to follow."""
         found = await self.look(token, draft.now_ms, draft.deadline)
-        return found if isinstance(found, Forward) and draft.now_ms < found.ends_ms else None
+        return found if isinstance(found, Forward) else None
 
     async def delete(self, deadline: float, *identifiers: bytes) -> None:
         """End sessions; they need not be there."""
@@ -414,9 +414,11 @@ class Store:
         except Unreadable as reason:
             self._note_unreadable(identifier, reason)
             return None
-        if not isinstance(found, Snapshot):
-            self._cache.forget(identifier)
-        return found
+        if isinstance(found, Snapshot):
+            return found
+        self._cache.forget(identifier)
+        # The end inside the seal counts: a database writer can change the other one.
+        return found if found is not None and now_ms < found.ends_ms else None
 
     def _note_unreadable(self, identifier: bytes, reason: Unreadable) -> None:
         self._counters["unreadable"] += 1

@@ -268,6 +268,29 @@ async def test_session_that_ends_during_a_late_save_stays_ended(
     assert await storage.count() == 0
 
 
+async def test_max_age_that_somebody_changes_during_a_late_save_stays(
+    storage: MongoStorage,
+    make_storage: MakeStorage,
+    collection: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The late save looks again, and writes its values alone."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+    between_look_and_update(
+        monkeypatch,
+        storage,
+        lambda: visit(other, new, lambda session: setattr(session, "max_age", 9000)),
+    )
+
+    _set_max_age(late.session)
+    await late.save()
+
+    assert (await collection.find_one({"_id": id_of(new)}))["max_age"] == 9000
+    assert (await values(storage, new))["colour"] == "red"
+
+
 async def test_late_save_that_never_gets_its_turn_is_a_503(
     storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
