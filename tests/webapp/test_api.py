@@ -22,9 +22,10 @@ from tests.webapp.people import (
     stop_throttle_clock,
 )
 from webapp.accounts.passwords import Passwords
-from webapp.accounts.throttle import QUOTA, THROTTLE
+from webapp.accounts.throttle import THROTTLE
 from webapp.accounts.users import ACCOUNTS
 from webapp.cli import actions
+from webapp.config.settings import ATTEMPTS_PER_ADDRESS
 from webapp.http.app_keys import DATABASE, STORAGE
 
 PROFILE = {"username", "email", "created_at"}
@@ -127,12 +128,14 @@ async def test_school_behind_one_address_is_not_locked_out_by_its_wrong_password
         assert (await sign_in(client, email=email)).status == 200
 
     wrong = [await sign_in(client, email=email, password="wrong") for email, _username in known]
-    strangers = [await sign_in(client, email=f"eve{n}@example.org") for n in range(QUOTA)]
+    strangers = [
+        await sign_in(client, email=f"eve{n}@example.org") for n in range(ATTEMPTS_PER_ADDRESS)
+    ]
     again = [await sign_in(client, email=username) for _email, username in known]
     refused = await sign_in(client, email=newcomer[0])
 
     assert {answer.status for answer in wrong} == {401}
-    assert [answer.status for answer in strangers] == [401] * QUOTA
+    assert [answer.status for answer in strangers] == [401] * ATTEMPTS_PER_ADDRESS
     assert {answer.status for answer in again} == {200}
     assert (refused.status, refused.headers["Retry-After"]) == (429, "900")
 
@@ -483,7 +486,7 @@ async def test_forged_forwarded_addresses_do_not_evade_the_throttle(make_app: Ma
 
 async def test_sign_ups_of_one_address_are_limited(client: Client) -> None:
     """The hundred and first sign-up is 429; refused forms do not count."""
-    for _ in range(QUOTA - 1):
+    for _ in range(ATTEMPTS_PER_ADDRESS - 1):
         await client.app[THROTTLE].count_sign_up("127.0.0.1")
     for _ in range(3):
         assert (await sign_up(client, email="nowhere")).status == 422

@@ -8,7 +8,8 @@ from ipaddress import IPv6Address
 import pytest
 
 from webapp.accounts.networks import networks_of
-from webapp.accounts.throttle import FAILURES_IN_A_ROW, QUOTA, Throttle
+from webapp.accounts.throttle import FAILURES_IN_A_ROW, Throttle
+from webapp.config.settings import ATTEMPTS_PER_ADDRESS
 from webapp.database.client import Database
 from webapp.http.refusals import Busy, SignInRefused, TooManyAttempts
 
@@ -40,7 +41,7 @@ async def throttle(database: Database, clock: Clock) -> Throttle:
 
     Without the TTL index: the server's own clock would delete what is expired by its time.
     """
-    found = Throttle(database, [SECRET])
+    found = Throttle(database, [SECRET], per_address=ATTEMPTS_PER_ADDRESS)
     found.clock = clock
     return found
 
@@ -123,7 +124,7 @@ async def test_attempts_while_locked_do_not_use_the_quota_of_the_address(
 ) -> None:
     """Somebody whose account is locked can still sign in to another one from the same address."""
     await fail(throttle, 5)
-    for _ in range(QUOTA):
+    for _ in range(ATTEMPTS_PER_ADDRESS):
         await wait_of(throttle)
 
     await fail(throttle, 1, ATTACKER, "grace@example.org")
@@ -137,7 +138,7 @@ async def test_refused_parallel_attempts_do_not_use_the_quota_of_the_address(
     results = await asyncio.gather(*tries, return_exceptions=True)
 
     assert sum(isinstance(result, TooManyAttempts) for result in results) == 45
-    for number in range(QUOTA - 5):
+    for number in range(ATTEMPTS_PER_ADDRESS - 5):
         await fail(throttle, 1, ATTACKER, f"{number}@example.com")
     await wait_of(throttle, email="one more@example.com")
 
@@ -239,7 +240,7 @@ async def test_address_has_a_hundred_failures_per_quarter_of_an_hour(
     throttle: Throttle, clock: Clock
 ) -> None:
     """The hundred and first attempt waits for the rest of the window, then all are free again."""
-    for n in range(QUOTA):
+    for n in range(ATTEMPTS_PER_ADDRESS):
         await fail(throttle, 1, ATTACKER, f"{n}@example.org")
     clock.now += 300
 
@@ -251,7 +252,7 @@ async def test_address_has_a_hundred_failures_per_quarter_of_an_hour(
 
 async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> None:
     """Any number of people behind one address may sign in."""
-    for n in range(QUOTA + 5):
+    for n in range(ATTEMPTS_PER_ADDRESS + 5):
         await succeed(throttle, email=f"{n}@example.org")
 
 
@@ -271,7 +272,7 @@ async def test_ipv6_addresses_are_counted_by_network(
     throttle: Throttle, one: str, other: str, *, shared: bool
 ) -> None:
     """IPv6 addresses count by their networks: a customer has all addresses of a /64."""
-    for _ in range(QUOTA):
+    for _ in range(ATTEMPTS_PER_ADDRESS):
         await throttle.count_sign_up(one)
 
     if shared:
@@ -327,7 +328,7 @@ async def test_familiar_pair_is_not_held_up_by_the_quota_of_its_address(
     people = [f"{number}@example.org" for number in range(100)]
     for email in people:
         await succeed(throttle, HOME, email)
-    for number in range(QUOTA):
+    for number in range(ATTEMPTS_PER_ADDRESS):
         await fail(throttle, 1, HOME, f"stranger{number}@example.org")
     assert await wait_of(throttle, HOME, "one-more@example.org") == 900
 
@@ -393,16 +394,22 @@ async def test_rotated_secret_keeps_counts_and_familiar_addresses(
     """What was counted under an older secret still counts, and is written under the new one."""
     await succeed(throttle, HOME)
     await fail(throttle, 5)
-    for number in range(QUOTA - 5):
+    for number in range(ATTEMPTS_PER_ADDRESS - 5):
         await fail(throttle, 1, ATTACKER, f"{number}@example.org")
-    rotated = Throttle(database, ["a new secret of the tests, long enough", SECRET])
+    rotated = Throttle(
+        database,
+        ["a new secret of the tests, long enough", SECRET],
+        per_address=ATTEMPTS_PER_ADDRESS,
+    )
     rotated.clock = clock
 
     assert await wait_of(rotated, "192.0.2.1") == 1
     assert await wait_of(rotated, email="one-more@example.org") == 900
     await succeed(rotated, HOME)
 
-    new_alone = Throttle(database, ["a new secret of the tests, long enough"])
+    new_alone = Throttle(
+        database, ["a new secret of the tests, long enough"], per_address=ATTEMPTS_PER_ADDRESS
+    )
     new_alone.clock = clock
     assert await wait_of(new_alone, "192.0.2.1") == 1
     await succeed(new_alone, HOME)
@@ -414,7 +421,11 @@ async def test_success_during_a_rotation_is_not_undone_by_the_old_counts(
 ) -> None:
     """The failures under the older secret are deleted too."""
     await fail(throttle, 5)
-    rotated = Throttle(database, ["a new secret of the tests, long enough", SECRET])
+    rotated = Throttle(
+        database,
+        ["a new secret of the tests, long enough", SECRET],
+        per_address=ATTEMPTS_PER_ADDRESS,
+    )
     rotated.clock = clock
     clock.now += 1
 
@@ -427,7 +438,7 @@ async def test_success_during_a_rotation_is_not_undone_by_the_old_counts(
 
 async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock) -> None:
     """The hundred and first sign-up of a quarter of an hour is refused."""
-    for _ in range(QUOTA):
+    for _ in range(ATTEMPTS_PER_ADDRESS):
         await throttle.count_sign_up(HOME)
 
     with pytest.raises(TooManyAttempts) as refused:
@@ -440,7 +451,7 @@ async def test_sign_ups_are_limited_per_address(throttle: Throttle, clock: Clock
 
 async def test_busy_attempt_is_not_counted(throttle: Throttle) -> None:
     """Attempts that the server was too busy to check use nothing up."""
-    for _ in range(QUOTA + 5):
+    for _ in range(ATTEMPTS_PER_ADDRESS + 5):
         await take_back(throttle, ATTACKER)
 
     await fail(throttle, 5)
@@ -451,7 +462,7 @@ async def test_all_processes_share_the_counters(
     throttle: Throttle, database: Database, clock: Clock
 ) -> None:
     """Another process with the same secret sees the same locks."""
-    other = Throttle(database, [SECRET])
+    other = Throttle(database, [SECRET], per_address=ATTEMPTS_PER_ADDRESS)
     other.clock = clock
     await fail(throttle, 3)
     await fail(other, 2)
@@ -466,7 +477,9 @@ async def test_collection_contains_no_email_and_no_address(
     """Its keys are keyed hashes: no address, no email, and no plain hash of them."""
     await succeed(throttle)
     await fail(throttle)
-    other_secret = Throttle(database, ["another secret of the tests"])
+    other_secret = Throttle(
+        database, ["another secret of the tests"], per_address=ATTEMPTS_PER_ADDRESS
+    )
 
     documents = await database["throttle"].find({}).to_list(None)
 

@@ -8,10 +8,11 @@ update each:
 
 - A *lock* guards one account. The first `FREE_FAILURES` attempts are free; after that each one
   closes the lock, for 1 s, then 2 s, and so on up to `LONGEST_LOCK`. Success opens it.
-- A *quota* is a number of attempts in a time. One guards the whole app from one address: `QUOTA`
-  attempts per `QUOTA_WINDOW`; an IPv6 address is counted by its /64, /56 and /48, each larger
-  network with a larger quota. Another one guards an account: `FAILURES_IN_A_ROW` per
-  `ROW_WINDOW` (NIST SP 800-63B 3.2.2), until a success or the operator's reset.
+- A *quota* is a number of attempts in a time. One guards the whole app from one address: as many
+  attempts as `THROTTLE_PER_ADDRESS` says per `QUOTA_WINDOW`; an IPv6 address is counted by its
+  /64, /56 and /48, each larger network with a larger quota. Another one guards an account:
+  `FAILURES_IN_A_ROW` per `ROW_WINDOW` (NIST SP 800-63B 3.2.2), until a success or the operator's
+  reset.
 
 An address that signed in to an account within `FAMILIAR_FOR` has a lock of its own for it and no
 quota, so that guesses from elsewhere, or by others behind this address, never lock the owner out
@@ -41,7 +42,6 @@ FREE_FAILURES = 5
 FIRST_LOCK = timedelta(seconds=1)
 LONGEST_LOCK = timedelta(minutes=15)
 LOCK_FORGOTTEN_AFTER = timedelta(days=1)
-QUOTA = 100
 QUOTA_WINDOW = timedelta(minutes=15)
 NETWORK_SHARES = (1, 4, 16)
 """How many quotas the /64, the /56 and the /48 of an IPv6 address have."""
@@ -83,9 +83,7 @@ class Throttle:
     replaced: tests use one that they set.
     """
 
-    def __init__(
-        self, database: Database, secrets: Sequence[str], *, per_address: int = QUOTA
-    ) -> None:
+    def __init__(self, database: Database, secrets: Sequence[str], *, per_address: int) -> None:
         self._keys = [
             hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
             for secret in secrets

@@ -35,6 +35,8 @@ from webapp.config.variables import (
 DEFAULT_PORT = 8080
 IDLE_TIMEOUT = timedelta(days=14)
 ABSOLUTE_TIMEOUT = timedelta(days=30)
+# Sign-ins from one address that may fail within the throttle's `QUOTA_WINDOW`.
+ATTEMPTS_PER_ADDRESS = 100
 # From a second to the longest that a browser keeps a cookie (RFC 6265bis 5.5).
 LIFETIME = seconds(1, 400 * 24 * 60 * 60)
 # Longer than the 90 s of Heroku's router: the side that closes first must be the router.
@@ -141,7 +143,9 @@ class Config:
         "SESSION_ABSOLUTE_TIMEOUT", LIFETIME, ABSOLUTE_TIMEOUT
     )
     sessions_per_account: int = variable("SESSIONS_PER_ACCOUNT", whole_number(1, 1000), 50)
-    throttle_per_address: int = variable("THROTTLE_PER_ADDRESS", whole_number(1, 10_000), 100)
+    throttle_per_address: int = variable(
+        "THROTTLE_PER_ADDRESS", whole_number(1, 10_000), ATTEMPTS_PER_ADDRESS
+    )
     password_min_length: int = variable("PASSWORD_MIN_LENGTH", whole_number(8, 64), 15)
     host: str = variable("HOST", host_name, "0.0.0.0")  # noqa: S104
     port: int = variable("PORT", whole_number(1, 65535), DEFAULT_PORT)
