@@ -1,0 +1,1 @@
+"""The test suites of the libraries beside the storage, run against it."""
