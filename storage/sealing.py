@@ -2,11 +2,15 @@
 
 Pure: no clock, no MongoDB. ``docs/security.md`` shows the format byte by byte.
 
-    root        = HKDF-SHA256(secret, info = "root")
-    session key = HKDF-SHA256(token, salt = root, info = "values" + version + _id + created_at)
-    label key   = HKDF-SHA256(root, info = "label" + version + _id + created_at)
-    field key   = HKDF-SHA256(token, info = "field names")
-    forward key = HKDF-SHA256(token, salt = root, info = "forward" + version + _id + created_at)
+    root        = HKDF-SHA256(secret, purpose "root")
+    key id      = HKDF-SHA256(root, purpose "key id"), the first four bytes
+    owner key   = HKDF-SHA256(root, purpose "owner")
+    label key   = HKDF-SHA256(root, purpose "label", bound to version + _id + created_at)
+    field key   = HKDF-SHA256(token, purpose "field names")
+    session key = HKDF-SHA256(token, salt = root, purpose "values", bound to the same)
+    forward key = HKDF-SHA256(token, salt = root, purpose "forward", bound to the same)
+
+info = "aiohttp-session-mongostorage 1 " + purpose + a zero byte + what the key is bound to.
 
 Sealed value = version (1) + key id (4) + nonce (12) + AES-256-GCM(plain), with the first five bytes
 and the field name as associated data. Plain = kind (1) + length of the name (4) + name + encoded.
