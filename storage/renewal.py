@@ -37,8 +37,8 @@ class Renewal:
 
     @property
     def starts_again(self) -> bool:
-        """Whether the absolute timeout starts again: it was ended, or its owner changed."""
-        return self.invalidated or not self.owner_stays
+        """Whether the absolute timeout starts again."""
+        return starts_again(self.old, self.draft.owner, invalidated=self.invalidated)
 
     @property
     def is_sign_in(self) -> bool:
@@ -72,6 +72,14 @@ class Renewed:
     snapshot: Snapshot
     adopted: dict[str, Any]
     dropped: list[str]
+
+
+def starts_again(old: Snapshot, owner: str | None, *, invalidated: bool) -> bool:
+    """Tell whether a session starts again: ``invalidate()`` was called, or the owner changed.
+
+    It then needs a new token, and its absolute timeout starts again.
+    """
+    return invalidated or owner != old.owner
 
 
 async def renew(

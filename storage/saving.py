@@ -21,7 +21,7 @@ from storage.forwards import Forward
 from storage.lifetime import Lifetime
 from storage.moving import Moved, Moving
 from storage.owners import Owners
-from storage.renewal import Renewal, renew
+from storage.renewal import Renewal, renew, starts_again
 from storage.session import MongoSession, SentCookie
 from storage.settings import Settings, owner_text
 from storage.snapshot import Diff, Draft, Snapshot
@@ -111,8 +111,8 @@ class Saving:
         if snapshot is None:
             draft = self._draft(visit, diff, owner, describe=True)
             await self._store.finish(self._begin(visit, draft))
-        elif (session.renewal_wanted and not session.by_forward) or _starts_again(
-            session, snapshot, owner
+        elif (session.renewal_wanted and not session.by_forward) or starts_again(
+            snapshot, owner, invalidated=session.invalidated
         ):
             draft = self._draft(visit, diff, owner, describe=True)
             await self._store.finish(self._renew(visit, snapshot, draft))
@@ -414,11 +414,6 @@ class Saving:
 def _is_another_owner(old: Snapshot, owner: str | None) -> bool:
     """Tell whether another owner has signed in where somebody was signed in already."""
     return old.owner is not None and owner not in (None, old.owner)
-
-
-def _starts_again(session: MongoSession, old: Snapshot, owner: str | None) -> bool:
-    """Tell whether the absolute timeout starts again: it was ended, or its owner changed."""
-    return session.invalidated or owner != old.owner
 
 
 def _check_owner(session: MongoSession, diff: Diff, owner: str | None, settings: Settings) -> None:
