@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-DEFAULT_IDLE = timedelta(days=14)
+DEFAULT_IDLE_SECONDS = 14 * 24 * 3600
 DEFAULT_TOUCH = timedelta(hours=1)
 TOUCHES_PER_IDLE_TIMEOUT = 20
 LONGEST = timedelta(days=36500)
@@ -97,7 +97,7 @@ class Lifetime:
 
 def checked_lifetime(max_age: object, absolute_timeout: object, touch_interval: object) -> Lifetime:
     """Build the timeouts from constructor arguments; raises errors that name the argument."""
-    idle = duration("max_age", max_age) or DEFAULT_IDLE
+    idle = duration("max_age", max_age) or timedelta(seconds=DEFAULT_IDLE_SECONDS)
     absolute = duration("absolute_timeout", absolute_timeout)
     touch = duration("touch_interval", touch_interval) or DEFAULT_TOUCH
     if touch_interval is not None and touch >= idle:

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
-from storage.mongo import FAILED_STATUS, LOADED, MongoStorage
+from storage.mongo import LOADED, MongoStorage, has_failed
 from storage.session import MongoSession
 
 
@@ -288,7 +288,7 @@ async def _respond(
 
 
 async def _save(request: web.Request, response: web.StreamResponse, held: _RequestSession) -> None:
-    if held.failed and response.status < FAILED_STATUS:
+    if held.failed and not has_failed(response):
         held.storage.report_swallowed_failure(request, response.status)
     try:
         if (session := _unsaved(request, response, held)) is not None:
@@ -315,7 +315,7 @@ def _unsaved(
     Raises ``RuntimeError`` where it is too late.
     """
     session = held.current(request)
-    if session is None or response.status >= FAILED_STATUS:
+    if session is None or has_failed(response):
         return None
     if response.prepared and isinstance(response, web.Response):
         raise RuntimeError(

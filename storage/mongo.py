@@ -21,7 +21,7 @@ from storage.driver import Driver
 from storage.errors import StorageUnavailable
 from storage.following import where_it_is
 from storage.indexes import IndexWork, create_indexes
-from storage.lifetime import checked_lifetime, duration, whole
+from storage.lifetime import DEFAULT_IDLE_SECONDS, checked_lifetime, duration, whole
 from storage.moving import Moving
 from storage.owners import Owners, SessionInfo
 from storage.route_warnings import RouteWarnings
@@ -42,7 +42,6 @@ COUNTERS = (
 _JSON = json.dumps, json.loads
 # Of several cookies of our name, so many are looked up.
 TOKENS_TRIED = 4
-FAILED_STATUS = 500
 # aiohttp-session keeps its session and its storage under text keys of the request. That is no
 # warning for our users: aiohttp warns once for each key, and this says that it has.
 web.BaseRequest._seen_str_keys |= {SESSION_KEY, STORAGE_KEY}
@@ -58,7 +57,7 @@ class MongoStorage(AbstractStorage):
         collection: Any,
         secrets: str | bytes | Sequence[str | bytes],
         *,
-        max_age: float | timedelta | None = 14 * 24 * 3600,
+        max_age: float | timedelta | None = DEFAULT_IDLE_SECONDS,
         absolute_timeout: float | timedelta | None = None,
         touch_interval: float | timedelta | None = None,
         owner_key: str | None = "user_id",
@@ -82,8 +81,8 @@ class MongoStorage(AbstractStorage):
         collection: a Motor collection or a PyMongo ``AsyncCollection``, of any database and name.
         secrets: random text or bytes, 32 bytes at least, or up to 5 of them: the first seals, all
             of them open. ``generate_secret()`` makes one.
-        max_age: the idle timeout in seconds, and the cookie's Max-Age. ``None``: the cookie ends
-            with the browser, the session after 14 idle days.
+        max_age: the idle timeout in seconds, and the cookie's Max-Age; 14 days by default.
+            ``None``: the cookie ends with the browser, the session after 14 idle days.
         absolute_timeout: seconds from creation to the end, however active; ``None``: no such end.
         touch_interval: seconds between two writes that only record activity; ``None``: one hour.
             Never more than a twentieth of a session's idle timeout.
@@ -241,8 +240,7 @@ class MongoStorage(AbstractStorage):
         any cookie is set. A session that ended meanwhile stays ended, and no cookie is sent at all.
         With a response of status 500 and above nothing is written, and no cookie is sent.
         """
-        if response.status >= FAILED_STATUS:
-            # Half of a piece of work is not stored, as in Django's session middleware.
+        if has_failed(response):
             return
         # A sub-app may have another storage, of any kind: that one saves the sessions it has made.
         if not isinstance(session, MongoSession):
@@ -427,3 +425,11 @@ class MongoStorage(AbstractStorage):
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1000)
+
+
+def has_failed(response: web.StreamResponse) -> bool:
+    """Tell whether a response says that the app has failed: then nothing is saved with it.
+
+    Half of a piece of work is not stored, as in Django's session middleware.
+    """
+    return response.status >= 500
