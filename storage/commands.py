@@ -89,8 +89,6 @@ class Missed(NamedTuple):
 
     # The document that was found in the place of the session, if it was a forward.
     forward: bytes | None = None
-    # The session is there, and a field that the guard names is not as it was.
-    changed: bool = False
 
 
 Outcome = Missed | None
@@ -145,6 +143,8 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
         )
         if updated.matched_count:
             return None
+        if write.guard:
+            return Missed()
     elif isinstance(write, Delete):
         deleted = await driver.send(lambda: collection.delete_one(write.filter), seconds)
         if deleted.deleted_count:
@@ -152,11 +152,10 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
     else:
         await driver.send(lambda: collection.insert_one(write.document), seconds)
         return None
-    there = await _what_is_there(driver, [write], seconds)
-    outcome = _outcome(write, there)
+    outcome = _outcome(write, await _what_is_there(driver, [write], seconds))
     if outcome is None and isinstance(write, Update):
-        # It was changed, or put there again, between the update and the look.
-        return Missed(changed=bool(write.guard))
+        # It was put there again between the update and the look.
+        return Missed()
     return outcome
 
 
@@ -214,7 +213,7 @@ def _outcome(write: Write, there: Mapping[bytes, bytes]) -> Outcome:
         if is_forward(raw):
             return Missed(forward=raw)
         if isinstance(write, Update) and not is_carried_out(raw, write.change, write.guard):
-            return Missed(changed=True)
+            return Missed()
     except Unreadable:
         # It must not fail the others of the batch; who tries to open it logs a warning.
         return Missed(forward=raw)

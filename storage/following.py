@@ -37,32 +37,24 @@ async def save_late(
     set_max_age = set_max_age and old.owner is not None
     if not draft.diff and not set_max_age:
         return view
-    place: Snapshot | Forward | None = forward
-    moves = tries = 0
-    while place is not None:
-        if isinstance(place, Forward):
-            moves += 1
-            if moves > MOST_MOVES:
-                return None
-            place = await store.look(place.token, draft.now_ms, draft.deadline)
-            continue
+    place = await _reach(store, forward.token, draft.now_ms, draft.deadline)
+    for _ in range(MOST_TRIES):
+        if place is None:
+            return None
         late, set_it = _still_as_loaded(old, place, draft, owner_key, set_max_age=set_max_age)
-        if not late.diff and not set_it:
-            return view if old.owner is None else store.view_at(place, view)
-        outcome, new = await store.update_if_unchanged(place, late, set_max_age=set_it)
-        if outcome is None:
-            return view if old.owner is None else store.view_at(new, view)
-        tries += 1
-        if tries > MOST_TRIES:
-            raise store.unavailable()
-        token = place.token
-        if outcome.changed:
-            place = await store.look(token, draft.now_ms, draft.deadline)
-        elif outcome.forward is not None:
-            place = store.forward_in(token, outcome.forward, draft.now_ms)
-        else:
-            place = None
-    return None
+        saved: Snapshot | None = place
+        if late.diff or set_it:
+            saved = await store.update_if_unchanged(place, late, set_max_age=set_it)
+        if saved is not None:
+            if old.owner is not None:
+                return store.view_at(saved, view)
+            # Never again: with its own view changed, a planted request could claim to have loaded
+            # what the sign-in has written, and change that with its next save.
+            not_followed = draft.diff.names - late.diff.names
+            return view._replace(not_followed=view.not_followed | not_followed)
+        # Meanwhile somebody has changed one of these values, or renewed or ended the session.
+        place = await _reach(store, place.token, draft.now_ms, draft.deadline)
+    raise store.unavailable()
 
 
 async def end_late(store: Store, forwards: Iterable[Forward], now_ms: int, deadline: float) -> None:
@@ -104,6 +96,16 @@ async def where_it_is(store: Store, token: bytes, now_ms: int) -> bytes:
     return token
 
 
+async def _reach(store: Store, token: bytes, now_ms: int, deadline: float) -> Snapshot | None:
+    """Return a session as it is now, however often it was renewed; ``None``: it has ended."""
+    for _ in range(MOST_MOVES):
+        found = await store.look(token, now_ms, deadline)
+        if not isinstance(found, Forward):
+            return found
+        token = found.token
+    return None
+
+
 def _still_as_loaded(
     old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None, *, set_max_age: bool
 ) -> tuple[Draft, bool]:
@@ -112,7 +114,7 @@ def _still_as_loaded(
 
     def may_follow(name: str) -> bool:
         loaded, found = old.values.get(name), there.values.get(name)
-        if name == owner_key:
+        if name == owner_key or name in old.not_followed:
             return False
         if loaded is None or found is None:
             return loaded is None and found is None

@@ -165,7 +165,7 @@ def _changed_by_others(
     old: Snapshot, last: Snapshot, draft: Draft
 ) -> tuple[dict[str, Value], list[str]]:
     """Return the values that others wrote and the names that others removed; ours have priority."""
-    known, ours = old.values, {*draft.diff.written, *draft.diff.removed}
+    known, ours = old.values, draft.diff.names
     adopted = {
         name: value
         for name, value in last.values.items()

@@ -21,6 +21,8 @@ class Snapshot(NamedTuple):
     owner: str | None
     # Two instants (milliseconds, both excluded): see ``is_up_to_date``.
     up_to_date_between: tuple[int, int] = NEVER_UP_TO_DATE
+    # Names whose changes were not saved where the session has moved to: see ``following``.
+    not_followed: frozenset[str] = frozenset()
 
     def is_up_to_date(self, now_ms: int) -> bool:
         """Tell whether the session has certainly neither expired nor a touch that is due."""
@@ -36,6 +38,11 @@ class Diff(NamedTuple):
 
     def __bool__(self) -> bool:
         return bool(self.written or self.removed)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the values that the save would change."""
+        return frozenset((*self.written, *self.removed))
 
 
 class Draft(NamedTuple):

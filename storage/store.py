@@ -243,10 +243,10 @@ class Store:
 
     async def update_if_unchanged(
         self, there: Snapshot, draft: Draft, *, set_max_age: bool
-    ) -> tuple[Outcome, Snapshot]:
+    ) -> Snapshot | None:
         """Write a late save, if every field that it changes is still as in ``there``.
 
-        Returns the outcome, and what MongoDB has then.
+        Returns what MongoDB has then; ``None``: nothing was written.
         """
         change, new = self._changed(
             there, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
@@ -260,10 +260,10 @@ class Store:
         guard = values_are(fields) | (max_age_is(there.stored) if set_max_age else {})
         identifier = there.stored.identifier
         update = Update(identifier, draft.now_ms, change.to_mongodb(), guard)
-        outcome = await self._writes.submit(update, draft.deadline)
-        if outcome is None:
-            self.updated(new, draft)
-        return outcome, new
+        if await self._writes.submit(update, draft.deadline) is not None:
+            return None
+        self.updated(new, draft)
+        return new
 
     def own_view(self, old: Snapshot, draft: Draft, *, set_max_age: bool) -> Snapshot:
         """Return what a request takes its session for, after a save at a place that it left."""
@@ -544,7 +544,9 @@ class Store:
         if change.dates is not None:
             stored = stored._replace(dates=change.dates, persistent=draft.persistent)
             up_to_date = NEVER_UP_TO_DATE
-        return change, Snapshot(old.token, old.keys, stored, values, old.owner, up_to_date)
+        return change, Snapshot(
+            old.token, old.keys, stored, values, old.owner, up_to_date, old.not_followed
+        )
 
     def _sealed_label(self, label: str | None, identifier: bytes, created_ms: int) -> bytes | None:
         return None if label is None else self._keyring.seal_label(label, identifier, created_ms)

@@ -507,6 +507,31 @@ async def test_request_from_nobody_sees_nothing_of_the_sign_in_and_goes_on_follo
     }
 
 
+@pytest.mark.parametrize("sign_in", [True, False], ids=["sign-in", "renewal"])
+async def test_planted_request_cannot_claim_to_have_loaded_what_others_have_written(
+    storage: MongoStorage, *, sign_in: bool
+) -> None:
+    """It guesses the new value, or removes what is gone, and changes it with its next save."""
+    old, late = await begun(storage, NOBODY)
+
+    def change(session: MongoSession) -> None:
+        session.update(SIGN_IN if sign_in else {}, step="theirs", colour="theirs")
+        del session["log"]
+
+    new = await renewed(storage, old, change)
+    expected = await values(storage, new)
+    late.session.update(step="theirs", colour="theirs")
+    del late.session["log"]
+    await late.save()
+    late.session.update(step="stranger's", log="stranger's", size=1)
+    del late.session["colour"]
+    await late.save()
+    late.session.update(step="theirs", size=2)
+    await late.save()
+
+    assert await values(storage, new) == {**expected, "size": 2}
+
+
 async def test_request_of_an_owner_goes_on_at_the_new_place_with_its_own_view(
     storage: MongoStorage,
 ) -> None:
