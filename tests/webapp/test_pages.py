@@ -671,6 +671,25 @@ async def test_page_of_somebody_whose_session_ended_offers_to_sign_in(client: Cl
         assert 'href="/login"' in page
 
 
+@pytest.mark.parametrize(
+    ("cookie", "offered"),
+    [
+        pytest.param(f"session={'t' * 42}A", True, id="a session token"),
+        pytest.param(f'a="b; session={"t" * 42}A; c="d', True, id="one that a quote seems to hold"),
+        pytest.param("session=short", False, id="no session token"),
+        pytest.param(f"a=b session={'t' * 42}A", False, id="a value that looks like our cookie"),
+    ],
+)
+async def test_error_page_offers_to_sign_out_for_the_cookie_that_a_load_would_read(
+    client: Client, cookie: str, *, offered: bool
+) -> None:
+    """An error page reads the cookie as the storage does, and asks MongoDB nothing."""
+    response = await client.get("/nothing", headers={"Cookie": cookie})
+
+    assert response.status == 404
+    assert (SIGN_OUT in await response.text()) is offered
+
+
 async def test_start_page_is_served_while_mongodb_is_away(
     make_app: MakeApp, mongo_uri: str, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from webapp.accounts.users import Account
 from webapp.handlers import devices, notices
 from webapp.handlers.redirects import local_path, with_query
 from webapp.handlers.static_files import StaticFiles
-from webapp.http.app_keys import CONFIG
+from webapp.http.app_keys import CONFIG, STORAGE
 from webapp.http.bodies import form_fields
 from webapp.http.refusals import NotSignedIn, Refusal
 
@@ -228,9 +228,10 @@ def _relative(moment: datetime) -> str:
 def _may_be_signed_in(request: web.Request) -> bool:
     """Tell whether to offer the sign-out button on a page that cannot ask who is there.
 
-    Signing out is harmless where nobody is signed in (OWASP ASVS 5.0, 7.4.4).
+    Signing out is harmless where nobody is signed in (OWASP ASVS 5.0, 7.4.4). The storage reads
+    the cookie, as it does for a load: aiohttp's own parser would find other ones.
     """
-    return request.app[CONFIG].cookie_name in request.cookies
+    return request.app[STORAGE].load_cookie(request) is not None
 
 
 async def _somebody(request: web.Request) -> dict[str, Any]:
