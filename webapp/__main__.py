@@ -20,6 +20,7 @@ from webapp.app import create_app, parts
 from webapp.cli import actions, demo, devfolder
 from webapp.cli.actions import NotDone, Outcome
 from webapp.cli.devfolder import DevFolder
+from webapp.cli.exit_codes import DONE, INTERRUPTED, MISCONFIGURED, NOT_DONE, TRY_LATER
 from webapp.cli.parser import parser, rendered
 from webapp.config.settings import Config, ConfigError
 from webapp.database.errors import DatabaseAway, explain
@@ -28,8 +29,6 @@ from webapp.http import logs
 from webapp.http.refusals import Refusal
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
-# 75 and 78 as in sysexits.h: a supervisor starts the app again after 75, never after 78.
-DONE, NOT_DONE, TRY_LATER, MISCONFIGURED, INTERRUPTED = 0, 1, 75, 78, 130
 PROGRESS_SECONDS = 1.0
 
 _log = logging.getLogger("webapp")

@@ -15,7 +15,7 @@ from storage import generate_secret
 from tests.deploy.conftest import procfile
 from tests.processes import LISTENING, ROOT, free_port, webapp
 from tests.webapp.conftest import environ
-from webapp.__main__ import MISCONFIGURED, TRY_LATER
+from webapp.cli.exit_codes import MISCONFIGURED, TRY_LATER
 from webapp.config.settings import KNOWN, Config, ConfigError
 
 __all__ = ["environ"]

@@ -14,7 +14,8 @@ from storage import generate_secret
 from tests.docs.markdown import ROOT, commands, table
 from tests.docs.markdown import blocks as blocks_of
 from tests.webapp.conftest import Client, MakeApp, environ, make_app
-from webapp.cli.parser import EXIT_CODES, parser
+from webapp.cli.exit_codes import EXIT_CODES
+from webapp.cli.parser import parser
 from webapp.config.settings import KNOWN, Config, ConfigError
 from webapp.http.events import Event
 from webapp.server import CLEANUP_SECONDS, DRAIN_SECONDS

@@ -7,19 +7,9 @@ import json
 from collections.abc import Sequence
 
 from webapp.cli.actions import Outcome, Row
+from webapp.cli.exit_codes import EXIT_CODES
 from webapp.config.settings import DEFAULT_PORT
 
-EXIT_CODES = """\
-exit codes:
-  0   done
-  1   not done: no such account, a refused password, the port in use; the reason is on standard
-      error
-  2   wrong arguments
-  75  MongoDB does not answer, or not yet; the same command may succeed later
-  78  the configuration, the address of MongoDB or its user's rights must be changed; one line per
-      problem on standard error
-  130 interrupted
-"""
 ENVIRONMENT = (
     "Settings come from environment variables; all problems with them are reported at once."
 )
