@@ -119,6 +119,12 @@ def build_forward(
     }
 
 
+def same_forward(forward: Document) -> tuple[Filter, MongoUpdate]:
+    """Return the filter of exactly this forward, and an update that changes nothing."""
+    sealed = {"forward": forward["forward"]}
+    return by_id(forward["_id"]) | sealed, {"$set": sealed}
+
+
 class SealedForward(NamedTuple):
     """A forward as MongoDB has it; its shape is checked."""
 

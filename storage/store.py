@@ -37,6 +37,7 @@ from storage.document import (
     max_age_is,
     parse_forward,
     parse_without_values,
+    same_forward,
     sealed_again,
     session_by_id,
     values_are,
@@ -312,15 +313,15 @@ class Store:
         """
         identifier, collection = document_id(token), self._driver.collection
         there = session_by_id(identifier, draft.now_ms)
-        if forward is None:
+        left = None if forward is None else self._forward_document(known, forward)
+        if left is None:
             take = partial(collection.find_one_and_delete, there)
         else:
-            left = self._forward_document(known, forward)
             take = partial(collection.find_one_and_replace, there, left)
         try:
             found = await self._driver.call(take, draft.deadline)
         except StorageUnavailable:
-            if forward is None or not await self._was_left(token, forward, draft):
+            if left is None or not await self._was_left(left, draft.deadline):
                 raise
             return Taken(None, None)
         if found is None:
@@ -430,17 +431,21 @@ class Store:
         stored = old.stored
         return build_forward(stored.identifier, stored.dates.created_ms, forward.ends_ms, sealed)
 
-    async def _was_left(self, token: bytes, forward: Forward, draft: Draft) -> bool:
-        """Tell whether a forward is in its place although no answer to the command came."""
-        if asyncio.get_running_loop().time() >= draft.deadline:
-            return False
-        found = await self.look(token, draft.now_ms, draft.deadline)
-        if found != forward:
+    async def _was_left(self, forward: Document, deadline: float) -> bool:
+        """Tell whether a forward is in its place although no answer to the command came.
+
+        Asked with an update that changes nothing: its answer is as durable as every write. A find
+        also sees what a failover may undo, and then the old token would open the session again.
+        """
+        filter_, change = same_forward(forward)
+        update = self._driver.collection.update_one
+        result = await self._driver.call(lambda: update(filter_, change), deadline)
+        if not result.matched_count:
             return False
         logger.warning(
             "session %s was renewed, but the answer was lost: what others changed meanwhile may be "
             "missing",
-            to_handle(document_id(token))[:8],
+            to_handle(forward["_id"])[:8],
         )
         return True
 

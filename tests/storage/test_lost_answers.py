@@ -1,0 +1,110 @@
+"""A renewal is carried out, and the connection breaks before its answer arrives.
+
+On a single server: there the drivers repeat no write.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+
+from storage import MongoStorage
+from storage.session import MongoSession
+from tests.faults.proxy import Proxy
+from tests.storage.conftest import Visitor, real_drivers, set_cookie_of
+from tests.storage.direct import load, values
+from tests.storage.overlap import during
+from webapp.database.mongod import Mongod
+
+pytestmark = real_drivers
+
+LOST = "the answer was lost"
+
+
+@pytest.fixture
+def proxy(mongod: Mongod) -> Iterator[Proxy]:
+    """Run a proxy in front of the shared server."""
+    with Proxy(mongod.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def collection(driver: str, proxy: Proxy, database_name: str) -> AsyncIterator[Any]:
+    """Open an empty collection behind the proxy."""
+    client: Any = (AsyncIOMotorClient if driver == "motor" else AsyncMongoClient)(
+        f"mongodb://127.0.0.1:{proxy.port}"
+    )
+    yield client[database_name]["sessions"]
+    if (closing := client.close()) is not None:
+        await closing
+
+
+def lose_one_answer(proxy: Proxy) -> None:
+    """Break the connection in the middle of the answer to the next findAndModify."""
+    left = [True]
+
+    def breaks(sent: bytes) -> bool:
+        return b"findAndModify" in sent and bool(left) and left.pop()
+
+    proxy.break_answers(breaks)
+
+
+def renewing(own: dict[str, Any]) -> Callable[[MongoSession], None]:
+    """Return a change that renews the session and sets values."""
+
+    def change(session: MongoSession) -> None:
+        session.renew()
+        session.update(own)
+
+    return change
+
+
+@pytest.mark.parametrize("own", [{}, {"user_id": 7}], ids=["a renewal", "a sign-in"])
+async def test_renewal_whose_answer_was_lost_signs_nobody_out(
+    own: dict[str, Any],
+    visitor: Visitor,
+    storage: MongoStorage,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One more look shows that it was carried out; the log has one warning about it."""
+    await visitor.do(lambda session: session.update(name="Ada"))
+    old = visitor.cookie
+    late = await load(storage, old)
+    lose_one_answer(proxy)
+
+    with caplog.at_level(logging.WARNING, "storage"):
+        renewed = await visitor.do(renewing(own))
+    late.session["late"] = True
+    await late.save()
+
+    assert proxy.broken == 1
+    assert renewed.status == 200
+    assert len(set_cookie_of(renewed)) == 1
+    assert await visitor.session() == {"name": "Ada", "late": True, **own}
+    assert await values(storage, old) == {}
+    assert await storage.count() == 1
+    assert sum(LOST in record.message for record in caplog.records) == 1
+
+
+async def test_changes_before_a_renewal_whose_answer_was_lost_may_be_missing(
+    visitor: Visitor, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A limitation: the answer alone contains what others have changed since the load."""
+    await visitor.do(lambda session: session.update(user_id=7, cart=[0]))
+
+    async def meanwhile() -> None:
+        await visitor.do(lambda session: session["cart"].append(1))
+        lose_one_answer(proxy)
+
+    with caplog.at_level(logging.WARNING, "storage"):
+        renewed = await during(visitor, meanwhile, lambda session: session.renew())
+
+    assert renewed.status == 200
+    assert await visitor.session() == {"user_id": 7, "cart": [0]}
+    assert LOST in caplog.text
