@@ -83,14 +83,15 @@ class MongoStorage(AbstractStorage):
             of them open. ``generate_secret()`` makes one.
         max_age: the idle timeout in seconds, and the cookie's Max-Age; 14 days by default.
             ``None``: the cookie ends with the browser, the session after 14 idle days.
-        absolute_timeout: seconds from creation to the end, however active; ``None``: no such end.
+        absolute_timeout: seconds from creation or sign-in to the end, however active; ``None``: no
+            such end.
         touch_interval: seconds between two writes that only record activity; ``None``: one hour.
-            Never more than a twentieth of a session's idle timeout.
+            The longest is a twentieth of a session's idle timeout.
         owner_key: the session key whose value says whose session it is; ``None``: no owners.
         describe: called with the request to name the device for ``sessions()``.
         max_bytes: the most that one session's sealed values may take, up to 4 MiB.
-        max_sessions_per_owner: whole number above 0. A sign-in beyond it ends the owner's sessions
-            that were used least lately. ``None``: no limit.
+        max_sessions_per_owner: whole number above 0. A sign-in beyond it ends the owner's least
+            recently used sessions. ``None``: no limit.
         operation_timeout: seconds that one load or one save may wait for MongoDB.
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".

@@ -89,7 +89,7 @@ class Owners:
                         yield self._info(stored)
 
     async def end_beyond(self, limit: int, owner: str, new: Stored, deadline: float) -> int:
-        """Delete the sessions of an owner beyond ``limit``, those that were used least lately.
+        """Delete the sessions of an owner beyond ``limit``, the least recently used ones.
 
         ``new`` is the one that was just stored. It counts by its dates as the others do: of two
         sign-ins at once both end the same sessions, and never each other. Returns how many.
