@@ -61,6 +61,13 @@ CASES = [
     ),
     Case("three hops, two schemes", [f"{REAL}, 10.0.0.1, 10.0.0.2"], ["https, http"], None, 3),
     Case("three hops, one scheme", [f"{REAL}, 10.0.0.1, 10.0.0.2"], ["https"], REAL, 3),
+    Case(
+        "three hops, forged to the left",
+        [f"1.1.1.1,{REAL}, 172.70.247.28, 10.0.0.1"],
+        ["https"],
+        REAL,
+        3,
+    ),
     Case("no address line", [], ["https"], None),
     Case("two address lines", [REAL, REAL], ["https"], None),
     Case("no scheme line", [REAL], [], None),
