@@ -61,6 +61,11 @@ def test_wheel_contains_only_the_two_packages(built: Built) -> None:
     assert {"storage/py.typed", "webapp/py.typed", "webapp/handlers/templates/login.html"} <= inside
 
 
+def test_build_prints_no_warning(built: Built) -> None:
+    """As with `pip install .`; setuptools warns about folders that are in no list."""
+    assert "warning" not in built.said.casefold().replace("route_warnings", "")
+
+
 def test_sdist_contains_the_sources_of_the_wheel(built: Built) -> None:
     """It has sources, settings, license and README."""
     with tarfile.open(built.sdist) as sdist:
