@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import ReadPreference, _csot
+from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -260,12 +259,25 @@ def context_of_request() -> Context:
     """Copy the current context, so that tracing shows commands below the request.
 
     Without a ``pymongo.timeout`` of the request: it must reach neither a command that others share
-    nor what lasts longer than the request. PyMongo has no public way to end one early.
+    nor what lasts longer than the request. A timeout inside of another one can only be shorter.
     """
     context = copy_context()
-    if _csot.get_deadline() != math.inf:
-        context.run(_csot.reset_all)
+    if _TIMEOUT in context:
+        for variable, without in _TIMEOUTS.items():
+            context.run(variable.set, without)
     return context
+
+
+def _variables_of_timeouts() -> dict[ContextVar[Any], Any]:
+    """Return what ``pymongo.timeout`` sets, each variable with its value outside of a timeout."""
+    outside, inside = Context(), Context()
+    inside.run(pymongo.timeout(1).__enter__)
+    return {variable: outside.run(variable.get) for variable in inside}
+
+
+_TIMEOUTS = _variables_of_timeouts()
+# A timeout sets all of them, so that one tells.
+_TIMEOUT = next(iter(_TIMEOUTS))
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:
