@@ -12,13 +12,11 @@ import json
 import logging
 import re
 import sys
-import warnings
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
-from aiohttp.web_exceptions import NotAppKeyWarning
 
 from webapp.http.app_keys import METRICS
 from webapp.http.request_id import origin_fields
@@ -40,8 +38,6 @@ def configure(style: str, level: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # aiohttp-session 2.12 keeps the session under a text key of the request.
-    warnings.filterwarnings("ignore", category=NotAppKeyWarning)
     logging.getLogger("pymongo").setLevel(max(number, logging.WARNING))
     server = logging.getLogger("aiohttp.server")
     server.removeFilter(is_not_a_parser_error)
