@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from bson import Int64
@@ -127,10 +128,11 @@ def collection() -> None:
     """Let each test open its own."""
 
 
-def reported(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    """Return the level and the cause of each line about MongoDB."""
+def reported(caplog: pytest.LogCaptureFixture, name: str = "app.sessions") -> list[tuple[int, str]]:
+    """Return the level and the cause of each line about the sessions in a collection."""
     lines = [line for line in caplog.records if line.name == "storage.driver"]
-    return [(line.levelno, line.getMessage().partition(": ")[2]) for line in lines]
+    pairs = [(line.levelno, *line.getMessage().partition(": ")[::2]) for line in lines]
+    return [(level, cause) for level, place, cause in pairs if place == f"sessions in {name}"]
 
 
 def as_logged(cause: Cause) -> tuple[int, str]:
@@ -144,96 +146,124 @@ async def _error_of(call: Awaitable[None]) -> StorageUnavailable:
     return error.value
 
 
-async def assert_refused_at_start_and_later(
-    storage: MongoStorage, open_site: OpenSite, caplog: pytest.LogCaptureFixture, cause: Cause
-) -> None:
-    """Start an app, visit it three times: one line, and each refusal is counted."""
-    with caplog.at_level(logging.INFO, logger="storage"):
-        site = await open_site(storage)
-        at_start = reported(caplog)
-        visitors = [await site.visitor() for _ in range(3)]
-        error, *responses = await asyncio.gather(
-            _error_of(storage.create_indexes()),
-            *(visitor.do(lambda session: session.update(a=1)) for visitor in visitors),
-        )
+class Refused(NamedTuple):
+    """How an app fares whose MongoDB cannot be used: at its start, and with three visitors."""
 
-    assert str(error) == cause.sentence
-    assert at_start == [as_logged(cause)]
-    assert reported(caplog) == at_start
-    assert [response.status for response in responses] == [503] * 3
-    assert [set_cookie_of(response) for response in responses] == [[]] * 3
-    assert cause.sentence not in await responses[0].text()
-    # Each visitor, create_indexes(), and every try of the index work.
-    assert storage.counters["unavailable"] >= 5
-    assert PASSWORD not in caplog.text
+    error: str
+    at_start: list[tuple[int, str]]
+    later: list[tuple[int, str]]
+    statuses: list[int]
+    cookies: list[list[str]]
+    told_to_visitors: bool
+    each_is_counted: bool
 
 
-ADDRESSES = [
-    # the fixture of the server, the user, the options of the address, the cause
-    pytest.param("guarded", "root:x", "", causes.WRONG_PASSWORD, id="wrong password"),
-    pytest.param("guarded", "joe:" + PASSWORD, "", causes.WRONG_PASSWORD, id="unknown user"),
-    pytest.param(
-        "guarded", "reader:" + PASSWORD, "?authSource=x", causes.WRONG_PASSWORD, id="authSource"
+def because_of(cause: Cause) -> Refused:
+    """Return how it should fare: one line in the log, and 503 without a cookie."""
+    return Refused(
+        cause.sentence,
+        at_start=[as_logged(cause)],
+        later=[],
+        statuses=[503] * 3,
+        cookies=[[]] * 3,
+        told_to_visitors=False,
+        each_is_counted=True,
+    )
+
+
+async def refused(
+    storage: MongoStorage, open_site: OpenSite, caplog: pytest.LogCaptureFixture
+) -> Refused:
+    """Start an app and let three people visit it."""
+    name = storage._driver.collection.full_name
+    site = await open_site(storage)
+    at_start = reported(caplog, name)
+    visitors = [await site.visitor() for _ in range(3)]
+    error, *responses = await asyncio.gather(
+        _error_of(storage.create_indexes()),
+        *(visitor.do(lambda session: session.update(a=1)) for visitor in visitors),
+    )
+    return Refused(
+        str(error),
+        at_start,
+        reported(caplog, name)[len(at_start) :],
+        [response.status for response in responses],
+        [set_cookie_of(response) for response in responses],
+        str(error) in await responses[0].text(),
+        # Each visitor, create_indexes(), and the first try of the index work.
+        storage.counters["unavailable"] == 5,
+    )
+
+
+class Mistake(NamedTuple):
+    """An address of MongoDB: its server is one of the fixtures, or named as it is."""
+
+    server: str
+    options: str
+    cause: Cause
+    user: str = ""
+
+
+MISTAKES = {
+    "wrong password": Mistake("guarded", "", causes.WRONG_PASSWORD, "root:x@"),
+    "unknown user": Mistake("guarded", "", causes.WRONG_PASSWORD, f"joe:{PASSWORD}@"),
+    "authSource": Mistake("guarded", "authSource=x", causes.WRONG_PASSWORD, f"reader:{PASSWORD}@"),
+    "TLS in the client only": Mistake("faulty", "tls=true", causes.TLS_FAILED),
+    "untrusted certificate": Mistake("encrypted", "tls=true", causes.TLS_FAILED),
+    "TLS at the server only": Mistake("encrypted", "", causes.CONNECTION_CLOSED),
+    "no replica set": Mistake("faulty", "replicaSet=x", causes.WRONG_REPLICA_SET),
+    "other replica set": Mistake("member", "replicaSet=x", causes.WRONG_REPLICA_SET),
+    "other replica set, directly": Mistake(
+        "member", "replicaSet=x&directConnection=true", causes.WRONG_REPLICA_SET
     ),
-    pytest.param("faulty", "", "?tls=true", causes.TLS_FAILED, id="TLS in the client only"),
-    pytest.param("encrypted", "", "?tls=true", causes.TLS_FAILED, id="untrusted certificate"),
-    pytest.param("encrypted", "", "", causes.CONNECTION_CLOSED, id="TLS at the server only"),
-    pytest.param("faulty", "", "?replicaSet=x", causes.WRONG_REPLICA_SET, id="no replica set"),
-    pytest.param("member", "", "?replicaSet=x", causes.WRONG_REPLICA_SET, id="other replica set"),
-    pytest.param(
-        "member",
-        "",
-        "?replicaSet=x&directConnection=true",
-        causes.WRONG_REPLICA_SET,
-        id="other replica set, directly",
-    ),
-]
+    # "Away" is said only where nothing answers: an unknown name is another mistake.
+    "unknown host name": Mistake("nothing.invalid", "", causes.UNKNOWN_HOST),
+    "nothing listens": Mistake("127.0.0.1:1", "", causes.AWAY),
+}
+# Motor waits in five threads for each core, and an app here sends two commands at once.
+AT_ONCE = {"pymongo": len(MISTAKES), "motor": 5 * (os.cpu_count() or 1) // 2}
+
+
+@pytest.fixture
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let index work that has failed not be tried again during the test."""
+    monkeypatch.setattr(import_module("storage.indexes"), "RETRY_SECONDS", 600.0)
 
 
 @real_drivers
-@pytest.mark.parametrize(("server", "user", "options", "cause"), ADDRESSES)
+@pytest.mark.usefixtures("one_try")
 async def test_mistake_in_the_address_is_named_at_start_and_once_a_minute(
     *,
+    driver: str,
     request: pytest.FixtureRequest,
     connect: Connect,
     make_storage: MakeStorage,
     open_site: OpenSite,
     caplog: pytest.LogCaptureFixture,
-    server: str,
-    user: str,
-    options: str,
-    cause: Cause,
 ) -> None:
-    """The same sentence at start, by `create_indexes()` and for requests; never the password."""
-    port = request.getfixturevalue(server).port
-    login = f"{user}@" if user else ""
-    collection = connect(f"mongodb://{login}127.0.0.1:{port}/{options}")
+    """The same sentence at start, by `create_indexes()` and for requests; never the password.
 
-    storage = make_storage(collection, operation_timeout=TIMEOUT)
+    All at once, since each refusal comes when the operation timeout has passed.
+    """
+    servers = {name: request.getfixturevalue(name) for name in ("guarded", "encrypted", "member")}
+    servers["faulty"] = request.getfixturevalue("faulty")
+    turn = asyncio.Semaphore(AT_ONCE[driver])
 
-    await assert_refused_at_start_and_later(storage, open_site, caplog, cause)
+    async def try_out(number: int, mistake: Mistake) -> Refused:
+        server = servers.get(mistake.server)
+        place = mistake.server if server is None else f"127.0.0.1:{server.port}"
+        collection = connect(f"mongodb://{mistake.user}{place}/?{mistake.options}")
+        own = collection.database[f"sessions_{number}"]
+        async with turn:
+            return await refused(make_storage(own, operation_timeout=TIMEOUT), open_site, caplog)
 
+    with caplog.at_level(logging.INFO, logger="storage"):
+        found = await asyncio.gather(*map(try_out, itertools.count(), MISTAKES.values()))
 
-@pytest.mark.parametrize(
-    ("uri", "cause"),
-    [
-        pytest.param("mongodb://nothing.invalid", causes.UNKNOWN_HOST, id="unknown host name"),
-        pytest.param("mongodb://127.0.0.1:1", causes.AWAY, id="nothing listens"),
-    ],
-)
-async def test_away_is_logged_only_where_nothing_answers(
-    *,
-    connect: Connect,
-    make_storage: MakeStorage,
-    open_site: OpenSite,
-    caplog: pytest.LogCaptureFixture,
-    uri: str,
-    cause: Cause,
-) -> None:
-    """A host name that is unknown is another mistake than a server that is down."""
-    storage = make_storage(connect(uri), operation_timeout=TIMEOUT)
-
-    await assert_refused_at_start_and_later(storage, open_site, caplog, cause)
+    assert dict(zip(MISTAKES, found, strict=True)) == {
+        name: because_of(mistake.cause) for name, mistake in MISTAKES.items()
+    }
+    assert PASSWORD not in caplog.text
 
 
 async def test_member_that_was_never_initiated_is_not_reported_as_another_replica_set(
@@ -253,6 +283,7 @@ async def test_member_that_was_never_initiated_is_not_reported_as_another_replic
     assert str(error) == causes.NO_PRIMARY.sentence
 
 
+@pytest.mark.usefixtures("one_try")
 async def test_replica_set_without_a_primary_is_not_reported_as_away(
     connect: Connect,
     make_storage: MakeStorage,
@@ -265,9 +296,11 @@ async def test_replica_set_without_a_primary_is_not_reported_as_away(
     with Admin(member.uri, directConnection=True) as client:
         client.admin.command("replSetStepDown", 600, force=True)
         try:
-            await assert_refused_at_start_and_later(storage, open_site, caplog, causes.NO_PRIMARY)
+            found = await refused(storage, open_site, caplog)
         finally:
             client.admin.command("replSetFreeze", 0)  # it may be elected again
+
+    assert found == because_of(causes.NO_PRIMARY)
 
 
 @real_drivers
