@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from aiohttp import hdrs, web
 from aiohttp_session import AbstractStorage, Session
+from multidict import CIMultiDict
 
 from storage.driver import REPORT_SECONDS, Driver
 from storage.errors import StorageError, StorageUnavailable
@@ -58,7 +60,7 @@ class Moving:
         self._old = old
         self._name = f"the old storage ({type(old).__name__})"
         # Not there if a storage of the app's own does not call its parent's constructor.
-        self._old_cookie_name = getattr(old, "cookie_name", "")
+        self._old_cookie_name: str = getattr(old, "cookie_name", "")
         self._driver = driver
         self._counters = counters
         self._reported: set[str] = set()
@@ -84,7 +86,11 @@ class Moving:
         A page sends many requests at once. One that arrives after another has moved the session
         finds none in the old storage, and might begin one, whose cookie signs the visitor out.
         """
-        cookie = request.cookies.get(self._old_cookie_name) if self._moves else None
+        if not self._moves:
+            return None
+        cookie = _without_disguised(request, self._old_cookie_name).cookies.get(
+            self._old_cookie_name
+        )
         moved = None if cookie is None else self._moves.get(_hashed(cookie))
         return None if moved is None or now_ms >= moved.at_ms + LATE_MS else moved.token
 
@@ -148,7 +154,8 @@ class Moving:
 
     async def _read(self, request: web.Request) -> Session | None:
         try:
-            found: object = await self._call(self._old.load_session(request))
+            asking = _without_disguised(request, self._old_cookie_name)
+            found: object = await self._call(self._old.load_session(asking))
         except _NotReadable as reason:
             self._report(f"{self._name} cannot read the cookie: {reason}")
             return None
@@ -228,6 +235,25 @@ def _check(old: object, new: AbstractStorage) -> None:
 def _place_of(storage: AbstractStorage) -> tuple[str, str]:
     params = storage.cookie_params
     return (params["domain"] or "").lower().removeprefix("."), params["path"]
+
+
+def _without_disguised(request: web.Request, name: str) -> web.Request:
+    """Return the request without cookies of other names that look like ``name`` to the old storage.
+
+    It reads cookies with a general parser, for which the ``lang=en __Host-session=...`` of a
+    sibling host is two cookies; see ``SessionCookie``.
+    """
+    if not name:
+        return request
+    written = re.compile(rf"{re.escape(name)}\s*=")
+    lines = request.headers.getall(hdrs.COOKIE, ())
+    pairs = [pair.strip(" \t") for line in lines for pair in line.split(";")]
+    kept = [p for p in pairs if p.startswith(f"{name}=") or not written.search(p)]
+    if len(kept) == len(pairs):
+        return request
+    headers = CIMultiDict(request.headers)
+    headers[hdrs.COOKIE] = "; ".join(kept)
+    return request.clone(headers=headers)
 
 
 def _hashed(identity: str) -> bytes:

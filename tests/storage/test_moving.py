@@ -13,7 +13,7 @@ import aiohttp_session
 import pytest
 from aiohttp import CookieJar, web
 from aiohttp.test_utils import make_mocked_request
-from aiohttp_session import AbstractStorage, get_session, new_session
+from aiohttp_session import AbstractStorage, Session, get_session, new_session
 from aiohttp_session.redis_storage import RedisStorage
 from bson import ObjectId, json_util
 from pymongo import AsyncMongoClient
@@ -398,6 +398,59 @@ async def test_old_cookie_opens_nothing_after_a_sign_out_or_a_new_token(
     send(late, **kept)
 
     assert await late.session() == {}
+
+
+PLANTED = {
+    "in a cookie of another name": "lang=en {}",
+    "after a Unicode space": "\u2000{}",
+    "after quotes that span cookies": 'a="x; b" {}',
+    "beside the visitor's own": "OLD=unknown; lang=en {}",
+}
+
+
+@pytest.mark.parametrize("moved_before", [False, True], ids=["not moved", "just moved"])
+@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+async def test_sibling_host_cannot_let_a_visitor_move_into_its_own_account(
+    planted: str,
+    moved_before: bool,  # noqa: FBT001 - a case
+    own: OwnStorage,
+    make_storage: MakeStorage,
+    browse: Browse,
+) -> None:
+    """The old storage takes such a cookie for its own, as every general parser does."""
+    storage = make_storage(moving_from=own)
+    mallory = await browse(own)
+    await sign_in(mallory, user_id="mallory")
+    (token,) = own.kept
+    if moved_before:
+        await (await browse(storage)).session()
+    victim = await browse(storage, CookieJar(unsafe=True))
+    cookie = planted.format(f"OLD={token}")
+
+    seen = await victim.do(dict, headers={"Cookie": cookie})
+
+    assert (await seen.json(), set_cookie_of(seen)) == ({}, [])
+    request = make_mocked_request("GET", "/", headers={"Cookie": cookie})
+    assert own.load_cookie(request) == token  # by itself it would have opened the session
+
+
+@pytest.mark.parametrize("name", ["", "OLD"], ids=["no name", "a name"])
+async def test_other_cookies_of_the_request_reach_the_old_storage(
+    name: str, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """One of the app's own may read them, and may have no name for its own."""
+    seen: list[dict[str, str]] = []
+
+    class Reading(OwnStorage):
+        async def load_session(self, request: web.Request) -> Session:
+            seen.append(dict(request.cookies))
+            return Session(None, data=None, new=True)
+
+    visitor = await browse(make_storage(moving_from=Reading(cookie_name=name)))
+    await visitor.do(dict, headers={"Cookie": "a=1; OLD=x; b=OLD=1; c=2"})
+
+    rest = {"a": "1", "OLD": "x", "c": "2"}
+    assert seen == [rest | ({} if name else {"b": "OLD=1"})]
 
 
 async def test_two_visitors_with_the_same_readable_cookie_get_two_sessions(
