@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pickle
@@ -248,3 +249,19 @@ async def test_value_without_a_json_form_comes_back_with_an_own_encoder_and_deco
     got = await values(storage, cookie)
 
     assert list(got["x"].items()) == [("b", {1, 2}), ("a", 0)]
+
+
+async def test_json_gives_a_tuple_back_as_a_list_and_keys_as_text(
+    make_storage: MakeStorage,
+) -> None:
+    """An encoder and a decoder of the app's own keep both."""
+    stored = {"point": (1, 2), "names": {1: "a"}}
+    by_json = make_storage()
+    by_own = make_storage(encoder=repr, decoder=ast.literal_eval)
+
+    found = [
+        await values(storage, await visit(storage, None, lambda session: session.update(stored)))
+        for storage in (by_json, by_own)
+    ]
+
+    assert found == [{"point": [1, 2], "names": {"1": "a"}}, stored]
