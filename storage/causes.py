@@ -190,6 +190,11 @@ def cause_of(error: BaseException | None, topology: TopologyDescription | None =
         return SLOW
     if isinstance(error, AutoReconnect):
         return CONNECTION_BROKE
+    return named(error)
+
+
+def named(error: BaseException | None) -> Cause:
+    """Return the cause of an error that is not known: the name of its class."""
     return Cause(f"the operation failed with {type(error).__name__}")
 
 

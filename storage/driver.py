@@ -20,7 +20,7 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of
+from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of, named
 from storage.document import CODEC, Document, bson_of
 from storage.errors import StorageUnavailable
 
@@ -108,7 +108,10 @@ class Driver:
     def _cause_of(self, error: BaseException | None) -> Cause:
         # mongomock's client knows no servers; its errors do not ask for them.
         client = self.collection.database.client
-        return cause_of(error, getattr(client, "topology_description", None))
+        try:
+            return cause_of(error, getattr(client, "topology_description", None))
+        except Exception:  # noqa: BLE001 - the requests of a batch wait for this answer
+            return named(error)
 
     async def send(
         self,

@@ -495,6 +495,20 @@ async def test_unknown_code_is_logged_without_the_text_of_the_server(
     assert "failpoint" not in caplog.text
 
 
+async def test_error_that_makes_no_sense_is_named_by_its_class(
+    connect: Connect, make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The requests of a batch wait for the answer, whatever the server has sent as a code."""
+    driver = make_storage(connect("mongodb://127.0.0.1:1"))._driver
+    odd = OperationFailure("refused", {"$numberInt": "13"})  # type: ignore[arg-type]
+    expected = Cause("the operation failed with OperationFailure")
+
+    driver.report(odd)
+
+    assert str(driver.unavailable(odd)) == expected.sentence
+    assert reported(caplog) == [as_logged(expected)]
+
+
 async def test_server_without_retryable_writes_is_named(
     connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
 ) -> None:
