@@ -1,12 +1,15 @@
 # The commands of a developer; `make help` lists them.
 # The first target that needs Python creates .venv; it is updated only when requirements/dev.txt changes.
+# `PYTHON=python3.13 make test` uses that Python, in an environment of its own: .venv-3.13.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-VENV ?= .venv
 export PYTHON
+VENV ?= .venv$(if $(PYTHON),-$(shell PYTHON='$(PYTHON)' requirements/find-python --version 2>/dev/null))
+# Looked up once.
+VENV := $(VENV)
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --no-input install -qq --require-hashes
 PIN := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet $(if $(UPGRADE),--upgrade) \
@@ -20,7 +23,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run docs test test-long test-all coverage test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
+.PHONY: help run docs test test-long test-all coverage test-loops test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +45,12 @@ test-long: venv node  ## run the long tests: browser, nginx, wheels, servers bro
 	$(PYTEST) -m long $(ARGS)
 
 test-all: coverage test-long  ## run every test, each once, and check the coverage
+
+test-loops: venv  ## run tests of storage with uvloop, and with eager tasks where Python has them
+	@for loop in $$($(PY) -c 'import sys; print("uvloop", "eager" * (sys.version_info >= (3, 12)))'); do \
+		echo "With --loop $$loop"; \
+		$(PYTEST) $(SIDE_BY_SIDE) -m "not long" --loop $$loop $(or $(ARGS),tests/storage) || exit 1; \
+	done
 
 test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with the lowest versions that pyproject.toml promises
 	@$(MAKE) VENV=.venv-lowest venv
@@ -67,13 +76,13 @@ docs: venv  ## build the site from docs/ into site/
 screenshots: venv  ## make the screenshots of README and docs with Chromium; look at them before you commit
 	$(PY) -m tests.browser.screenshots
 
-bench: $(VENV)/.bench-is-installed node-bench  ## compare with other session storages (QUICK=1: a short run) and write docs/benchmarks.*
+bench: venv node-bench  ## compare with other session storages (QUICK=1: a short run) and write docs/benchmarks.*
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 bench-micro: venv  ## measure the CPU time of one load and one save, without a server
 	$(PY) -W ignore -m benchmarks.micro
 
-bench-scale: $(VENV)/.bench-is-installed  ## measure a request as the collection grows to 10^6 sessions (ARGS='--largest 7': 10^7)
+bench-scale: venv  ## measure a request as the collection grows to 10^6 sessions (ARGS='--largest 7': 10^7)
 	$(PY) -m benchmarks.scale $(ARGS)
 
 venv: $(VENV)/.is-installed  ## create or update the virtual environment
@@ -85,10 +94,6 @@ $(PY):
 $(VENV)/.is-installed: requirements/dev.txt $(PY)
 	@echo "Installing the packages of requirements/dev.txt (about a minute, only when they change)"
 	@$(PIP_INSTALL) -r requirements/dev.txt
-	@touch $@
-
-$(VENV)/.bench-is-installed: requirements/bench.txt $(VENV)/.is-installed
-	@$(PIP_INSTALL) -r requirements/bench.txt
 	@touch $@
 
 # Without npm, the tests that need its packages are skipped with a message. CI must have npm.
@@ -106,14 +111,14 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 	fi
 
 lock: venv  ## pin what pyproject.toml names, with hashes and without an index (UPGRADE=1: the newest versions)
-	@mkdir -p build && for group in dev bench lowest; do \
+	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11) and "the pins are for Python 3.11 and newer: PYTHON=python3.11 make lock")'
+	@mkdir -p build && for group in dev lowest; do \
 		$(PY) -m dependency_groups --output build/$$group.in $$group || exit 1; \
 	done
 	@$(PIN) --extra webapp --output-file requirements.txt pyproject.toml
 	@$(PIN) --extra webapp -c requirements.txt --output-file requirements/dev.txt pyproject.toml build/dev.in
-	@$(PIN) -c requirements/dev.txt --output-file requirements/bench.txt build/bench.in
 	@$(PIN) --output-file requirements/lowest.txt build/lowest.in
 
 clean:  ## remove what the targets created, but not the development data in .dev
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site *.egg-info
+	rm -rf $(VENV) .venv .venv-* .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist site *.egg-info
 	rm -rf $(BROWSER_TESTS)/node_modules $(BENCH_NODE)/node_modules

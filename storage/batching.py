@@ -123,10 +123,10 @@ class Batcher(Generic[Item, Result]):
             self._timer = None
 
     def _start_worker(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Tracing shows the command below the first of the requests that it serves.
-        worker = loop.create_task(self._work(), context=self._waiting[0][3])
-        if not worker.done():  # an eager task may have sent everything already
-            self._workers.add(worker)
+        # Tracing shows the command below the first of the requests that it serves. Not with
+        # create_task(): an eager task would send the first item before the others are submitted.
+        context = self._waiting[0][3]
+        self._workers.add(asyncio.Task(self._work(), loop=loop, context=context))
 
     async def _work(self) -> None:
         """Send one batch, and leave the next one to a worker in a context of its own."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +22,36 @@ only_in_full = pytest.mark.skipif(
 )
 SERVERS = {"mongod_binary", "driver"}  # a test that takes one of these fixtures needs a MongoDB
 FOLDERS = ("storage", "webapp", "faults")  # in this order, then the others
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # only for who asks for it; it does not exist for Windows
+
+    return uvloop.new_event_loop()
+
+
+def _eager() -> asyncio.AbstractEventLoop:
+    if sys.version_info < (3, 12):
+        pytest.exit("--loop=eager needs Python 3.12 or newer", returncode=4)
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "eager": _eager, "uvloop": _uvloop}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which `make test-loops` runs the tests in other event loops."""
+    parser.addoption("--loop", choices=LOOPS, default="asyncio", help="the tests' event loop")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every asynchronous test in the loop that is asked for."""
+    name = config.getoption("--loop")
+    return {name: LOOPS[name]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -122,6 +122,16 @@ def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+def supported_versions() -> list[str]:
+    """Return the Python versions that the classifiers name, the lowest first."""
+    beginning = "Programming Language :: Python :: 3."
+    return [
+        classifier.rpartition(" ")[2]
+        for classifier in pyproject()["project"]["classifiers"]
+        if classifier.startswith(beginning)
+    ]
+
+
 def lowest() -> dict[str, str]:
     """Return the lowest versions that pyproject.toml promises to support, by package name."""
     return dict(

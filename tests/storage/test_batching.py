@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Sequence
 from contextvars import Context, ContextVar
 from typing import Any
@@ -400,27 +401,20 @@ async def test_item_submitted_at_the_moment_a_batch_ends_is_sent(sender: Sender)
         assert await asyncio.wait_for(followers[-1], 10) == "F"
 
 
-async def test_batch_that_ends_at_once_does_not_block_the_queue(sender: Sender) -> None:
-    """With eager tasks (Python 3.12 and later) a batch may end during submit()."""
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="has no eager tasks")
+async def test_items_of_one_turn_share_a_batch_with_eager_tasks(sender: Sender) -> None:
+    """A task factory of the app does not start a batch before its items are submitted."""
     batcher = batcher_of(sender)
-
-    def eager(loop: asyncio.AbstractEventLoop, work: Any, **_options: Any) -> Any:
-        done = loop.create_future()
-        try:
-            work.send(None)
-        except StopIteration as end:
-            done.set_result(end.value)
-        return done
-
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(eager)
+    loop.set_task_factory(asyncio.eager_task_factory)
+
     try:
-        first = batcher.submit("a", later())
+        waiters = [batcher.submit(name, later()) for name in "abc"]
+        assert await asyncio.gather(*waiters) == ["A", "B", "C"]
     finally:
         loop.set_task_factory(None)
 
-    assert await first == "A"
-    assert await asyncio.wait_for(batcher.submit("b", later()), 10) == "B"
+    assert sender.batches == [["a", "b", "c"]]
 
 
 async def test_drained_waits_for_everything_under_way_and_queued(sender: Sender) -> None:
