@@ -16,6 +16,7 @@ from time import monotonic
 import pytest
 from pymongo import MongoClient
 
+from storage import generate_secret
 from tests.conftest import missing
 from tests.docs.markdown import ROOT, blocks, commands
 
@@ -117,6 +118,22 @@ def test_program_is_the_smallest_example_of_25_lines_at_most() -> None:
 
     assert program.text == (ROOT / "examples" / "smallest.py").read_text()
     assert len(program.text.splitlines()) <= 25
+
+
+def test_program_gives_its_app_to_another_server_and_starts_none_at_import() -> None:
+    """As gunicorn does: it imports the module and awaits `make_app()`."""
+    other = "import asyncio; from examples.smallest import *; print(asyncio.run(make_app()))"
+    done = subprocess.run(
+        [sys.executable, "-c", other],
+        cwd=ROOT,
+        env={"MONGO_URI": "mongodb://127.0.0.1:1", "SESSION_SECRET": generate_secret()},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.stdout.startswith("<Application"), done.stderr
 
 
 @pytest.mark.usefixtures("shop")
