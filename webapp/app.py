@@ -104,13 +104,15 @@ def checked_policy(config: Config) -> ForwardedPolicy:
 
 
 async def prepare_database(app: web.Application) -> None:
-    """Reach MongoDB, then create the indexes and check that the user may write."""
+    """Reach MongoDB, then check that the user may write and create the indexes."""
     try:
         await ping(app[DATABASE])
+        # Before the indexes: without rights, or with a w= that cannot be met, they fail too, and
+        # would be named as the cause.
+        await check_rights(app[DATABASE])
         await app[STORAGE].create_indexes()
         await app[ACCOUNTS].create_indexes()
         await app[THROTTLE].create_indexes()
-        await check_rights(app[DATABASE])
     except (IndexConflict, StorageUnavailable, PyMongoError) as error:
         raise failed_start(error, app[DATABASE].name) from None
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, web
 
 from tests.webapp.conftest import Client
-from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in
+from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in, sign_up
 from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.users import ACCOUNTS, Account, Accounts
 from webapp.cli import actions
 from webapp.database.client import Database
-from webapp.http.app_keys import DATABASE
+from webapp.http.app_keys import DATABASE, STORAGE
 
 OTHER_PASSWORD = "silver ladder and loud rain"
 OPERATORS = "set by the operator by hand"
@@ -119,6 +120,73 @@ async def test_deletion_under_way_never_follows_an_operators_reset(client: Clien
 
     assert (await deleting).status == 403
     assert await signs_in(client, OPERATORS)
+
+
+@pytest.mark.parametrize("request_held", [change, delete], ids=["password change", "deletion"])
+async def test_account_that_is_disabled_meanwhile_is_neither_changed_nor_deleted(
+    client: Client, request_held: Callable[..., Awaitable[ClientResponse]]
+) -> None:
+    """What was under way when the operator locked the account comes to nothing, also later."""
+    await arrive(client)
+    held = hold(client)
+
+    arguments = (NEW_PASSWORD,) if request_held is change else ()
+    acting = asyncio.ensure_future(request_held(client, *arguments))
+    await verified(held)
+    await actions.disable(client.app, ADA["email"])
+    held.go_on.set()
+    answer = await acting
+
+    assert answer.status == 401 or answer.headers["Location"].startswith("/login")
+    await actions.enable(client.app, ADA["email"])
+    assert await signs_in(client, ADA["password"])
+
+
+LOCKED: list[Any] = [
+    pytest.param([lambda app: actions.set_password(app, ADA["email"], OPERATORS)], id="password"),
+    pytest.param([lambda app: actions.disable(app, ADA["email"])], id="disabled"),
+    pytest.param(
+        [
+            lambda app: actions.disable(app, ADA["email"]),
+            lambda app: actions.enable(app, ADA["email"]),
+        ],
+        id="disabled and enabled",
+    ),
+]
+
+
+@pytest.mark.parametrize("meanwhile", LOCKED)
+async def test_sign_in_under_way_while_the_account_changes_is_refused_and_leaves_no_session(
+    client: Client, meanwhile: list[Callable[[web.Application], Awaitable[Any]]]
+) -> None:
+    """The list of devices never shows a session that opens nothing."""
+    assert (await sign_up(client)).status == 201
+    held = hold(client)
+
+    signing_in = asyncio.ensure_future(sign_in(client))
+    await verified(held)
+    for act in meanwhile:
+        await act(client.app)
+    held.go_on.set()
+
+    assert (await signing_in).status == 401
+    assert (await actions.stats(client.app)).rows[0]["live_sessions"] == 0
+
+
+async def test_session_from_before_a_lock_opens_nothing_when_the_account_is_unlocked(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that the operator's command has not found, as of a sign-in that was under way."""
+    await arrive(client)
+
+    async def find_none(_owner: object, **_keep: object) -> int:
+        return 0
+
+    monkeypatch.setattr(client.app[STORAGE], "revoke_owner", find_none)
+    await actions.disable(client.app, ADA["email"])
+    await actions.enable(client.app, ADA["email"])
+
+    assert (await client.get("/api/profile")).status == 401
 
 
 async def test_of_two_deletions_at_once_one_counts(client: Client) -> None:

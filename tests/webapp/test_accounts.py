@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -190,10 +191,11 @@ async def test_email_is_folded_and_password_is_not(accounts: Accounts, ada: Acco
 async def test_account_is_named_by_its_email_address_or_its_user_name(
     accounts: Accounts, ada: Account
 ) -> None:
-    """Either, however it is typed, leads to the address; a text of no account stays as it is."""
+    """Either, however it is typed, leads to the address; a name of no account is folded too."""
     for name in (ADA["email"], "ADA@Example.org", "Ada", " ada ", "\uff21DA"):
         assert await accounts.email_of(name) == ada.email
-    assert await accounts.email_of("Eve") == "Eve"
+    assert await accounts.email_of(" \uff25VE") == "eve"
+    assert await accounts.email_of("Eve@Example.org") == "Eve@Example.org"
 
 
 async def test_user_name_that_is_the_address_of_somebody_else_names_the_address(
@@ -311,14 +313,15 @@ async def test_deleted_account_is_gone(accounts: Accounts, ada: Account) -> None
 async def test_disabled_account_cannot_sign_in_until_it_is_enabled(
     accounts: Accounts, ada: Account
 ) -> None:
-    """A disabled account is found by the operator only."""
+    """A disabled account is found by the operator only; sessions from before stay ended."""
     assert await accounts.set_disabled(ada, disabled=True)
     assert not await accounts.set_disabled(ada, disabled=True)
 
     assert await accounts.get(ada.id) is None
-    assert await accounts.find(ADA["email"]) == ada
+    newer = replace(ada, password_version=ada.password_version + 1)
+    assert await accounts.find(ADA["email"]) == newer
     assert await accounts.set_disabled(ada, disabled=False)
-    assert await accounts.authenticate(ADA["email"], ADA["password"]) == ada
+    assert await accounts.authenticate(ADA["email"], ADA["password"]) == newer
 
 
 async def test_malformed_id_finds_no_account(accounts: Accounts) -> None:

@@ -114,6 +114,23 @@ async def test_guesses_under_both_names_of_an_account_count_together(client: Cli
     assert [answer.status for answer in answers] == [429] * 2
 
 
+@pytest.mark.parametrize("exists", [True, False], ids=["an account", "no account"])
+async def test_throttle_does_not_show_whether_a_user_name_has_an_account(
+    exists: bool,  # noqa: FBT001
+    client: Client,
+) -> None:
+    """All spellings that would be one user name have one counter, whether there is one or not."""
+    stop_throttle_clock(client)
+    if exists:
+        await sign_up(client, username="Straße")
+
+    guesses = [await sign_in(client, email="straße", password=f"guess {n}") for n in range(5)]
+    other_spelling = await sign_in(client, email="STRASSE", password="guess")
+
+    assert [guess.status for guess in guesses] == [401] * 5
+    assert other_spelling.status == 429
+
+
 async def test_school_behind_one_address_is_not_locked_out_by_its_wrong_passwords(
     client: Client,
 ) -> None:

@@ -130,6 +130,17 @@ def test_unknown_srv_name_is_reported(environ: dict[str, str]) -> None:
     assert lines[-1].startswith("MONGO_URI: ")
 
 
+@pytest.mark.parametrize("w", ["2", "eu"], ids=["two members", "a tag"])
+def test_write_concern_of_a_replica_set_on_a_single_server_is_named(
+    w: str, environ: dict[str, str], mongo_uri: str
+) -> None:
+    """The line says that it is about w=, and that this is a single server."""
+    lines = refused(environ | {"MONGO_URI": f"{mongo_uri}/?w={w}"})
+
+    assert "w= asks for several members" in lines[-1]
+    assert "single server" in lines[-1]
+
+
 @pytest.mark.usefixtures("soon_refused")
 def test_tls_to_a_server_without_tls_is_reported(environ: dict[str, str], mongo_uri: str) -> None:
     """The sentence names TLS; code 75, for a proxy whose server is away looks the same."""

@@ -73,7 +73,9 @@ async def sign_in(request: web.Request, form: SignIn) -> Account:
     email = await accounts.email_of(form.email)
     async with _throttled(request, email):
         account = await accounts.authenticate(email, form.password, _hashing_for(request))
-        if account is None:
+        # Looked up again: hashing takes a while, in which the password may have been changed or the
+        # account disabled. Its owner would find a session in the list that opens nothing.
+        if account is None or await accounts.get(account.id) != account:
             event(request, "sign_in_failed")
             raise SignInRefused
     await _open_session(request, account, remember=form.remember)

@@ -8,7 +8,7 @@ Only this module uses the `users` collection. One stored account:
       username: str            as shown
       username_folded: str     unique
       password: str            Argon2id as PHC text
-      password_version: int    counts password changes, see `Account`
+      password_version: int    counts password changes and locks, see `Account`
       created_at: Date
       disabled: bool           absent, or true }
 
@@ -46,8 +46,8 @@ class Account:
     """One account as the handlers may see it, without the hash of the password.
 
     A session contains the `password_version` that it was opened with, and ends when the account
-    has a newer one: a sign-in with the old password that is in flight while the password changes
-    must not stay signed in.
+    has a newer one: a sign-in that is in flight while the password changes, or while the account
+    is disabled, must not stay signed in.
     """
 
     id: str
@@ -150,15 +150,18 @@ class Accounts:
     async def email_of(self, name: str) -> str:
         """Return the email address of the account with this address or user name.
 
-        A text that names no account is returned as it is: the caller goes on with it, so that
-        the answer does not show that there is none.
+        A text that names no account is returned, folded as a user name is: the caller goes on with
+        it, so that neither the answer nor the throttle shows that there is none.
         """
         named = {"username_folded": usernames.fold_username(name)}
         by_email, by_name = await self._with_email(name), await self._users.find_one(named)
         # The address first: somebody else may have chosen it as a user name. Both are always
         # looked up: the time must not show which addresses have an account.
         document = by_email or by_name
-        return _account(document).email if document else name
+        if document:
+            return _account(document).email
+        # Of an account all spellings of the name have one counter, so of no account as well.
+        return name if "@" in name else usernames.fold_username(name)
 
     async def get(self, account_id: str) -> Account | None:
         """Return the account with this id, `None` if it is gone or disabled."""
@@ -175,10 +178,10 @@ class Accounts:
     async def confirm(self, account: Account, password: str, address: str = "") -> Proof:
         """Check the password of somebody who is signed in.
 
-        Raises `WrongPassword`, `Busy`, or `NotSignedIn` when the account is gone.
+        Raises `WrongPassword`, `Busy`, or `NotSignedIn` when the account is gone or disabled.
         """
         document = await self._users.find_one({"_id": ObjectId(account.id)})
-        if document is None:
+        if document is None or document.get("disabled"):
             raise NotSignedIn(ended=True)
         phc = document["password"]
         if not await self._passwords.verify(password, phc, address):
@@ -191,7 +194,7 @@ class Accounts:
         The caller ends the sessions. `field` is the form field that a `FieldsRefused` names.
         Raises `Busy`, and what `confirm` raises when the proved password is not the current one
         any more: of two changes with the same old password one counts, and a new password that
-        the operator has set meanwhile stays.
+        the operator has set meanwhile stays. So does an account that was disabled meanwhile.
         """
         change = await self._new_password(proof.account, password, field, proof.address)
 
@@ -225,9 +228,16 @@ class Accounts:
         return _account(document)
 
     async def set_disabled(self, account: Account, *, disabled: bool) -> bool:
-        """Lock or unlock an account; `True` if that changed anything. Sessions are not ended."""
-        change = {"$set": {"disabled": True}} if disabled else {"$unset": {"disabled": ""}}
-        result = await self._users.update_one({"_id": ObjectId(account.id)}, change)
+        """Lock or unlock an account; `True` if that changed anything.
+
+        The caller ends the sessions of a locked account. One of a sign-in that was under way then
+        opens nothing either, also when the account is unlocked: its version is the one before.
+        """
+        change: dict[str, dict[str, Any]] = {"$unset": {"disabled": ""}}
+        if disabled:
+            change = {"$set": {"disabled": True}, "$inc": {"password_version": 1}}
+        before = {"_id": ObjectId(account.id), "disabled": None if disabled else True}
+        result = await self._users.update_one(before, change)
         return bool(result.modified_count)
 
     async def _with_email(self, email: str) -> dict[str, Any] | None:
@@ -248,7 +258,9 @@ class Accounts:
         """Make a change whose filter includes the proved hash; return the account."""
         while True:
             account = proof.account
-            document = await change({"_id": ObjectId(account.id), "password": proof.phc})
+            document = await change(
+                {"_id": ObjectId(account.id), "password": proof.phc, "disabled": None}
+            )
             if document is not None:
                 return _account(document)
             # Another hash. A parallel sign-in may have stored one of the same password at today's

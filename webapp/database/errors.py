@@ -14,6 +14,7 @@ from storage import IndexConflict, StorageUnavailable
 from webapp.config.settings import ConfigError
 
 UNAUTHORIZED = 13
+BAD_VALUE = 2
 
 
 class Meaning(NamedTuple):
@@ -86,6 +87,10 @@ _PASSWORD = Meaning(
 _WRITE_CONCERN = Meaning(
     "MONGO_URI: the replica set can never confirm a write as w= asks; use w=majority"
 )
+_SINGLE_SERVER = Meaning(
+    "MONGO_URI: w= asks for several members of a replica set, but this is a single server; leave w="
+    " out, or use w=majority"
+)
 # https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml; 8000 is Atlas'.
 _CODES = {18: _PASSWORD, 8000: _PASSWORD, 79: _WRITE_CONCERN, 100: _WRITE_CONCERN}
 
@@ -110,7 +115,7 @@ def explain(error: BaseException, database: str) -> Meaning:
     if isinstance(error, PyMongoError) and is_away(error):
         return _silence(str(error).casefold())
     if isinstance(error, OperationFailure):
-        return _refusal(error.code, database)
+        return _refusal(error, database)
     if isinstance(error, ConfigurationError):
         is_silent = any(sign in str(error).casefold() for sign in _NO_NAME_SERVER)
         return _NAMES_AWAY if is_silent else _ADDRESS
@@ -121,9 +126,13 @@ def _silence(message: str) -> Meaning:
     return next((meaning for sign, meaning in _SIGNS.items() if sign in message), _AWAY)
 
 
-def _refusal(code: int | None, database: str) -> Meaning:
+def _refusal(error: OperationFailure, database: str) -> Meaning:
+    code = error.code
     if code in _CODES:
         return _CODES[code]
+    # BadValue is many things; of these only the one about w= names it.
+    if code == BAD_VALUE and "'w'" in str(error):
+        return _SINGLE_SERVER
     if code == UNAUTHORIZED:
         return Meaning(
             f"MONGO_URI: the user may not write to the database {database!r} or not make indexes"
