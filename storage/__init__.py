@@ -1,7 +1,9 @@
 """Server-side sessions for aiohttp, kept encrypted in MongoDB."""
 
+from storage.connections import save_session, watch_session
 from storage.errors import (
     IndexConflict,
+    SessionEnded,
     SessionNotSerializable,
     SessionTooLarge,
     StorageError,
@@ -16,6 +18,7 @@ from storage.session import renew_session
 __all__ = [
     "IndexConflict",
     "MongoStorage",
+    "SessionEnded",
     "SessionInfo",
     "SessionNotSerializable",
     "SessionTooLarge",
@@ -23,7 +26,9 @@ __all__ = [
     "StorageUnavailable",
     "generate_secret",
     "renew_session",
+    "save_session",
     "setup",
+    "watch_session",
 ]
 
 # Tracebacks and documentation show what to import: storage.MongoStorage. The modules of this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from storage.document import Document
@@ -34,6 +35,9 @@ class SessionCache:
     def __init__(self) -> None:
         """Start empty."""
         self._sessions: OrderedDict[bytes, CachedSession] = OrderedDict()
+        # Who wants to know at once that a session may have ended, or that several have.
+        self.when_forgotten: Callable[[bytes], None] = _tell_nobody
+        self.when_several_forgotten: Callable[[], None] = _tell_nobody
 
     def get(self, identifier: bytes) -> CachedSession | None:
         """Return what was opened last under this id."""
@@ -62,7 +66,7 @@ class SessionCache:
         if found is None:
             return
         if sealed_bytes(new.values) > LARGEST_BYTES:
-            self.forget(identifier)
+            del self._sessions[identifier]
             return
         # Where the save moved dates, MongoDB has the last word on them.
         rest = found.rest if new.stored is found.snapshot.stored else {}
@@ -71,13 +75,20 @@ class SessionCache:
     def forget(self, identifier: bytes) -> None:
         """Remove a session that has ended."""
         self._sessions.pop(identifier, None)
+        self.when_forgotten(identifier)
 
     def forget_owner(self, owner: str, keep: bytes | None) -> None:
         """Remove an owner's sessions, except the one with the id ``keep``."""
         for identifier, found in list(self._sessions.items()):
             if found.snapshot.owner == owner and identifier != keep:
                 del self._sessions[identifier]
+        self.when_several_forgotten()
 
     def clear(self) -> None:
         """Remove every session."""
         self._sessions.clear()
+        self.when_several_forgotten()
+
+
+def _tell_nobody(*_identifiers: bytes) -> None:
+    """Do nothing."""

@@ -12,6 +12,7 @@ from storage.values import SCALARS, Decoder, Encoded, Encoder, Value, marshalled
 # Python's default recursion limit is 1000, and the program around a load needs some of it.
 MOST_NESTED = 400
 _NAME_SHOWN_CHARACTERS = 80
+_NAMES_SHOWN = 10
 _MISSING = object()
 
 
@@ -50,6 +51,20 @@ def has_changed(session: MongoSession, encoder: Encoder, decoder: Decoder) -> bo
         return bool(diff_of(session, encoder, decoder))
     except SessionNotSerializable:
         return True  # the save says what is wrong
+
+
+def unsaved_changes(session: MongoSession, encoder: Encoder, decoder: Decoder) -> list[str]:
+    """Name what the app has changed since the load or the last save; never a value."""
+    try:
+        names = sorted(diff_of(session, encoder, decoder).names)
+    except SessionNotSerializable as refusal:
+        return [str(refusal)]
+    named = [repr(name[:_NAME_SHOWN_CHARACTERS]) for name in names[:_NAMES_SHOWN]]
+    if len(names) > _NAMES_SHOWN:
+        named.append(f"{len(names) - _NAMES_SHOWN} more")
+    if session.max_age_changed:
+        named.append("session.max_age")
+    return named
 
 
 def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:

@@ -32,6 +32,11 @@ NEWEST_FIRST = ("last_seen_at", -1)
 _WHAT_IS_THERE: Mapping[str, bool] = {
     "_id": True, "created_at": True, "expires_at": True, "forward": True,
 }  # fmt: skip
+# Of a watched session, or of the forward in its place.
+WATCHED: Mapping[str, bool] = {
+    "_id": True, "created_at": True, "last_seen_at": True, "expires_at": True, "max_age": True,
+    "owner": True, "forward": True,
+}  # fmt: skip
 # Every update, delete and renewal of a session asks for this: a forward has not expired either, and
 # what is written to it would be lost. ``None`` matches a field that is not there.
 _NO_FORWARD: Mapping[str, None] = {"forward": None}
@@ -184,7 +189,7 @@ def parse_without_values(document: Document) -> Stored:
     """Read everything but the values, which the list of an owner's sessions does not need."""
     identifier, key_id = document.get("_id"), document.get("key_id")
     persistent = document.get("persistent")
-    owner, label = document.get("owner"), document.get("label")
+    owner, label = _owner(document), document.get("label")
     later = document.get("later_key_ids", [])
     if not (isinstance(identifier, bytes) and len(identifier) == ID_BYTES):
         raise Unreadable("its field '_id' is not binary of 32 bytes")
@@ -194,11 +199,21 @@ def parse_without_values(document: Document) -> Stored:
         raise Unreadable("its field 'later_key_ids' is not a list of binary")
     if not isinstance(persistent, bool):
         raise Unreadable("its field 'persistent' is not true or false")
-    if owner is not None and not (isinstance(owner, bytes) and len(owner) == OWNER_BYTES):
-        raise Unreadable("its field 'owner' is not binary of 16 bytes")
     if label is not None and not isinstance(label, bytes):
         raise Unreadable("its field 'label' is not binary")
     return Stored(identifier, _dates(document), persistent, owner, key_id, label, tuple(later))
+
+
+class WatchedDocument(NamedTuple):
+    """What a watch reads of a session; its shape is checked."""
+
+    dates: Dates
+    owner: bytes | None
+
+
+def parse_watched(document: Document) -> WatchedDocument:
+    """Read the dates and the owner of a session; raises ``Unreadable`` for a wrong shape."""
+    return WatchedDocument(_dates(document), _owner(document))
 
 
 def checked_values(values: object) -> Mapping[str, bytes]:
@@ -337,6 +352,13 @@ def sealed_again(
     # A label that is None matches one that is not there.
     exactly = {**readable_session(now_ms), "values": values_before, "label": before.label}
     return by_id(before.identifier) | exactly, {"$set": fields, "$unset": {"later_key_ids": ""}}
+
+
+def _owner(document: Document) -> bytes | None:
+    owner = document.get(OWNER_FIELD)
+    if owner is not None and not (isinstance(owner, bytes) and len(owner) == OWNER_BYTES):
+        raise Unreadable("its field 'owner' is not binary of 16 bytes")
+    return owner
 
 
 def _dates(document: Document) -> Dates:

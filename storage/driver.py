@@ -90,9 +90,13 @@ class Driver:
         A new one for each request: it is a response too, and one cannot answer two requests.
         """
         self._counters["unavailable"] += 1
-        error = StorageUnavailable(self._cause_of(cause).sentence)
+        error = StorageUnavailable(self.sentence_for(cause))
         error.__cause__ = cause
         return error
+
+    def sentence_for(self, error: BaseException | None) -> str:
+        """Say why an operation failed, and the remedy."""
+        return self._cause_of(error).sentence
 
     def report(self, error: BaseException) -> None:
         """Log why an operation failed, and the remedy, once a minute for each cause."""

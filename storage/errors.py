@@ -38,6 +38,17 @@ class StorageUnavailable(StorageError, web.HTTPServiceUnavailable):
         Exception.__init__(self, cause)
 
 
+class SessionEnded(StorageError):
+    """The session was revoked, signed out or deleted, or it has expired.
+
+    Raised by ``save_session``, which has written nothing, and by ``watch_session``. Where nobody
+    catches it, ``setup`` closes the stream or the WebSocket, or answers 401 if there is none yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the session has ended: revoked, signed out, deleted or expired")
+
+
 class SessionTooLarge(StorageError):
     """The sealed values of a session are larger than ``max_bytes``; nothing was written."""
 

@@ -55,6 +55,10 @@ class Lifetime:
         created_ms, last_seen_ms, expires_ms, max_age = dates
         return now_ms >= expires_ms or now_ms >= self.end(created_ms, last_seen_ms, max_age)
 
+    def is_too_old(self, dates: Dates, now_ms: int) -> bool:
+        """Tell whether the absolute timeout has passed, which no use of a session extends."""
+        return self.absolute_ms is not None and now_ms >= dates.created_ms + self.absolute_ms
+
     def touch_is_due(self, dates: Dates, touched_ms: int | None, now_ms: int) -> bool:
         """Tell whether to write that a session is in use, and to send its cookie again.
 

@@ -6,12 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import aiohttp_session
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
+from storage.errors import (
+    SessionEnded,
+    SessionNotSerializable,
+    SessionTooLarge,
+    StorageUnavailable,
+)
 from storage.mongo import LOADED, MongoStorage, has_failed
+from storage.route_warnings import route_of
 from storage.session import MongoSession
 
 
@@ -78,7 +84,7 @@ class _RequestSession:
     request's items, so that a session which only the clone has asked for is found here.
     """
 
-    __slots__ = ("_loaded", "_session", "asked_for", "failed", "started", "storage")
+    __slots__ = ("_loaded", "_session", "asked_for", "failed", "started", "storage", "stream")
 
     def __init__(self, storage: MongoStorage) -> None:
         self.storage = storage
@@ -88,6 +94,8 @@ class _RequestSession:
         self.failed = False
         # Whether a response has started: no cookie can follow it.
         self.started = False
+        # The stream or WebSocket that has started, as long as the handler runs.
+        self.stream: web.StreamResponse | None = None
         self._loaded: MongoSession | None = None
         # The one to save: what was loaded, or what new_session made after it.
         self._session: Session | None = None
@@ -105,17 +113,38 @@ class _RequestSession:
             if self._session is None:
                 self._session = loaded
                 self._loaded = loaded if isinstance(loaded, MongoSession) else None
+                self._note_outliving(request)
         return self._session
 
     async def new_session(self) -> Session:
         """Do what the storage does; the new session is the one to save."""
         self.asked_for = True
-        self._session = await self.storage.new_session()
-        return self._session
+        session = await self.storage.new_session()
+        if self.started:
+            session.outlive_answer("new_session")  # it is not told for which request
+        self._session = session
+        return session
 
     def __getattr__(self, name: str) -> Any:
         """Answer for the storage to apps that take it from the request."""
         return getattr(self.storage, name)
+
+    def begin_stream(self, request: web.Request, stream: web.StreamResponse) -> None:
+        """Note what has started: changes from now on are not saved with it."""
+        self.stream = stream
+        self._note_outliving(request)
+
+    def end_stream(self, request: web.Request) -> None:
+        """Say which changes came too late to be saved with the stream."""
+        self.stream = None
+        session = self.current(request)
+        if isinstance(session, MongoSession) and session.made_by is self.storage:
+            self.storage.report_late_changes(route_of(request), session)
+
+    def _note_outliving(self, request: web.Request) -> None:
+        session = self._session
+        if self.started and isinstance(session, MongoSession):
+            session.outlive_answer(route_of(request))
 
     def current(self, request: web.Request) -> Session | None:
         """Return the session to save with the request, ``None`` where nobody asked for one."""
@@ -135,7 +164,7 @@ class _RequestSession:
 
     def forget(self, request: web.Request) -> None:
         """Drop the session and its changes."""
-        self._session = None
+        self._session = self.stream = None
         # Removed, not set to None: a load compares how many items the request holds.
         request.pop(SESSION_KEY, None)
 
@@ -227,6 +256,10 @@ class _Sessions:
                     _note_start(every_held, started=False)
                     raise
         _note_start(every_held, started=True)
+        if not isinstance(response, web.Response):
+            for held in every_held:
+                if held.storage is storage:
+                    held.begin_stream(request, response)
 
     async def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
         """Complete the headers of every answer that depends on a session."""
@@ -281,10 +314,28 @@ async def _respond(
         return await handler(request)
     except web.HTTPException:
         raise
+    except SessionEnded:
+        stream = held.stream
+        held.forget(request)
+        if stream is None:
+            raise web.HTTPUnauthorized(text="The session has ended; sign in again.") from None
+        return await _closed(stream)
     except BaseException:
+        if held.stream is not None:
+            # How most streams end: the visitor has gone.
+            held.end_stream(request)
         # The changes of a handler that crashed are not saved, whoever responds in its place.
         held.forget(request)
         raise
+
+
+async def _closed(stream: web.StreamResponse) -> web.StreamResponse:
+    """End the connection of a handler whose session has ended, as if the handler had done so."""
+    if isinstance(stream, web.WebSocketResponse):
+        await stream.close(code=WSCloseCode.POLICY_VIOLATION, message=b"session ended")
+    # The body may be shorter than its Content-Length has said.
+    stream.force_close()
+    return stream
 
 
 async def _save(request: web.Request, response: web.StreamResponse, held: _RequestSession) -> None:
@@ -298,6 +349,8 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
         # The error page, a file perhaps, would be refused as well.
         held.forget(request)
         raise
+    if held.stream is not None:
+        held.end_stream(request)
 
 
 def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:

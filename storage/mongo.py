@@ -18,13 +18,14 @@ from storage.cache import SessionCache
 from storage.changes import is_unchanged
 from storage.cookies import SessionCookie
 from storage.driver import Driver
-from storage.errors import StorageUnavailable
+from storage.errors import SessionEnded, StorageUnavailable
 from storage.following import where_it_is
+from storage.forwards import Forward
 from storage.indexes import IndexWork, create_indexes
 from storage.lifetime import DEFAULT_IDLE_SECONDS, checked_lifetime, duration, whole
 from storage.moving import Moving
 from storage.owners import Owners, SessionInfo
-from storage.route_warnings import RouteWarnings
+from storage.route_warnings import RouteWarnings, route_of
 from storage.saving import Saving, Visit
 from storage.sealing import Keyring
 from storage.session import MongoSession
@@ -34,6 +35,7 @@ from storage.store import Store
 from storage.tokens import document_id, to_cookie, to_handle
 from storage.undisclosed import Held
 from storage.values import read_json, write_json
+from storage.watching import Watch, Watches
 
 COUNTERS = (
     "loads", "hits", "misses", "expired", "unreadable",
@@ -169,6 +171,9 @@ class MongoStorage(AbstractStorage):
             owners=self._owners,
             moving=self._moving,
         )
+        self._watches = Watches(self._store, lifetime, self._now_ms)
+        cache.when_forgotten = self._watches.look_at
+        cache.when_several_forgotten = self._watches.look_at_all
         self._route_warnings = RouteWarnings()
         self._index_work = IndexWork(self._driver)
 
@@ -273,6 +278,48 @@ class MongoStorage(AbstractStorage):
             vary_by_cookie(response)
             make_private(request, response, self._route_warnings)
 
+    async def save_so_far(self, request: web.Request, session: MongoSession) -> None:
+        """Write what changed without a response; for ``save_session`` of ``connections``."""
+        self._driver.check_open()
+        async with session.turn:
+            if session.ended:
+                raise SessionEnded
+            replaced, loaded = self._replaced(request) if session.snapshot is None else ((), False)
+            await self._saving.save_so_far(
+                Visit(
+                    request,
+                    web.Response(),
+                    session,
+                    replaced,
+                    self._now_ms(),
+                    loaded,
+                    by_hand=True,
+                )
+            )
+            if session.ended:
+                raise SessionEnded
+
+    def watch(self, session: MongoSession, *, seconds: float, keep_alive: bool) -> Watch:
+        """Return a block that ends with a stored session; for ``watch_session``."""
+        self._driver.check_open()
+        if session.snapshot is None:
+            raise RuntimeError(
+                "watch_session: the session is not stored yet, or was signed out; save it with an "
+                "answer first"
+            )
+
+        def follow(forward: Forward) -> None:
+            if forward.had_owner:
+                session.moved = forward
+
+        return Watch(
+            self._watches,
+            session.snapshot,
+            seconds=seconds,
+            keep_alive=keep_alive,
+            followed=follow,
+        )
+
     async def save_before_headers(
         self, request: web.Request, response: web.StreamResponse, session: Session
     ) -> None:
@@ -289,11 +336,21 @@ class MongoStorage(AbstractStorage):
     def report_swallowed_failure(self, request: web.Request, status: int) -> None:
         """Say once for a route that its handler hides a failure of the load; for ``setup``."""
         self._route_warnings.warn(
-            request,
+            route_of(request),
             "it answered %d although its session could not be loaded; except web.HTTPException "
             "catches StorageUnavailable too: catch that one before, or let it pass",
             status,
         )
+
+    def report_late_changes(self, route: str, session: MongoSession) -> None:
+        """Say once for a route that changes came too late to be saved with the response."""
+        if not session.abandoned and (changed := self._saving.unsaved_changes(session)):
+            self._route_warnings.warn(
+                route,
+                "the session was changed after the response had started, and was not saved (%s); "
+                "call save_session(request)",
+                ", ".join(changed),
+            )
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed a stored session; for ``MongoSession``."""
@@ -400,6 +457,7 @@ class MongoStorage(AbstractStorage):
         Never closes the client, which belongs to the app. May be called twice.
         """
         self._driver.closed = True
+        self._watches.stop()
         await self._index_work.stop()
         await self._store.drained()
 

@@ -12,7 +12,7 @@ from weakref import ref
 
 from aiohttp import web
 
-from storage.changes import diff_of, has_changed
+from storage.changes import diff_of, has_changed, unsaved_changes
 from storage.commands import Outcome
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
@@ -48,6 +48,13 @@ class Visit(NamedTuple):
     now_ms: int
     # Whether the request has loaded what is replaced: then its end follows a renewal.
     loaded: bool = False
+    # Whether it saves without its answer: nothing put on ``response`` is sent by this save.
+    by_hand: bool = False
+
+    @property
+    def without_cookie(self) -> bool:
+        """Whether no cookie of a session that goes on may be sent."""
+        return self.by_hand or self.session.by_forward
 
 
 class Saving:
@@ -100,11 +107,7 @@ class Saving:
             session.keep_only({*session.assigned, str(settings.owner_key)})
             dropped = held - len(session)
             logger.info("session %s has another owner; %d values dropped", _name(snapshot), dropped)
-        try:
-            diff = diff_of(session, settings.encoder, settings.decoder)
-        except SessionNotSerializable as refusal:
-            # Without the frames that have the values: error trackers record them.
-            raise refusal.with_traceback(None) from None
+        diff = self._diff_of(session)
         if AIOHTTP_SECURITY in diff.written:
             self._check_owner_key()
         _check_owner(session, diff, owner, settings)
@@ -124,6 +127,50 @@ class Saving:
                 await self._update(
                     visit, snapshot, draft, move_dates=move_dates, set_max_age=set_max_age
                 )
+            else:
+                session.saved(snapshot)
+
+    async def save_so_far(self, visit: Visit) -> None:
+        """Write what changed without a cookie; see ``save_session`` of ``connections``."""
+        session = visit.session
+        taken = session.take_changes()
+        try:
+            await self._save_so_far(visit._replace(session=taken))
+        except BaseException:
+            session.give_back(taken)
+            raise
+        session.take_over(taken)
+
+    async def _save_so_far(self, visit: Visit) -> None:
+        session, snapshot, settings = visit.session, visit.session.snapshot, self._settings
+        if session.emptied:
+            await self._end(visit)
+            return
+        if snapshot is None and not session.current:
+            return
+        owner = settings.owner_of(session.current)
+        if (
+            snapshot is None
+            or (session.renewal_wanted and not session.by_forward)
+            or starts_again(snapshot, owner, invalidated=session.invalidated)
+        ):
+            raise RuntimeError(
+                "save_session: the session is new, or gets a new token because its owner changed "
+                "or the app asked for it, and only an answer can carry the cookie; do this before "
+                "the response starts, in a request of its own"
+            )
+        diff = self._diff_of(session)
+        _check_owner(session, diff, owner, settings)
+        set_max_age = session.max_age_changed
+        if diff or set_max_age:
+            draft = self._draft(visit, diff, owner, describe=False)
+            await self._update(
+                visit, snapshot, draft, move_dates=set_max_age, set_max_age=set_max_age
+            )
+
+    def unsaved_changes(self, session: MongoSession) -> list[str]:
+        """Name what the app has changed and not saved, for the log."""
+        return unsaved_changes(session, self._settings.encoder, self._settings.decoder)
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed a stored session."""
@@ -136,6 +183,13 @@ class Saving:
         if snapshot is None or session.touch_failed or session.by_forward:
             return False
         return self._touch_is_due(snapshot, now_ms)
+
+    def _diff_of(self, session: MongoSession) -> Diff:
+        try:
+            return diff_of(session, self._settings.encoder, self._settings.decoder)
+        except SessionNotSerializable as refusal:
+            # Without the frames that have the values: error trackers record them.
+            raise refusal.with_traceback(None) from None
 
     def _check_owner_key(self) -> None:
         """Say once that aiohttp-security's users are no owners, where the app has not said so."""
@@ -214,8 +268,12 @@ class Saving:
         self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
     ) -> None:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
-        if move_dates and not visit.session.by_forward:
-            self._remember_touch(old, draft.now_ms)
+        if move_dates:
+            if visit.without_cookie:
+                # The next answer finds its touch due, and sends the cookie.
+                self._touched.pop(old.stored.identifier, None)
+            else:
+                self._remember_touch(old, draft.now_ms)
         try:
             if self._store.needs_reseal(old):
                 await self._store.finish(
@@ -248,7 +306,7 @@ class Saving:
             draft,
             move_dates=move_dates,
             set_max_age=set_max_age,
-            by_forward=session.by_forward,
+            by_forward=visit.without_cookie,
         )
         try:
             outcome = await sent
@@ -260,7 +318,7 @@ class Saving:
             await store.finish(self._missed(visit, old, draft, outcome, set_max_age=set_max_age))
             return
         store.updated(new, draft)
-        if move_dates and not session.by_forward:
+        if move_dates and not visit.without_cookie:
             self._send_cookie(visit, new)
         else:
             # No cookie: repeating the old token could arrive late and undo a renewal.
@@ -281,6 +339,7 @@ class Saving:
         forward = None
         if outcome.forward is not None:
             forward = self._store.forward_in(old.token, outcome.forward, draft.now_ms)
+        forward = forward or visit.session.moved
         if forward is None:
             self._ended_elsewhere(visit, old)
         else:
@@ -358,6 +417,8 @@ class Saving:
         forwards = await self._store.end(dict.fromkeys(tokens), visit.now_ms, deadline)
         # Not those that have been ended just now, under their new token.
         moved = [one for one in forwards.values() if one.token not in tokens]
+        if visit.session.moved is not None:
+            moved.append(visit.session.moved)
         await end_late(self._store, moved, visit.now_ms, deadline)
         return forwards
 
@@ -380,7 +441,7 @@ class Saving:
 
     def _ended_elsewhere(self, visit: Visit, old: Snapshot) -> None:
         # No cookie at all, not even a deletion: a newer response may just have set a good one.
-        visit.session.abandoned = True
+        visit.session.abandoned = visit.session.ended = True
         self._store.forget(old.stored.identifier)
         self._touched.pop(old.stored.identifier, None)
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,9 @@ from weakref import ReferenceType
 from aiohttp import web
 from aiohttp_session import STORAGE_KEY, Session, get_session
 
-from storage.forwards import FOLLOWED_MS
+from storage.forwards import FOLLOWED_MS, Forward
 from storage.lifetime import LONGEST, whole
+from storage.route_warnings import route_of
 from storage.snapshot import Snapshot
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
@@ -35,6 +37,9 @@ class Maker(Protocol):
     def needs_touch(self, session: MongoSession) -> bool:
         """Tell whether the use of the session is to be recorded."""
 
+    def report_late_changes(self, route: str, session: MongoSession) -> None:
+        """Say which changes came after the response had started and were never saved."""
+
 
 class SentCookie(NamedTuple):
     """What a save has put on a response."""
@@ -53,8 +58,11 @@ class MongoSession(Session):
     # Whether the request has reached it by a forward: then it gets no cookie of it, since whoever
     # has the old token must not get the new one.
     by_forward: bool = False
+    # Where a watch has seen it move to, with the same owner: forwards last for a minute only.
+    moved: Forward | None = None
     # Nothing may be written for it any more: it ended elsewhere, or its save has failed.
     abandoned: bool = False
+    ended: bool = False
     touch_failed: bool = False
     own_max_age: float | None = None
     # Whether this request has assigned it, also where it is the same as before.
@@ -64,8 +72,11 @@ class MongoSession(Session):
     # The request that it was loaded for.
     loaded_for: ReferenceType[web.Request] | None = None
     sent: SentCookie | None = None
+    _turn: asyncio.Lock | None = None
     _written = False
     _removed = False
+    # Of the request, for the log.
+    route: str = ""
     _identity_refused: ClassVar = False
 
     def __init__(
@@ -153,6 +164,8 @@ class MongoSession(Session):
 
     @_changed.setter
     def _changed(self, changed: bool) -> None:
+        if changed and not self._written:
+            self._note_first_write()
         self._written = changed
 
     @property
@@ -176,7 +189,7 @@ class MongoSession(Session):
     def __repr__(self) -> str:
         """Show the handle, never a value: sessions end up in logs."""
         handle = None if self.snapshot is None else to_handle(self.snapshot.stored.identifier)
-        return f"<{type(self).__name__} handle={handle} with {len(self)} values>"
+        return f"<{MongoSession.__name__} handle={handle} with {len(self)} values>"
 
     def __sentry_repr__(self) -> str:
         """Show no more to Sentry, which looks into mappings otherwise."""
@@ -189,13 +202,16 @@ class MongoSession(Session):
         except TypeError:
             del value  # a key that cannot be hashed: error trackers record this frame
             raise
-        self._written = True
+        if not self._written:
+            self._note_first_write()
         self.assigned.add(key)
 
     def __delitem__(self, key: str) -> None:
         """Remove a value; it is removed with the response."""
         del self._mapping[key]
-        self._written = self._removed = True
+        if not self._written:
+            self._note_first_write()
+        self._removed = True
         self.assigned.discard(key)
 
     def invalidate(self) -> None:
@@ -252,16 +268,81 @@ class MongoSession(Session):
         for name in removed:
             self._mapping.pop(name, None)
 
+    @property
+    def turn(self) -> asyncio.Lock:
+        """The lock of ``save_session``: its calls run one after another."""
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        return self._turn
+
+    def take_changes(self) -> MongoSession:
+        """Return a copy with the changes so far; what comes from now on is for the next save.
+
+        Other tasks of the request may change the session while it is saved.
+        """
+        taken = MongoSession.__new__(MongoSession)
+        taken.__dict__.update(self.__dict__)
+        taken._mapping, taken.assigned = dict(self._mapping), set(self.assigned)
+        self._clear_marks()
+        return taken
+
+    def give_back(self, taken: MongoSession) -> None:
+        """Keep the changes of a save that has failed for the next one."""
+        self.assigned |= taken.assigned
+        for mark in _MARKS:
+            if getattr(taken, mark):
+                setattr(self, mark, getattr(taken, mark))
+
+    def take_over(self, taken: MongoSession) -> None:
+        """Note what a save of the changes so far has come to."""
+        self.snapshot, self.sent = taken.snapshot, taken.sent
+        self.ended |= taken.ended
+        self.abandoned |= taken.abandoned
+        self.by_forward |= taken.by_forward
+
+    def outlive_answer(self, route: str) -> None:
+        """Say so if it is dropped with unsaved changes: no answer will save them.
+
+        Called where a response has started; sessions of other requests pay nothing for it.
+        """
+        self.route = route
+        self.__class__ = _OutlivingSession
+
+    def _note_first_write(self) -> None:
+        self._written = True
+        request = None if self.loaded_for is None else self.loaded_for()
+        if request is not None and getattr(request.get(STORAGE_KEY), "started", False) is True:
+            self.outlive_answer(route_of(request))
+
     def saved(self, snapshot: Snapshot | None) -> None:
         """Note what MongoDB has now; ``None``: the session has ended."""
         self.snapshot = snapshot
         if snapshot is not None:
             self.own_max_age = snapshot.stored.dates.max_age
             self.persistent = snapshot.stored.persistent
+        self._clear_marks()
+
+    def _clear_marks(self) -> None:
         self.assigned.clear()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
         self.grace_ms = 0
         self._written = self._removed = False
+
+
+_MARKS = (
+    "invalidated", "renewal_wanted", "max_age_assigned", "grace_ms", "_written", "_removed",
+)  # fmt: skip
+
+
+class _OutlivingSession(MongoSession):
+    """A session whose response has started.
+
+    A class of its own: a ``__del__`` costs each object of its class time when it is freed.
+    """
+
+    def __del__(self) -> None:
+        if self.made_by is not None:
+            self.made_by.report_late_changes(self.route, self)
 
 
 async def renew_session(request: web.Request, grace: float | timedelta = 0) -> MongoSession:

@@ -10,7 +10,7 @@ import re
 
 from aiohttp import hdrs, web
 
-from storage.route_warnings import RouteWarnings
+from storage.route_warnings import RouteWarnings, route_of
 
 _PRIVATE, _PUBLIC = ("private", "no-store"), ("public", "s-maxage")
 # A quoted argument may contain commas. ``private="Set-Cookie"`` is another directive than
@@ -46,7 +46,7 @@ def make_private(
         headers[hdrs.CACHE_CONTROL] = ", ".join(text for _name, text in kept)
     if gave_way:
         warnings.warn(
-            request,
+            route_of(request),
             "%s was removed from an answer that carries the session cookie; a shared cache would "
             "have given the cookie to other visitors",
             ", ".join(gave_way),

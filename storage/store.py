@@ -26,16 +26,22 @@ from storage.commands import (
     write_documents,
 )
 from storage.document import (
+    WATCHED,
     Document,
     DocumentUpdate,
+    SealedForward,
     Stored,
+    WatchedDocument,
     bson_of,
     build,
     build_forward,
+    by_ids,
     checked_values,
     decode,
+    identifier_of,
     max_age_is,
     parse_forward,
+    parse_watched,
     parse_without_values,
     same_forward,
     sealed_again,
@@ -362,6 +368,61 @@ class Store:
                 forwards[token] = found
         return forwards
 
+    async def find_watched(self, identifiers: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Read the dates and the owner of sessions; raises whatever the driver raises.
+
+        Nothing is logged or counted as a refusal: a watch is no request.
+        """
+        seconds = self._driver.timeout_seconds
+        find = self._driver.find(
+            by_ids(identifiers), len(identifiers), seconds, projection={**WATCHED}
+        )
+        task = self._driver.start(find)
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        return {identifier_of(raw): raw for raw in task.result()}
+
+    def read_watched(
+        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+    ) -> WatchedDocument | Forward | None:
+        """Read what ``find_watched`` has found; ``None``: the session has ended."""
+        if raw is None:
+            return None
+        try:
+            document = decode(raw)[0]
+            if (sealed := parse_forward(document)) is not None:
+                forward = self._open_forward(token, identifier, sealed)
+                return forward if now_ms < forward.ends_ms else None
+            found = parse_watched(document)
+        except Unreadable as reason:
+            self._note_unreadable(identifier, reason)
+            return None
+        return None if self._lifetime.has_expired(found.dates, now_ms) else found
+
+    async def touch_watched(self, sessions: Iterable[tuple[bytes, Dates]], now_ms: int) -> None:
+        """Record that sessions are in use, without their cookies; a failure is tried again later.
+
+        One millisecond early, as in ``_changed``: their next request sends the cookie.
+        """
+        deadline, submit = self._driver.deadline(), self._writes.submit
+        touches = []
+        for identifier, dates in sessions:
+            end = self._lifetime.end(dates.created_ms, now_ms, dates.max_age)
+            moved = dates._replace(last_seen_ms=now_ms, expires_ms=end - 1)
+            change = DocumentUpdate({}, dates=moved).to_mongodb()
+            touches.append(submit(Update(identifier, now_ms, change), deadline))
+        outcomes = await asyncio.gather(*touches, return_exceptions=True)
+        self._counters["touches"] += outcomes.count(None)
+
+    def owner_hashes(self, owner: str | None) -> Sequence[bytes]:
+        """Return the hashes of an owner's id under every secret."""
+        return () if owner is None else self._keyring.owner_hashes(owner)
+
+    def cause_of(self, error: BaseException) -> str:
+        """Say why the driver has failed, and the remedy."""
+        return self._driver.sentence_for(None if isinstance(error, TimeoutError) else error)
+
     def abandon(self, identifier: bytes) -> None:
         """End a session that no cookie will ever name, as far as that is possible by now."""
         _ = self._driver.start(self.delete(self._driver.deadline(), identifier))
@@ -475,8 +536,7 @@ class Store:
             return cached.snapshot
         rest, values = ({}, None) if raw is None else decode(raw)
         if (forward := parse_forward(rest)) is not None:
-            keys = self._keyring.session_keys(token, identifier, forward.created_ms)
-            return open_forward(keys, forward.sealed)
+            return self._open_forward(token, identifier, forward)
         # Without values: parallel requests have emptied it together, which is a logout too.
         if raw is None or values == {}:
             self._counters["misses"] += 1
@@ -493,6 +553,10 @@ class Store:
         snapshot = self._open(token, stored, checked_values(values), known)
         self._cache.put(CachedSession(raw, rest, snapshot))
         return snapshot
+
+    def _open_forward(self, token: bytes, identifier: bytes, found: SealedForward) -> Forward:
+        keys = self._keyring.session_keys(token, identifier, found.created_ms)
+        return open_forward(keys, found.sealed)
 
     def _open(
         self, token: bytes, stored: Stored, sealed: Mapping[str, bytes], known: Snapshot | None

@@ -69,6 +69,10 @@ class Visitor:
         await response.read()
         return response
 
+    def path_of(self, handler: Handler) -> str:
+        """Return a path at which ``handler`` answers one request, as the site does."""
+        return self._site.path_of(handler)
+
     async def session(self) -> dict[str, Any]:
         """Return the values that the server sees in the session."""
         return dict(await (await self.do(dict)).json())

@@ -26,6 +26,7 @@ from storage import (
     StorageUnavailable,
     generate_secret,
     renew_session,
+    save_session,
     setup,
 )
 
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 PINNED = [
     "IndexConflict",
     "MongoStorage",
+    "SessionEnded",
     "SessionInfo",
     "SessionNotSerializable",
     "SessionTooLarge",
@@ -40,7 +42,9 @@ PINNED = [
     "StorageUnavailable",
     "generate_secret",
     "renew_session",
+    "save_session",
     "setup",
+    "watch_session",
 ]
 DEFAULTS = {
     "max_age": 14 * 24 * 3600,
@@ -77,7 +81,7 @@ def lone_storage(collection: Any) -> MongoStorage:
 
 
 def test_public_names_are_the_pinned_ones() -> None:
-    """`from storage import *` imports ten names, each with a docstring."""
+    """`from storage import *` imports thirteen names, each with a docstring."""
     assert storage.__all__ == PINNED
     assert all(inspect.getdoc(getattr(storage, name)) for name in PINNED)
 
@@ -99,6 +103,7 @@ def test_storage_has_what_its_users_call(lone_storage: MongoStorage) -> None:
 
     assert all(inspect.iscoroutinefunction(getattr(MongoStorage, name)) for name in awaited)
     assert inspect.iscoroutinefunction(renew_session)
+    assert inspect.iscoroutinefunction(save_session)
     assert inspect.isasyncgenfunction(MongoStorage.sessions)
     assert {"clock", "counters", "handle"} <= set(dir(lone_storage))
 

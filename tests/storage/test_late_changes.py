@@ -1,0 +1,227 @@
+"""A change that comes after the response has started and is never saved: one WARNING."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp_session import get_session, new_session
+
+from storage import save_session
+from tests.storage.conftest import Handler, Site, Visitor, until
+
+ADA = {"user_id": 7, "cart": [1], "secret word": "mellon"}
+LATE = (
+    "%s: the session was changed after the response had started, and was not saved "
+    "(%s); call save_session(request)"
+)
+TEXT = LATE.replace("%s", "GET /{number}", 1)
+Change = Callable[[Any], Any]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings so far, after everything that nobody holds was freed."""
+    gc.collect()
+    records = [record for record in caplog.records if record.name.startswith("storage")]
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+
+
+def _set(session: Any) -> None:
+    session["secret word"] = "speak friend"
+
+
+CHANGES = [
+    pytest.param(_set, "'secret word'", id="set"),
+    pytest.param(lambda s: s["cart"].append(2), "'cart'", id="nested"),
+    pytest.param(lambda s: s.pop("cart"), "'cart'", id="removed"),
+    pytest.param(lambda s: s.invalidate(), "'cart', 'secret word', 'user_id'", id="signed out"),
+    pytest.param(lambda s: setattr(s, "max_age", 60), "session.max_age", id="max_age"),
+    pytest.param(
+        lambda s: s.update({f"n{n}": n for n in range(12)}),
+        ", ".join([repr(f"n{n}") for n in (0, 1, 10, 11, 2, 3, 4, 5, 6, 7)] + ["2 more"]),
+        id="many",
+    ),
+    pytest.param(
+        lambda s: s.update(wrong={1}),
+        "session['wrong']: the encoder refused a set (TypeError)",
+        id="not serializable",
+    ),
+]
+
+
+def stream(change: Change, *, fails: bool = False, saves: bool = False) -> Handler:
+    """Return a handler that changes the session after its stream has started."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        change(session)
+        if saves:
+            await save_session(request)
+        if fails:
+            raise ConnectionResetError
+        return response
+
+    return handler
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+async def test_unsaved_change_of_a_stream_is_one_warning_at_its_end(
+    change: Change, named: str, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the route and the keys, and no value."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    for _ in range(2):
+        await visitor.visit(stream(change))
+
+    assert warnings_of(caplog) == [TEXT % named]
+
+
+async def test_unsaved_change_of_a_stream_whose_visitor_has_gone_is_a_warning(
+    site: Site, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most streams end with an error of the connection."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    async with visitor.client.get(site.path_of(stream(_set, fails=True))):
+        await until(lambda: bool(warnings_of(caplog)))
+
+    assert warnings_of(caplog) == [TEXT % "'secret word'"]
+
+
+@pytest.mark.parametrize("saves", [True, False], ids=["saved", "without a change"])
+async def test_stream_that_leaves_nothing_unsaved_causes_no_warning(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture, *, saves: bool
+) -> None:
+    """Nothing was lost."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    await visitor.visit(stream(_set if saves else len, saves=saves))
+
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+async def test_unsaved_change_after_the_request_is_one_warning_when_it_is_dropped(
+    change: Change, named: str, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Socket.IO's handlers do with the request of the handshake."""
+    await visitor.do(lambda session: session.update(ADA))
+    held: list[web.Request] = []
+
+    async def handshake(request: web.Request) -> web.StreamResponse:
+        held.append(request)
+        return web.Response()
+
+    await visitor.visit(handshake)
+    change(await get_session(held[0]))
+    assert warnings_of(caplog) == []
+    held.clear()
+    await visitor.visit(_nothing)  # the connection has held the request until now
+
+    assert warnings_of(caplog) == [TEXT % named]
+
+
+async def _nothing(_request: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+async def _loads(request: web.Request) -> Any:
+    return await get_session(request)
+
+
+async def _makes_new(request: web.Request) -> Any:
+    return await new_session(request)
+
+
+Get = Callable[[web.Request], Awaitable[Any]]
+
+
+@pytest.mark.parametrize("before", [None, _loads], ids=["not asked for", "loaded"])
+@pytest.mark.parametrize("after", [_loads, _makes_new], ids=["loaded", "new"])
+@pytest.mark.parametrize("saves", [True, False], ids=["saved", "not saved"])
+async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
+    before: Get | None,
+    after: Get,
+    visitor: Visitor,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    saves: bool,
+) -> None:
+    """Whether the session was loaded before or after the answer."""
+    await visitor.do(lambda session: session.update(ADA))
+    held: list[web.Request] = []
+
+    async def handshake(request: web.Request) -> web.StreamResponse:
+        held.append(request)
+        if before is not None:
+            session = await before(request)
+            session["cart"] = [1]  # assigned, and the same as before
+        return web.Response()
+
+    await visitor.visit(handshake)
+    session = await after(held[0])
+    session["secret word"] = "speak friend"
+    if saves:
+        with pytest.raises(RuntimeError) if after is _makes_new else _no_error():
+            await save_session(held[0])
+    del session
+    held.clear()
+    await visitor.visit(_nothing)
+
+    route = "new_session" if after is _makes_new else "GET /{number}"
+    lost = not saves or after is _makes_new
+    assert warnings_of(caplog) == ([LATE % (route, "'secret word'")] if lost else [])
+
+
+class _no_error:  # noqa: N801 - stands where pytest.raises does
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_error: object) -> None: ...
+
+
+async def test_change_before_the_answer_causes_no_warning(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is saved, or dropped because the app has failed."""
+
+    async def fails(request: web.Request) -> web.StreamResponse:
+        _set(await get_session(request))
+        return web.Response(status=500)
+
+    await visitor.do(lambda session: session.update(ADA))
+    await visitor.do(_set)
+    await visitor.visit(fails)
+    await visitor.visit(_nothing)
+
+    assert warnings_of(caplog) == []
+
+
+async def test_session_that_has_ended_causes_no_warning(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture, site: Site
+) -> None:
+    """There is nothing to which its changes could be saved."""
+    await visitor.do(lambda session: session.update(ADA))
+    cookie = visitor.cookie
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        other = await site.visitor(cookie)
+        await other.do(lambda ended: ended.invalidate())
+        _set(session)
+        await save_session(request)
+        return response
+
+    await visitor.visit(handler)
+    await asyncio.sleep(0)
+
+    assert warnings_of(caplog) == []

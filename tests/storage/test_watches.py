@@ -1,0 +1,482 @@
+"""Watched connections: a block that ends with its session, over every kind of connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse, ClientWebSocketResponse, WSCloseCode, WSMsgType, web
+from aiohttp_session import get_session
+
+from storage import MongoStorage, SessionEnded, watch_session
+from tests.storage.command_log import CommandLog
+from tests.storage.conftest import (
+    Clock,
+    Handler,
+    MakeStorage,
+    Site,
+    Visitor,
+    every_driver,
+    real_drivers,
+    until,
+)
+from tests.storage.direct import load, stored, values, visit
+
+SOON = 0.05
+ADA = {"user_id": 7, "cart": [1]}
+
+
+def echo(*, every: float = SOON, keep_alive: bool = True) -> Handler:
+    """Return a handler that answers over a WebSocket as long as the session lives."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async with watch_session(request, every, keep_alive):
+            await socket.send_str("watched")
+            async for message in socket:
+                await socket.send_str(message.data)
+        return socket
+
+    return handler
+
+
+def events(content_type: str) -> Handler:
+    """Return a handler that streams for ever."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        async with watch_session(request, SOON):
+            await response.write(b"data: watched\n\n")
+            await asyncio.Event().wait()
+        return response
+
+    return handler
+
+
+@asynccontextmanager
+async def connected(
+    visitor: Visitor, handler: Handler, path_of: Callable[[Handler], str]
+) -> AsyncIterator[ClientWebSocketResponse]:
+    """Open a WebSocket, and wait until its session is watched."""
+    async with visitor.client.ws_connect(path_of(handler)) as socket:
+        assert await socket.receive_str(timeout=10) == "watched"
+        yield socket
+
+
+async def end_of(socket: ClientWebSocketResponse) -> int | None:
+    """Wait until the server closes; return the code."""
+    message = await socket.receive(timeout=10)
+    assert message.type is WSMsgType.CLOSE, message
+    return socket.close_code
+
+
+async def _sign_out(storage: MongoStorage, cookie: str, _clock: Clock) -> None:
+    await visit(storage, cookie, lambda session: session.invalidate())
+
+
+async def _revoke(storage: MongoStorage, cookie: str, _clock: Clock) -> None:
+    session = (await load(storage, cookie)).session
+    assert await storage.revoke(str(storage.handle(session)))
+
+
+async def _revoke_owner(storage: MongoStorage, _cookie: str, _clock: Clock) -> None:
+    assert await storage.revoke_owner(7) == 1
+
+
+async def _clear(storage: MongoStorage, _cookie: str, _clock: Clock) -> None:
+    assert await storage.clear() == 1
+
+
+async def _sign_in_as_another(storage: MongoStorage, cookie: str, _clock: Clock) -> None:
+    await visit(storage, cookie, lambda session: session.update(user_id=8))
+
+
+async def _expire(_storage: MongoStorage, _cookie: str, clock: Clock) -> None:
+    clock.advance(15 * 24 * 3600)
+
+
+End = Callable[[MongoStorage, str, Clock], Awaitable[None]]
+HERE: list[Any] = [
+    pytest.param(_sign_out, id="signed out"),
+    pytest.param(_revoke, id="revoked"),
+    pytest.param(_revoke_owner, id="all revoked"),
+    pytest.param(_clear, id="deleted"),
+    pytest.param(_sign_in_as_another, id="another owner"),
+]
+ENDS = [*HERE, pytest.param(_expire, id="expired")]
+
+
+@every_driver
+@pytest.mark.parametrize("end", ENDS)
+async def test_websocket_is_closed_when_its_session_ends_in_another_process(
+    end: End,
+    visitor: Visitor,
+    make_storage: MakeStorage,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Within the interval, with a close code of its own, and without a traceback."""
+    await visitor.do(lambda session: session.update(ADA))
+    async with connected(visitor, echo(), visitor.path_of) as socket:
+        await socket.send_str("still here?")
+        assert await socket.receive_str(timeout=10) == "still here?"
+
+        await end(make_storage(), str(visitor.cookie), clock)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("end", HERE)
+async def test_websocket_is_closed_at_once_when_its_session_ends_in_this_process(
+    end: End, site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock
+) -> None:
+    """The interval is longer than the test may take."""
+    await visitor.do(lambda session: session.update(ADA))
+    async with connected(visitor, echo(every=20), site.path_of) as socket:
+        await end(storage, str(visitor.cookie), clock)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/octet-stream"])
+async def test_stream_ends_when_its_session_ends(
+    content_type: str, site: Site, visitor: Visitor, storage: MongoStorage
+) -> None:
+    """The body ends properly, and the connection is closed."""
+    await visitor.do(lambda session: session.update(ADA))
+    stream: ClientResponse = await visitor.client.get(site.path_of(events(content_type)))
+    assert await stream.content.readline() == b"data: watched\n"
+
+    await storage.revoke_owner(7)
+
+    assert await asyncio.wait_for(stream.content.read(), 10) == b"\n"
+
+
+async def test_request_is_answered_with_401_when_its_session_ends_before_the_answer(
+    visitor: Visitor, storage: MongoStorage
+) -> None:
+    """There is no stream to end yet."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        async with watch_session(request, 20):
+            await storage.revoke_owner(7)
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    response = await visitor.visit(handler)
+
+    assert response.status == 401
+    assert response.headers.getall("Set-Cookie", []) == []
+
+
+@every_driver
+async def test_renewal_with_the_same_owner_is_followed(
+    site: Site, visitor: Visitor, storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """Twice, by another process and by this one; the end under the newest token is noticed."""
+    await visitor.do(lambda session: session.update(ADA))
+    other = make_storage()
+    async with connected(visitor, echo(), site.path_of) as socket:
+        cookie = str(visitor.cookie)
+        for renewing in (other, storage):
+            cookie = str(await visit(renewing, cookie, lambda session: session.renew()))
+            newest = await _place_of(storage, cookie)
+            await until(lambda there=newest: there in storage._watches._places)
+        await socket.send_str("still here?")
+        assert await socket.receive_str(timeout=10) == "still here?"
+
+        await other.revoke_owner(7)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+
+
+async def _place_of(storage: MongoStorage, cookie: str) -> bytes:
+    return bytes.fromhex(str(storage.handle((await load(storage, cookie)).session)))
+
+
+@pytest.mark.parametrize("own", [{}, {"user_id": 7}], ids=["renewal", "sign-in"])
+async def test_watch_of_nobodys_session_ends_with_a_sign_in_only(
+    own: dict[str, Any], site: Site, visitor: Visitor, storage: MongoStorage
+) -> None:
+    """Whoever planted the cookie before must not go on."""
+    await visitor.do(lambda session: session.update(cart=[1]))
+    async with connected(visitor, echo(every=20), site.path_of) as socket:
+
+        def renew(session: Any) -> None:
+            session.renew()
+            session.update(own)
+
+        cookie = str(await visit(storage, visitor.cookie, renew))
+
+        if own:
+            assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+        else:
+            newest = await _place_of(storage, cookie)
+            await until(lambda: newest in storage._watches._places)
+            await socket.send_str("still here?")
+            assert await socket.receive_str(timeout=10) == "still here?"
+            await storage.clear()
+            assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+
+
+@real_drivers
+@pytest.mark.parametrize(("count", "finds"), [(1, 1), (64, 1), (65, 2), (130, 3)])
+async def test_watched_sessions_share_their_finds(
+    count: int, finds: int, storage: MongoStorage, log: CommandLog
+) -> None:
+    """64 for each, of dates and owner alone, and only once for two connections of a session."""
+    begun = [await load(storage, cookie) for cookie in await stored(storage, count)]
+    inside = asyncio.Event()
+    blocks = [
+        asyncio.create_task(_stay(one.request, inside, every=0.5)) for one in (*begun, begun[0])
+    ]
+    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+    assert len(_places(storage)) == count
+    due = min(storage._watches._due_at.values())
+    log.commands.clear()
+
+    await until(lambda: min(storage._watches._due_at.values()) > due)
+    await until(lambda: len(log.commands) >= finds)
+    await until(lambda: not storage._watches._due)
+
+    assert log.names == ["find"] * finds
+    asked = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+    assert len({one for ids in asked for one in ids}) == sum(map(len, asked)) == count
+    assert {tuple(command["projection"]) for _name, command in log.commands} == {
+        ("_id", "created_at", "last_seen_at", "expires_at", "max_age", "owner", "forward")
+    }
+    inside.set()
+    await asyncio.gather(*blocks)
+
+
+def _places(storage: MongoStorage) -> list[Any]:
+    return list(storage._watches._places.values())
+
+
+async def _stay(
+    request: web.Request, leave: asyncio.Event, *, every: float = SOON, keep_alive: bool = True
+) -> None:
+    async with watch_session(request, every, keep_alive):
+        await leave.wait()
+
+
+async def test_leaving_the_last_block_leaves_nothing_running(storage: MongoStorage) -> None:
+    """One task for all, which ends with the last of them."""
+    one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    before = asyncio.all_tasks()
+
+    async with watch_session(one.request):
+        async with watch_session(two.request):
+            assert len(asyncio.all_tasks() - before) == 1
+        (task,) = asyncio.all_tasks() - before
+    await until(task.done)
+
+    assert asyncio.all_tasks() == before
+    assert _places(storage) == []
+
+
+async def test_cancellation_from_outside_wins(storage: MongoStorage) -> None:
+    """As with asyncio.timeout, also where the session ends in the same moment."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        async with watch_session(request):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    (place,) = _places(storage)
+    place.watches[0].end()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert _places(storage) == []
+
+
+async def test_cancellation_does_not_remain_after_the_block(storage: MongoStorage) -> None:
+    """Nested blocks of two sessions: the one that ended says so, the task is not cancelled."""
+    outer, inner = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    reached = []
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def ends(request: web.Request, owner: int) -> None:
+        async with watch_session(request, SOON):
+            await storage.revoke_owner(owner)
+            await asyncio.Event().wait()
+
+    async def both_end() -> None:
+        async with watch_session(outer.request, SOON):
+            with pytest.raises(SessionEnded):
+                await ends(inner.request, 1)
+            reached.append(task.cancelling())
+            await ends(outer.request, 0)
+
+    with pytest.raises(SessionEnded):
+        await both_end()
+
+    assert reached == [0]
+    assert task.cancelling() == 0
+
+
+async def test_timeout_of_the_app_inside_a_block_stays_a_timeout(storage: MongoStorage) -> None:
+    """Only the watch's own end is SessionEnded."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+
+    with pytest.raises(TimeoutError):
+        async with watch_session(request), asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+
+async def test_block_of_a_session_that_has_ended_does_not_begin(
+    storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """It looks once when the block begins."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    await make_storage().revoke_owner(0)
+
+    with pytest.raises(SessionEnded):
+        async with watch_session(request, 20):
+            raise AssertionError
+
+    assert _places(storage) == []
+
+
+async def test_request_that_gives_up_while_the_block_begins_leaves_nothing(
+    storage: MongoStorage,
+) -> None:
+    """The first look is under way when it is cancelled."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    task = asyncio.create_task(_stay(request, asyncio.Event()))
+    await until(lambda: bool(_places(storage)))
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert _places(storage) == []
+
+
+async def test_session_that_is_not_stored_cannot_be_watched(storage: MongoStorage) -> None:
+    """There is nothing to look at."""
+    begun = await load(storage)
+
+    with pytest.raises(RuntimeError, match="not stored yet"):
+        async with watch_session(begun.request):
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "named"),
+    [
+        pytest.param({"every": "5"}, TypeError, "every: str", id="text"),
+        pytest.param({"every": True}, TypeError, "every: bool", id="true"),
+        pytest.param({"every": None}, TypeError, "every: NoneType", id="none"),
+        pytest.param({"every": 0.049}, ValueError, "every: 0.049", id="too short"),
+        pytest.param({"every": 20.1}, ValueError, "every: 20.1", id="too long"),
+        pytest.param({"every": float("nan")}, ValueError, "every: nan", id="not a number"),
+        pytest.param({"keep_alive": 1}, TypeError, "keep_alive: int", id="keep_alive"),
+        pytest.param({"request": "GET /"}, TypeError, "request: str", id="request"),
+    ],
+)
+async def test_wrong_argument_of_a_watch_is_refused_by_name(
+    arguments: dict[str, Any], kind: type[Exception], named: str, storage: MongoStorage
+) -> None:
+    """At the call, before anything is looked at."""
+    request = (await load(storage)).request
+
+    with pytest.raises(kind, match=named):
+        watch_session(**{"request": request, **arguments})
+
+
+@every_driver
+async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
+    site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock
+) -> None:
+    """Without a cookie; the next request finds its touch due and sends it."""
+    await visitor.do(lambda session: session.update(ADA))
+    async with connected(visitor, echo(), site.path_of) as socket:
+        for _ in range(3):
+            clock.advance(6.9 * 24 * 3600)
+            await socket.send_str("still here?")
+            assert await socket.receive_str(timeout=10) == "still here?"
+            clock.advance(0.2 * 24 * 3600)
+            touches = storage.counters["touches"]
+            await until(lambda before=touches: storage.counters["touches"] > before)
+
+        answer = await visitor.do(len)
+
+    assert answer.headers.getall("Set-Cookie", []) != []
+    assert storage.counters["touches"] == 4
+
+
+async def test_open_connection_is_no_use_without_keep_alive(
+    site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock
+) -> None:
+    """The session expires under it."""
+    await visitor.do(lambda session: session.update(ADA))
+    async with connected(visitor, echo(keep_alive=False), site.path_of) as socket:
+        clock.advance(8 * 24 * 3600)
+        await socket.send_str("still here?")
+        assert await socket.receive_str(timeout=10) == "still here?"
+        clock.advance(7 * 24 * 3600)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+    assert storage.counters["touches"] == 0
+
+
+async def test_short_idle_timeout_is_looked_at_in_time(
+    site: Site, visitor: Visitor, storage: MongoStorage
+) -> None:
+    """Before its second half has passed, whatever interval the app has asked for."""
+
+    def change(session: Any) -> None:
+        session.update(ADA)
+        session.max_age = 2
+
+    await visitor.do(change)
+    async with connected(visitor, echo(every=20), site.path_of):
+        assert list(storage._watches._due_at) == [0.5]
+
+
+async def test_absolute_timeout_ends_a_watched_session(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """However active its connection is."""
+    storage = make_storage(absolute_timeout=3600)
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    clock.advance(3599)
+
+    async def too_long() -> None:
+        async with watch_session(request, SOON):
+            clock.advance(1)
+            await asyncio.Event().wait()
+
+    with pytest.raises(SessionEnded):
+        await too_long()
+
+
+async def test_values_are_unaffected_by_a_watch(storage: MongoStorage) -> None:
+    """A watch reads dates and owner alone."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+
+    async with watch_session(request):
+        assert dict(await get_session(request)) == {"user_id": 0, "n": []}
+
+    assert await values(storage, cookie) == {"user_id": 0, "n": []}
