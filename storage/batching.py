@@ -152,19 +152,18 @@ class Batcher(Generic[Item, Result]):
 
     async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
         now = asyncio.get_running_loop().time()
-        seconds = max(deadline for _item, deadline, _waiter, _context in batch) - now
+        seconds = max([pending[1] for pending in batch]) - now
         results: Sequence[Result | BaseException]
         try:
-            results = await self._send(
-                [item for item, _deadline, _waiter, _context in batch], seconds
-            )
+            results = await self._send([pending[0] for pending in batch], seconds)
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
             self._report(error)
-            for _item, _deadline, waiter, _context in batch:
-                if not waiter.done():
-                    waiter.set_exception(self._refuse(error))
+            for pending in batch:
+                if not pending[2].done():
+                    pending[2].set_exception(self._refuse(error))
             return
-        for (_item, _deadline, waiter, _context), result in zip(batch, results, strict=True):
+        for pending, result in zip(batch, results, strict=True):
+            waiter = pending[2]
             if not waiter.done():
                 _answer(waiter, result)
             elif self._keep_cancelled and waiter.cancelled():

@@ -166,16 +166,17 @@ class Store:
         deadline = self._driver.deadline()
         documents = await self._finds.submit(identifiers, deadline)
         found = None
-        forwards = []
+        forwards: tuple[Forward, ...] = ()
         for token, identifier, raw in zip(tokens, identifiers, documents, strict=True):
             opened = self._opened(token, identifier, raw, now_ms)
-            if isinstance(opened, tuple):
-                if found is None or opened[0].owner is not None:
-                    found = opened
-                    if opened[0].owner is not None:
-                        break
+            if isinstance(opened, Forward):
+                forwards += (opened,)
             elif opened is not None:
-                forwards.append(opened)
+                owner = opened[0].owner
+                if found is None or owner is not None:
+                    found = opened
+                if owner is not None:
+                    break
         for forward in forwards:
             if found is None or found[0].owner is None:
                 found = await self._by_grace(forward, now_ms, deadline) or found
