@@ -1,10 +1,9 @@
 """A chat over WebSockets that closes for a user who is signed out, on any server.
 
-A WebSocket is one long request: its session was loaded when it started. So each socket checks at
-intervals whether its session still exists, with one indexed find.
+A WebSocket is one long request: its session was loaded when it started. `watch_session` ends the
+block when that session ends, and `save_session` stores what changes meanwhile.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -12,11 +11,10 @@ from aiohttp import web
 from aiohttp_session import get_session
 from pymongo import AsyncMongoClient
 
-from storage import MongoStorage, StorageUnavailable, setup
+from storage import MongoStorage, SessionEnded, save_session, setup, watch_session
 
 STORAGE = web.AppKey("storage", MongoStorage)
 SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
-LOOK_SECONDS = web.AppKey("look_seconds", float)
 SIGNED_OUT = 4401  # a code of our own (RFC 6455 section 7.4.2), after HTTP's 401
 
 
@@ -36,41 +34,27 @@ async def chat(request: web.Request) -> web.WebSocketResponse:
     session = await get_session(request)
     if "user_id" not in session:
         raise web.HTTPUnauthorized
-    user, handle = session["user_id"], request.app[STORAGE].handle(session)
     socket = web.WebSocketResponse()
     await socket.prepare(request)
     sockets = request.app[SOCKETS]
     sockets.add(socket)
-    look = asyncio.create_task(_close_when_signed_out(request.app, socket, user, handle))
     try:
-        async for message in socket:
-            for other in list(sockets):
-                await other.send_str(f"{user}: {message.data}")
+        async with watch_session(request):
+            async for message in socket:
+                session["sent"] = session.get("sent", 0) + 1
+                await save_session(request)
+                for other in list(sockets):
+                    await other.send_str(f"{session['user_id']}: {message.data}")
+    except SessionEnded:
+        await socket.close(code=SIGNED_OUT, message=b"signed out")
     finally:
-        look.cancel()
         sockets.discard(socket)
     return socket
 
 
-async def _close_when_signed_out(
-    app: web.Application, socket: web.WebSocketResponse, user: str, handle: str | None
-) -> None:
-    while True:
-        await asyncio.sleep(app[LOOK_SECONDS])
-        try:
-            active = {session.handle async for session in app[STORAGE].sessions(user)}
-        except StorageUnavailable:
-            continue  # do not sign out anybody because MongoDB cannot be reached
-        if handle not in active:
-            app[SOCKETS].discard(socket)
-            await socket.close(code=SIGNED_OUT, message=b"signed out")
-            return
-
-
-async def make_app(mongo_uri: str, secret: str, look_seconds: float = 5) -> web.Application:
+async def make_app(mongo_uri: str, secret: str) -> web.Application:
     app = web.Application()
     app[SOCKETS] = set[web.WebSocketResponse]()
-    app[LOOK_SECONDS] = look_seconds
     client = AsyncMongoClient[dict[str, object]](mongo_uri)
     app[STORAGE] = MongoStorage(client.get_default_database("shop")["sessions"], secret)
     setup(app, app[STORAGE])

@@ -1,7 +1,8 @@
-"""Server-sent events: changes of the session are saved before the stream starts.
+"""Server-sent events that end with the session, and store what was read while they are open.
 
-The session is saved when the headers of the response are sent, so a handler first changes the
-session and then streams. Later changes in the same request are lost, as with every session storage.
+The session is saved when the headers of the response are sent: what needs a new cookie comes before
+that. `save_session` stores what changes later, and `watch_session` ends the stream of a visitor who
+is signed out, on any server.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from aiohttp import web
 from aiohttp_session import get_session
 from pymongo import AsyncMongoClient
 
-from storage import MongoStorage, setup
+from storage import MongoStorage, save_session, setup, watch_session
 
 READERS = web.AppKey("readers", set[asyncio.Queue[str]])
 
@@ -25,8 +26,11 @@ async def events(request: web.Request) -> web.StreamResponse:
     news: asyncio.Queue[str] = asyncio.Queue()
     request.app[READERS].add(news)
     try:
-        while text := await news.get():
-            await response.write(f"data: {text}\n\n".encode())
+        async with watch_session(request):
+            while text := await news.get():
+                await response.write(f"data: {text}\n\n".encode())
+                session["read"] = session.get("read", 0) + 1
+                await save_session(request)
     finally:
         request.app[READERS].discard(news)
     return response
@@ -37,6 +41,11 @@ async def publish(request: web.Request) -> web.Response:
     for news in request.app[READERS]:
         news.put_nowait(text)
     return web.Response(text=f"sent to {len(request.app[READERS])} readers\n")
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    (await get_session(request)).invalidate()
+    return web.Response(text="signed out\n")
 
 
 async def end_streams(app: web.Application) -> None:
@@ -51,6 +60,7 @@ async def make_app(mongo_uri: str, secret: str) -> web.Application:
     setup(app, MongoStorage(client.get_default_database("shop")["sessions"], secret))
     app.router.add_get("/events", events)
     app.router.add_post("/publish", publish)
+    app.router.add_post("/sign-out", sign_out)
     app.on_shutdown.append(end_streams)
 
     async def close(_app: web.Application) -> None:

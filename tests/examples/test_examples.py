@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import socketio  # type: ignore[import-untyped]
 
-from examples import chat, server_sent_events, sign_out_everywhere, sub_apps, with_security
+from examples import (
+    chat,
+    server_sent_events,
+    sign_out_everywhere,
+    socket_io,
+    sub_apps,
+    with_security,
+)
+from storage import MongoStorage
 from tests.docs.markdown import ROOT
 from tests.examples.conftest import Browser, Serve
 
@@ -88,7 +99,7 @@ async def test_only_the_owner_signs_out_a_device_by_its_handle(serve: Serve) -> 
 
 async def test_chat_closes_only_for_the_user_who_is_signed_out(serve: Serve) -> None:
     """When Ada is signed out from another device, her socket closes and Bob's stays open."""
-    browser = await serve(chat.make_app, look_seconds=0.01)
+    browser = await serve(chat.make_app)
     ada, phone = [await signed_in(await browser(), "ada") for _ in range(2)]
     bob = await signed_in(await browser(), "bob")
     adas, bobs = await ada.ws_connect("/chat"), await bob.ws_connect("/chat")
@@ -142,6 +153,88 @@ async def test_events_reach_every_reader(serve: Serve) -> None:
     assert await published.text() == "sent to 1 readers\n"
     assert await stream.content.readline() == b"data: tea is ready\n"
     stream.close()
+
+
+async def test_event_stream_stores_what_was_read_and_ends_at_sign_out(serve: Serve) -> None:
+    """The changes of one stream are there for the next one; a sign-out ends both."""
+    browser = await serve(server_sent_events.make_app)
+    reader = await browser()
+    first = await reader.get("/events")
+    await reader.post("/publish", data="tea is ready")
+    lines = [await first.content.readline() for _ in range(4)]
+
+    await reader.post("/sign-out")
+
+    assert lines[2] == b"data: tea is ready\n"
+    assert await asyncio.wait_for(first.content.read(), 10) == b""
+
+
+async def test_socket_io_stores_changes_and_disconnects_who_is_signed_out(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When Ada is signed out from another device, her client is disconnected, and Bob's is not."""
+    browser = await serve(socket_io.make_app)
+    users = {name: await signed_in(await browser(), name) for name in ("ada", "bob")}
+    clients = {name: await connected(user) for name, user in users.items()}
+    gone, heard = asyncio.Event(), asyncio.Queue[str]()
+    clients["ada"].on("disconnect", lambda _reason: gone.set())
+    clients["bob"].on("message", heard.put)
+
+    await clients["ada"].send("hello")
+    said = await asyncio.wait_for(heard.get(), 10)
+    updates = storage_of(users["ada"]).counters["updates"]
+    await users["ada"].post("/sign-out-everywhere")
+    await asyncio.wait_for(gone.wait(), 10)
+
+    assert said == "ada: hello"
+    assert updates == 1
+    assert clients["bob"].connected
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("storage")] == []
+    await clients["bob"].disconnect()
+
+
+async def test_socket_io_does_the_same_by_polling(serve: Serve) -> None:
+    """The request of the handshake is answered long before the handlers run."""
+    browser = await serve(socket_io.make_app)
+    ada = await signed_in(await browser(), "ada")
+    path = "/socket.io/?EIO=4&transport=polling"
+    handshake = await (await ada.get(path)).text()
+    path += f"&sid={json.loads(handshake[1:])['sid']}"
+
+    async def received() -> str:
+        return await asyncio.wait_for((await ada.get(path)).text(), 10)
+
+    await ada.post(path, data="40")
+    welcome = await received()
+    await ada.post(path, data='42["message","hello"]')
+    said = await received()
+    updates = storage_of(ada).counters["updates"]
+    await ada.post("/sign-out-everywhere")
+
+    assert welcome.startswith("40{")
+    assert said == '42["message","ada: hello"]'
+    assert updates == 1
+    assert await received() == "41"
+
+
+async def test_socket_io_refuses_a_visitor_who_is_not_signed_in(serve: Serve) -> None:
+    """The handler of the connection looks at the session."""
+    browser = await (await serve(socket_io.make_app))()
+
+    with pytest.raises(socketio.exceptions.ConnectionError, match="failed to connect"):
+        await connected(browser)
+
+
+async def connected(browser: Browser) -> Any:
+    """Connect a client of python-socketio with the cookie of a browser."""
+    client = socketio.AsyncClient(reconnection=False, http_session=browser.session)
+    await client.connect(str(browser.make_url("/")), transports=["websocket"])
+    return client
+
+
+def storage_of(browser: Browser) -> MongoStorage:
+    """Return the storage of the app that a browser visits."""
+    return browser.app[socket_io.STORAGE]  # type: ignore[index]
 
 
 async def test_sub_app_shares_the_sign_in_of_the_outer_app(serve: Serve) -> None:
