@@ -16,9 +16,10 @@ import pytest
 from aiohttp import ClientResponse, web
 from pymongo import WriteConcern
 
-from storage import MongoStorage, StorageUnavailable
+from storage import MongoStorage, SessionEnded, StorageUnavailable
 from storage.session import MongoSession
 from tests.storage.conftest import (
+    Clock,
     MakeStorage,
     OpenSite,
     Site,
@@ -27,7 +28,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
-from tests.storage.direct import values
+from tests.storage.direct import load, stored, values
 from webapp.database.mongod import Mongod, find_mongod
 
 pytestmark = real_drivers
@@ -262,3 +263,61 @@ async def test_closing_waits_no_longer_than_the_operation_timeout(
 
     assert elapsed < IN_TIME
     assert storage.queued == 0
+
+
+@pytest.mark.parametrize("trouble", [frozen, killed])
+async def test_watch_goes_on_without_mongodb_and_says_so_once(
+    make_storage: MakeStorage, server: Mongod, trouble: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that begins meanwhile; an end is noticed once MongoDB answers again."""
+    storage = make_storage(operation_timeout=0.1)
+    cookies = await stored(make_storage(), 2)
+    begun = [await load(make_storage(), cookie) for cookie in cookies]
+
+    async def watched(number: int) -> None:
+        async with storage.watch(begun[number].session, seconds=0.05, keep_alive=True):
+            await asyncio.Event().wait()
+
+    def looks() -> int:
+        return storage.counters["commands"]
+
+    tasks = [asyncio.create_task(watched(0))]
+    await until(lambda: storage._watches._places != {} and looks() > 1)
+    with trouble(server):
+        await until(lambda: storage._watches._away)
+        tasks.append(asyncio.create_task(watched(1)))
+        before = looks()
+        await until(lambda: looks() >= before + 3)
+        places = list(storage._watches._places.values())
+        assert [watch._entered for place in places for watch in place.watches] == [True, True]
+    await until(lambda: not storage._watches._away)
+    assert not any(task.done() for task in tasks)
+    assert await make_storage(operation_timeout=10).clear() == 2
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+
+    said = [record for record in caplog.records if record.name == "storage.watching"]
+    assert [type(error) for error in ended] == [SessionEnded, SessionEnded]
+    assert [record.levelname for record in said if record.levelname != "INFO"] == ["WARNING"]
+    assert "connections stay open meanwhile: " in said[0].getMessage()
+    assert storage.counters["unavailable"] == 0
+
+
+async def test_absolute_timeout_ends_a_watch_without_mongodb(
+    make_storage: MakeStorage, server: Mongod, clock: Clock
+) -> None:
+    """Nothing can have extended it, so that nobody need be asked."""
+    storage = make_storage(operation_timeout=0.1, absolute_timeout=3600)
+    (cookie,) = await stored(make_storage(), 1)
+    session = (await load(make_storage(), cookie)).session
+
+    async def watched() -> None:
+        async with storage.watch(session, seconds=0.05, keep_alive=True):
+            await asyncio.Event().wait()
+
+    with frozen(server):
+        task = asyncio.create_task(watched())
+        await until(lambda: storage._watches._away)
+        clock.advance(3600)
+
+        with pytest.raises(SessionEnded):
+            await asyncio.wait_for(task, 30)

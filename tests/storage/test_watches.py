@@ -24,7 +24,7 @@ from tests.storage.conftest import (
     real_drivers,
     until,
 )
-from tests.storage.direct import load, stored, values, visit
+from tests.storage.direct import id_of, load, stored, values, visit
 
 SOON = 0.05
 ADA = {"user_id": 7, "cart": [1]}
@@ -480,3 +480,107 @@ async def test_values_are_unaffected_by_a_watch(storage: MongoStorage) -> None:
         assert dict(await get_session(request)) == {"user_id": 0, "n": []}
 
     assert await values(storage, cookie) == {"user_id": 0, "n": []}
+
+
+@every_driver
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param({"owner": b"short"}, id="owner of another shape"),
+        pytest.param({"owner": bytes(16)}, id="another owner"),
+        pytest.param({"expires_at": "tomorrow"}, id="no date"),
+        pytest.param({"forward": 7}, id="forward of another shape"),
+        pytest.param({"forward": b"x" * 90}, id="forward that does not open"),
+    ],
+)
+async def test_damaged_document_ends_the_watch(
+    damage: dict[str, Any], storage: MongoStorage, collection: Any
+) -> None:
+    """It is no session, and the watches beside it go on."""
+    cookies = await stored(storage, 2)
+    damaged, other = [await load(storage, cookie) for cookie in cookies]
+    leave = asyncio.Event()
+    others = asyncio.create_task(_stay(other.request, leave))
+    task = asyncio.create_task(_stay(damaged.request, leave))
+    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+
+    await collection.update_one({"_id": id_of(cookies[0])}, {"$set": damage})
+
+    with pytest.raises(SessionEnded):
+        await asyncio.wait_for(task, 10)
+    leave.set()
+    await others
+
+
+async def test_forward_that_has_ended_is_not_followed(
+    storage: MongoStorage, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """A database writer can keep it longer, but its end is sealed."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    await visit(make_storage(), cookie, lambda session: session.renew())
+    clock.advance(61)
+
+    with pytest.raises(SessionEnded):
+        await _stay(begun.request, asyncio.Event())
+
+
+async def test_two_connections_of_one_session_end_together(
+    storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """Opened before and after a renewal, with different intervals; one of them leaves before."""
+    (cookie,) = await stored(storage, 1)
+    before = await load(storage, cookie)
+    leave, never = asyncio.Event(), asyncio.Event()
+    leaving = asyncio.create_task(_stay(before.request, leave, every=20))
+    staying = [asyncio.create_task(_stay(before.request, never))]
+    other = make_storage()
+    new = str(await visit(other, cookie, lambda session: session.renew()))
+    after = await load(storage, new)
+    staying.append(asyncio.create_task(_stay(after.request, never, every=20)))
+    await until(lambda: [len(place.watches) for place in _places(storage)] == [3])
+    leave.set()
+    await leaving
+
+    await other.revoke_owner(0)
+    ended = await asyncio.gather(*staying, return_exceptions=True)
+
+    assert [type(error) for error in ended] == [SessionEnded, SessionEnded]
+
+
+async def test_connection_that_leaves_during_a_look_is_left_alone(
+    storage: MongoStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found comes too late for it."""
+    one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    find, leave = storage._store.find_watched, asyncio.Event()
+    task = asyncio.create_task(_stay(one.request, leave))
+    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+
+    async def slow(identifiers: Any) -> Any:
+        found = await find(identifiers)
+        leave.set()
+        await until(task.done)
+        return found
+
+    monkeypatch.setattr(storage._store, "find_watched", slow)
+    async with watch_session(two.request, 20):
+        assert len(_places(storage)) == 1
+
+    assert task.exception() is None
+
+
+async def test_closed_storage_watches_nothing(storage: MongoStorage) -> None:
+    """Blocks that are open stay so; none begins."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    leave = asyncio.Event()
+    task = asyncio.create_task(_stay(request, leave))
+    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+
+    await storage.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await _stay(request, leave)
+    leave.set()
+
+    await task
