@@ -23,7 +23,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run docs test test-long test-all coverage test-loops test-lowest lint format types screenshots bench bench-micro bench-scale venv node lock clean
+.PHONY: help run docs test test-long test-all coverage test-loops test-lowest lint format types dist screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,12 @@ types: venv  ## check the types of storage and webapp
 docs: venv  ## build the site from docs/ into site/
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+dist: $(VENV)/.release-is-installed  ## build the wheel and the sdist of the last commit into dist/, and check them
+	rm -rf dist build/dist && mkdir -p build/dist
+	git archive HEAD | tar -x -C build/dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(PY) -m build --outdir dist build/dist
+	$(PY) -m twine check --strict dist/*
+
 screenshots: venv  ## make the screenshots of README and docs with Chromium; look at them before you commit
 	$(PY) -m tests.browser.screenshots
 
@@ -96,6 +102,10 @@ $(VENV)/.is-installed: requirements/dev.txt $(PY)
 	@$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 
+$(VENV)/.release-is-installed: requirements/release.txt $(VENV)/.is-installed
+	@$(PIP_INSTALL) -r requirements/release.txt
+	@touch $@
+
 # Without npm, the tests that need its packages are skipped with a message. CI must have npm.
 node: $(if $(wildcard $(BROWSER_TESTS)/package-lock.json),$(BROWSER_TESTS)/node_modules/.package-lock.json)  ## install the npm packages of the browser tests
 node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_modules/.package-lock.json)
@@ -112,11 +122,12 @@ node-bench: $(if $(wildcard $(BENCH_NODE)/package-lock.json),$(BENCH_NODE)/node_
 
 lock: venv  ## pin what pyproject.toml names, with hashes and without an index (UPGRADE=1: the newest versions)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11) and "the pins are for Python 3.11 and newer: PYTHON=python3.11 make lock")'
-	@mkdir -p build && for group in dev lowest; do \
+	@mkdir -p build && for group in webapp dev release lowest; do \
 		$(PY) -m dependency_groups --output build/$$group.in $$group || exit 1; \
 	done
-	@$(PIN) --extra webapp --output-file requirements.txt pyproject.toml
-	@$(PIN) --extra webapp -c requirements.txt --output-file requirements/dev.txt pyproject.toml build/dev.in
+	@$(PIN) --output-file requirements.txt pyproject.toml build/webapp.in
+	@$(PIN) -c requirements.txt --output-file requirements/dev.txt pyproject.toml build/webapp.in build/dev.in
+	@$(PIN) -c requirements/dev.txt --output-file requirements/release.txt build/release.in
 	@$(PIN) --output-file requirements/lowest.txt build/lowest.in
 
 clean:  ## remove what the targets created, but not the development data in .dev

@@ -67,7 +67,7 @@ class Environment:
 
     def pip_install(self, *what: str | Path) -> None:
         """Install from PyPI, or from a file."""
-        options = ("--disable-pip-version-check", "--no-input", "install", "-q")
+        options = ("--disable-pip-version-check", "--no-input", "install", "-q", "--no-compile")
         run(self.python, "-m", "pip", *options, *what, cwd=self.folder)
 
     def pip_install_pinned(self, *what: str | Path, pins: Mapping[str, str]) -> None:

@@ -19,6 +19,15 @@ def test_lowest_versions_are_those_of_the_project() -> None:
         assert Version(tested[name]) == Version(version), name
 
 
+def test_extra_of_the_web_app_is_its_group() -> None:
+    """`pip install '.[webapp]'` and requirements.txt install the same packages."""
+    settings = pyproject()
+
+    extra = settings["project"]["optional-dependencies"]["webapp"]
+
+    assert extra == settings["dependency-groups"]["webapp"]
+
+
 @pytest.mark.parametrize("file", ["../requirements.txt", "dev.txt"])
 def test_dependencies_are_pinned_in_accepted_versions(file: str) -> None:
     """Whoever changes a dependency in pyproject.toml runs `make lock`."""
@@ -28,7 +37,8 @@ def test_dependencies_are_pinned_in_accepted_versions(file: str) -> None:
 @pytest.mark.parametrize("group", pyproject()["dependency-groups"])
 def test_packages_of_a_group_are_pinned_in_accepted_versions(group: str) -> None:
     """Whoever changes a group in pyproject.toml runs `make lock`."""
-    _assert_pinned(pyproject()["dependency-groups"][group], f"{group}.txt")
+    file = "../requirements.txt" if group == "webapp" else f"{group}.txt"
+    _assert_pinned(pyproject()["dependency-groups"][group], file)
 
 
 def _dependencies() -> list[str]:
