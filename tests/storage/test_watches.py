@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -584,3 +587,69 @@ async def test_closed_storage_watches_nothing(storage: MongoStorage) -> None:
     leave.set()
 
     await task
+
+
+async def test_connection_of_a_stolen_token_survives_a_renewal_until_all_are_revoked(
+    site: Site, visitor: Visitor, storage: MongoStorage
+) -> None:
+    """A renewal ends no open connection of the same user, and `keep` keeps it too."""
+    await visitor.do(lambda session: session.update(ADA))
+    thief = await site.visitor(visitor.cookie)
+    async with connected(thief, echo(every=20), site.path_of) as socket:
+        await visitor.do(lambda session: session.renew())
+        await visitor.do(lambda session: storage.revoke_owner(7, keep=session))
+        await socket.send_str("still here?")
+        assert await socket.receive_str(timeout=10) == "still here?"
+
+        await storage.revoke_owner(7)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.long
+async def test_thousand_watched_websockets_end_within_the_interval_when_revoked_elsewhere(
+    site: Site, visitor: Visitor, storage: MongoStorage, make_storage: MakeStorage, log: CommandLog
+) -> None:
+    """Sixteen finds an interval, the same memory after each, and all closed by two rounds more."""
+    count, finds = 1000, 16
+    cookies = await stored(storage, count)
+    sockets = []
+
+    async def open_one(cookie: str) -> None:
+        headers = {"Cookie": f"session={cookie}"}
+        path = site.path_of(echo(every=1, keep_alive=False))
+        socket = await visitor.client.ws_connect(path, headers=headers)
+        assert await socket.receive_str(timeout=30) == "watched"
+        sockets.append(socket)
+
+    for first in range(0, count, 100):
+        await asyncio.gather(*map(open_one, cookies[first : first + 100]))
+    watches = storage._watches
+
+    async def one_interval() -> int:
+        due = watches._due_at[1]
+        log.commands.clear()
+        await until(lambda: watches._due_at[1] > due and not watches._due)
+        return len(log.commands)
+
+    await one_interval()
+    gc.collect()
+    before = _resident_bytes()
+    counted = [await one_interval() for _ in range(3)]
+    grown = _resident_bytes() - before
+    log.commands.clear()
+    assert await make_storage().clear() == count
+    codes = await asyncio.gather(*(end_of(socket) for socket in sockets))
+
+    assert counted == [finds] * 3
+    assert grown < 2**20
+    assert codes == [WSCloseCode.POLICY_VIOLATION] * count
+    assert log.names.count("find") <= 2 * finds
+    await until(lambda: not _places(storage))
+    for socket in sockets:
+        await socket.close()
