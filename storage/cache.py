@@ -35,9 +35,10 @@ class SessionCache:
     def __init__(self) -> None:
         """Start empty."""
         self._sessions: OrderedDict[bytes, CachedSession] = OrderedDict()
-        # Who wants to know at once that a session may have ended, or that several have.
+        # Who wants to know at once that sessions may have ended: one, an owner's, or all.
         self.when_forgotten: Callable[[bytes], None] = _tell_nobody
-        self.when_several_forgotten: Callable[[], None] = _tell_nobody
+        self.when_owner_forgotten: Callable[[str], None] = _tell_nobody
+        self.when_all_forgotten: Callable[[], None] = _tell_nobody
 
     def get(self, identifier: bytes) -> CachedSession | None:
         """Return what was opened last under this id."""
@@ -82,13 +83,13 @@ class SessionCache:
         for identifier, found in list(self._sessions.items()):
             if found.snapshot.owner == owner and identifier != keep:
                 del self._sessions[identifier]
-        self.when_several_forgotten()
+        self.when_owner_forgotten(owner)
 
     def clear(self) -> None:
         """Remove every session."""
         self._sessions.clear()
-        self.when_several_forgotten()
+        self.when_all_forgotten()
 
 
-def _tell_nobody(*_identifiers: bytes) -> None:
+def _tell_nobody(*_which: object) -> None:
     """Do nothing."""

@@ -132,11 +132,14 @@ class _RequestSession:
     def begin_stream(self, request: web.Request, stream: web.StreamResponse) -> None:
         """Note what has started: changes from now on are not saved with it."""
         self.stream = stream
-        self._note_outliving(request)
+        if not has_failed(stream):
+            self._note_outliving(request)
 
-    def end_stream(self, request: web.Request) -> None:
+    def end_stream(self, request: web.Request, stream: web.StreamResponse) -> None:
         """Say which changes came too late to be saved with the stream."""
         self.stream = None
+        if has_failed(stream):
+            return  # then nothing was saved when it started either
         session = self.current(request)
         if isinstance(session, MongoSession) and session.made_by is self.storage:
             self.storage.report_late_changes(route_of(request), session)
@@ -314,23 +317,32 @@ async def _respond(
         return await handler(request)
     except web.HTTPException:
         raise
-    except SessionEnded:
-        stream = held.stream
-        held.forget(request)
-        if stream is None:
-            raise web.HTTPUnauthorized(text="The session has ended; sign in again.") from None
-        return await _closed(stream)
-    except BaseException:
+    except BaseException as error:
+        if _says_that_the_session_has_ended(error):
+            return await _end_of_session(request, held)
         if held.stream is not None:
             # How most streams end: the visitor has gone.
-            held.end_stream(request)
+            held.end_stream(request, held.stream)
         # The changes of a handler that crashed are not saved, whoever responds in its place.
         held.forget(request)
         raise
 
 
-async def _closed(stream: web.StreamResponse) -> web.StreamResponse:
-    """End the connection of a handler whose session has ended, as if the handler had done so."""
+def _says_that_the_session_has_ended(error: BaseException) -> bool:
+    # asyncio's TaskGroup puts what its tasks raise into a group.
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(SessionEnded)[1] is None
+    return isinstance(error, SessionEnded)
+
+
+async def _end_of_session(request: web.Request, held: _RequestSession) -> web.StreamResponse:
+    """End the connection of a handler whose session has ended, without a traceback."""
+    stream, session = held.stream, held.current(request)
+    if isinstance(session, MongoSession):
+        session.abandoned = True  # nobody need be told of what it has not saved
+    held.forget(request)
+    if stream is None:
+        raise web.HTTPUnauthorized(text="The session has ended; sign in again.") from None
     if isinstance(stream, web.WebSocketResponse):
         await stream.close(code=WSCloseCode.POLICY_VIOLATION, message=b"session ended")
     # The body may be shorter than its Content-Length has said.
@@ -350,7 +362,7 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
         held.forget(request)
         raise
     if held.stream is not None:
-        held.end_stream(request)
+        held.end_stream(request, held.stream)
 
 
 def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:

@@ -173,7 +173,8 @@ class MongoStorage(AbstractStorage):
         )
         self._watches = Watches(self._store, lifetime, self._now_ms)
         cache.when_forgotten = self._watches.look_at
-        cache.when_several_forgotten = self._watches.look_at_all
+        cache.when_owner_forgotten = self._watches.look_at_owner
+        cache.when_all_forgotten = self._watches.look_at_all
         self._route_warnings = RouteWarnings()
         self._index_work = IndexWork(self._driver)
 

@@ -164,7 +164,10 @@ class Watches:
             self.stop()
 
     def stop(self) -> None:
-        """End the task: no block is cancelled any more."""
+        """End the task: blocks go on, and no block is cancelled any more."""
+        for place in self._places.values():
+            for watch in place.watches:
+                watch.look_is_done()
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -175,8 +178,14 @@ class Watches:
             self._at_once[identifier] = None
             self._wake.set()
 
+    def look_at_owner(self, owner: str) -> None:
+        """Look at an owner's sessions at once."""
+        for identifier, place in self._places.items():
+            if any(watch.snapshot.owner == owner for watch in place.watches):
+                self.look_at(identifier)
+
     def look_at_all(self) -> None:
-        """Look at every session at once: sessions of an owner, or all, have ended here."""
+        """Look at every session at once."""
         for identifier in self._places:
             self.look_at(identifier)
 

@@ -225,3 +225,20 @@ async def test_session_that_has_ended_causes_no_warning(
     await asyncio.sleep(0)
 
     assert warnings_of(caplog) == []
+
+
+async def test_stream_that_says_that_the_app_has_failed_causes_no_warning(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its changes are dropped on purpose, whenever they were made."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        _set(await get_session(request))
+        response = web.StreamResponse(status=503)
+        await response.prepare(request)
+        return response
+
+    await visitor.do(lambda session: session.update(ADA))
+    await visitor.visit(handler)
+
+    assert warnings_of(caplog) == []

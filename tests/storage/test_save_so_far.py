@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
+from pytest_aiohttp import AiohttpClient
 
 from storage import (
     MongoStorage,
@@ -26,6 +28,7 @@ from tests.storage.conftest import (
     Clock,
     Handler,
     MakeStorage,
+    OpenSite,
     Site,
     Visitor,
     every_driver,
@@ -464,3 +467,35 @@ async def test_save_of_something_else_than_a_request_is_refused_by_name() -> Non
 
     with pytest.raises(TypeError, match=r"request: dict is not accepted.*aiohttp\.request"):
         await save_session(environ)
+
+
+async def test_save_works_under_the_set_up_of_aiohttp_session(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """Its middleware saves nothing of a WebSocket."""
+    site = await open_site(storage, aiohttp_session.setup)
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(ADA))
+
+    async with visitor.client.ws_connect(site.path_of(over_websocket(_change))) as socket:
+        await socket.send_str("go")
+        assert await socket.receive_str(timeout=10) == "saved"
+
+    assert await visitor.session() == CHANGED
+
+
+async def test_session_of_another_storage_is_refused_by_name(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    """It is saved in another way."""
+    app = web.Application()
+    aiohttp_session.setup(app, aiohttp_session.SimpleCookieStorage())
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        with pytest.raises(TypeError, match="save_session: Session is not from a MongoStorage"):
+            await save_session(request)
+        return web.Response()
+
+    app.router.add_get("/", handler)
+
+    assert (await (await aiohttp_client(app)).get("/")).status == 200

@@ -653,3 +653,85 @@ async def test_thousand_watched_websockets_end_within_the_interval_when_revoked_
     await until(lambda: not _places(storage))
     for socket in sockets:
         await socket.close()
+
+
+async def test_session_that_ends_in_a_task_group_closes_the_connection_quietly(
+    site: Site, visitor: Visitor, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exception arrives in a group; a change that was not saved is no news either."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    async def watch(request: web.Request) -> None:
+        async with watch_session(request, 20):
+            await asyncio.Event().wait()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        session = await get_session(request)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(request))
+            await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+            session["late"] = True
+            await socket.send_str("watched")
+            await socket.receive()
+        return socket
+
+    async with connected(visitor, handler, site.path_of) as socket:
+        await storage.revoke_owner(7)
+
+        assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
+    gc.collect()
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_other_error_beside_the_end_of_a_session_is_not_hidden(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A group that holds more than the end of a session is an error as any other."""
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        raise BaseExceptionGroup("two", [SessionEnded(), ValueError("wrong")])
+
+    response = await visitor.visit(handler)
+
+    assert response.status == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@real_drivers
+async def test_only_the_sessions_of_a_revoked_owner_are_looked_at(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """And nothing is looked at for an owner whom nobody watches."""
+    one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    leave = asyncio.Event()
+    tasks = [asyncio.create_task(_stay(b.request, leave, every=20)) for b in (one, two)]
+    await until(lambda: [w._entered for p in _places(storage) for w in p.watches] == [True] * 2)
+    log.commands.clear()
+
+    await storage.revoke_owner("somebody else")
+    await storage.revoke_owner(0)
+    with pytest.raises(SessionEnded):
+        await tasks[0]
+    leave.set()
+    await tasks[1]
+
+    assert log.names == ["delete", "delete", "find"]
+    assert len(log.commands[2][1]["filter"]["_id"]["$in"]) == 1
+
+
+async def test_block_that_begins_while_the_storage_is_closed_is_not_left_waiting(
+    storage: MongoStorage,
+) -> None:
+    """It begins without a look."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+    leave = asyncio.Event()
+    task = asyncio.create_task(_stay(request, leave))
+    await until(lambda: bool(_places(storage)))
+
+    await storage.aclose()
+    leave.set()
+
+    await asyncio.wait_for(task, 10)
