@@ -23,7 +23,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BROWSER_TESTS := tests/browser
 BENCH_NODE := benchmarks/node
 
-.PHONY: help run docs test test-long test-all coverage test-loops test-lowest lint format types dist screenshots bench bench-micro bench-scale venv node lock clean
+.PHONY: help run docs test test-long test-all coverage test-loops test-lowest breaks lint format types dist screenshots bench bench-micro bench-scale venv node lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ test-lowest: requirements/lowest.txt requirements/dev.txt  ## run the tests with
 	@$(MAKE) VENV=.venv-lowest venv
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r requirements/lowest.txt
 	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
+
+breaks: venv  ## break storage at 150 random places, and see whether the tests notice (ARGS='--seed 1'); takes an hour
+	$(PY) -m tests.breaks $(ARGS)
 
 lint: venv  ## check style, docstrings, format and the imports between modules
 	$(PY) -m ruff check .

@@ -1,0 +1,390 @@
+"""Break storage/ on purpose at places drawn at random, and see whether the tests notice each.
+
+`make breaks` runs it. It works in a copy of the tracked files. One run of the tests with coverage
+shows which tests execute which line; each break then runs those tests only: first a few, and all
+of them if the few pass. The seed is printed: the same seed breaks the same files in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from xml.etree import ElementTree as ET
+
+from coverage import CoverageData
+
+ROOT = Path(__file__).parent.parent
+WANTED = 0.95
+FEW = 40  # tests that run first
+PASSED, FAILED, INTERRUPTED = 0, 1, 2  # pytest's exit codes
+
+# Breaks that change nothing which anybody could observe: file, what was there, what it became.
+MEANINGLESS: Mapping[tuple[str, str, str], str] = {}
+
+Replacements = Iterator[tuple[ast.AST, str]]
+COMPARISONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS: Mapping[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Break:
+    """One place of one file, and the text that replaces it."""
+
+    path: str
+    lines: range
+    around: range  # the function, the class or the file
+    start: int
+    end: int
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        """Show it in one line."""
+        old, new = (" ".join(text.split()) for text in (self.old, self.new))
+        return f"{self.path}:{self.lines.start}: {old}  →  {new}"
+
+    @property
+    def meaning(self) -> tuple[str, str, str]:
+        """The key in ``MEANINGLESS``."""
+        return self.path, self.old, self.new
+
+
+class Places(ast.NodeVisitor):
+    """Every break of one file; types and docstrings are left alone."""
+
+    def __init__(self, path: str, source: bytes) -> None:
+        self.found: list[Break] = []
+        self._path, self._source = path, source
+        self._offsets = [0]
+        for line in source.splitlines(keepends=True):
+            self._offsets.append(self._offsets[-1] + len(line))
+        self._statement: ast.stmt = ast.Pass(lineno=1, end_lineno=1)
+        self._around = range(1, len(self._offsets))
+        self.visit(ast.parse(source))
+
+    def visit(self, node: ast.AST) -> None:
+        """Note what can be broken at this node, then look inside."""
+        before = self._statement, self._around
+        if isinstance(node, ast.stmt):
+            self._statement = node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            self._around = _lines(node)
+        for place, new in _replacements(node):
+            self._note(place, new)
+        for child in _children(node):
+            self.visit(child)
+        self._statement, self._around = before
+
+    def _note(self, node: ast.AST, new: str) -> None:
+        start = self._offsets[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+        end = self._offsets[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+        lines = range(self._statement.lineno, _lines(node).stop)
+        old = self._source[start:end].decode()
+        self.found.append(Break(self._path, lines, self._around, start, end, old, new))
+
+
+def _lines(node: ast.AST) -> range:
+    return range(node.lineno, node.end_lineno + 1)  # type: ignore[attr-defined]
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911 - a case for each kind
+    match node:
+        case ast.JoinedStr():
+            return  # Python 3.11 does not know the positions inside
+        case ast.Expr(value=ast.Constant()):
+            return  # a docstring
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return
+        case ast.Assign(value=ast.Subscript() | ast.BinOp(op=ast.BitOr())):
+            return  # a name for a type
+        case ast.Call(func=ast.Name(id="TypeVar" | "NewType" | "ParamSpec")):
+            return
+        case ast.Call(func=ast.Name(id="cast"), args=[_, value]):
+            yield value
+            return
+        case ast.AnnAssign(value=value):
+            yield from [value] if value else []
+            return
+        case ast.arguments():
+            yield from (one for one in [*node.defaults, *node.kw_defaults] if one)
+            return
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            yield from [*node.decorator_list, node.args]
+        case ast.ClassDef():
+            yield from node.decorator_list
+        case _:
+            yield from ast.iter_child_nodes(node)
+            return
+    yield from node.body
+
+
+def _replacements(node: ast.AST) -> Replacements:  # noqa: C901, PLR0912 - a case for each kind
+    match node:
+        case ast.Compare(ops=[operator]) if type(operator) in COMPARISONS:
+            yield node, _changed(node, "ops", [COMPARISONS[type(operator)]()])
+        case ast.BoolOp():
+            yield (
+                node,
+                _changed(node, "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()),
+            )
+        case ast.BinOp() if type(node.op) in OPERATORS:
+            yield node, _changed(node, "op", OPERATORS[type(node.op)]())
+        case ast.UnaryOp(op=ast.Not()):
+            yield node, f"({ast.unparse(node.operand)})"
+        case ast.Constant():
+            yield from ((node, f"({new!r})") for new in _other_values(node.value))
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return
+        case ast.If() | ast.While() | ast.IfExp():
+            yield node.test, f"(not ({ast.unparse(node.test)}))"
+        case ast.comprehension():
+            yield from ((test, f"(not ({ast.unparse(test)}))") for test in node.ifs)
+        case ast.Return(value=ast.Constant(value=None)):
+            return
+        case ast.Return(value=ast.expr()):
+            yield node, "return None"
+        case ast.Continue():
+            yield node, "break"
+        case ast.Break():
+            yield node, "continue"
+        case ast.Raise() | ast.Expr(value=ast.Call() | ast.Await()):
+            yield node, "pass"
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.AugAssign():
+            yield node, "pass"
+        case ast.Call(keywords=[_, *_]):
+            for keyword in node.keywords:
+                rest = [other for other in node.keywords if other is not keyword]
+                yield node, _changed(node, "keywords", rest)
+
+
+def _changed(node: ast.expr, field: str, value: object) -> str:
+    other = copy.copy(node)
+    setattr(other, field, value)
+    return f"({ast.unparse(other)})"
+
+
+def _other_values(value: object) -> Sequence[object]:
+    match value:
+        case bool():
+            return [not value]
+        case int() | float():
+            return [value + 1]
+        case str():
+            return ["XX" + value]
+        case bytes():
+            return [b"XX" + value]
+    return []
+
+
+def all_breaks(root: Path) -> list[Break]:
+    """Return every break of storage/ that has a meaning."""
+    found: list[Break] = []
+    for path in sorted((root / "storage").glob("*.py")):
+        source = path.read_bytes()
+        found += Places(path.relative_to(root).as_posix(), source).found
+    return [one for one in found if one.meaning not in MEANINGLESS]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The files of one run of the tests with coverage: contexts, and times in JUnit's format."""
+
+    coverage: Path
+    times: Path
+
+    @classmethod
+    def under(cls, folder: Path) -> Measured:
+        """Name both files."""
+        return cls(folder / ".coverage", folder / "times.xml")
+
+
+class Tests:
+    """Which tests execute which lines, the quickest first."""
+
+    def __init__(self, measured: Measured) -> None:
+        """Read what was measured."""
+        self._seconds: dict[str, float] = {}
+        for case in ET.parse(measured.times).iter("testcase"):  # noqa: S314 - pytest's own
+            name = f"{case.attrib['classname']}::{case.attrib['name']}"
+            self._seconds[name] = float(case.attrib["time"])
+        data = CoverageData(measured.coverage)
+        data.read()
+        self._at: dict[str, Mapping[int, set[str]]] = {}
+        for file in data.measured_files():
+            contexts = data.contexts_by_lineno(file)
+            lines = {line: {_test(one) for one in many if one} for line, many in contexts.items()}
+            self._at["/".join(Path(file).parts[-2:])] = lines
+
+    def of(self, broken: Break) -> list[str]:
+        """Return the tests that execute the place or, if it runs at import, what is around it."""
+        at = self._at.get(broken.path, {})
+        for lines in (broken.lines, broken.around, at):
+            if found := {test for line in lines for test in at.get(line, ())}:
+                return sorted(found, key=self._quick)
+        return []
+
+    def _quick(self, test: str) -> tuple[float, str]:
+        path, _, name = test.partition("::")
+        junit = f"{path.removesuffix('.py').replace('/', '.')}::{name}"
+        return self._seconds.get(junit, 1.0), test
+
+
+def _test(context: str) -> str:
+    return context.rpartition("|")[0]
+
+
+class Copy:
+    """A copy of the tracked files, whose storage/ is broken and restored."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
+        for name in filter(None, names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+        subprocess.run(["git", "init", "-q"], cwd=root, check=True)  # tests list tracked files
+        subprocess.run(["git", "add", "."], cwd=root, check=True)
+
+    def pytest(self, *arguments: str, seconds: float) -> tuple[int | None, str]:
+        """Run tests; returns the exit code, None at the time limit, and the output."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            cwd=self.root,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # pytest ends its mongod
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            return None, ""
+        return process.returncode, said
+
+    def measure(self) -> Measured:
+        """Run the tests of `make test` with coverage."""
+        measured = Measured.under(self.root)
+        code, said = self.pytest(
+            *("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not long"),
+            *("--cov=storage", "--cov-context=test", "--cov-report="),
+            f"--junitxml={measured.times}",
+            seconds=3600,
+        )
+        if code != PASSED:
+            sys.exit(f"The tests fail before anything is broken:\n{said}")
+        return measured
+
+    def noticed_by(self, broken: Break, tests: Sequence[str], seconds: float) -> str | None:
+        """Break one place; returns what noticed it, or None."""
+        path = self.root / broken.path
+        source = path.read_bytes()
+        path.write_bytes(source[: broken.start] + broken.new.encode() + source[broken.end :])
+        try:
+            return self._noticed(tests, seconds)
+        finally:
+            path.write_bytes(source)
+
+    def _noticed(self, tests: Sequence[str], seconds: float) -> str | None:
+        code, said = self.pytest("-n", "0", "-x", *tests, seconds=seconds)
+        if code is None:
+            return "a test that did not end"
+        if code == PASSED:
+            return None
+        if code == FAILED:
+            return next(
+                line
+                for line in said.splitlines()
+                if line.startswith(("FAILED tests", "ERROR tests"))
+            )
+        if code == INTERRUPTED or "ImportError while loading conftest" in said:
+            return "an error of import"
+        # The name of a parametrised test may contain what is broken.
+        files = sorted({test.partition("::")[0] for test in tests})
+        code, said = self.pytest("-n", "0", "-x", "-m", "not long", *files, seconds=seconds)
+        return None if code == PASSED else f"exit code {code} of {' '.join(files)}"
+
+
+def main() -> None:
+    """Break, and report what nobody noticed."""
+    given = _arguments()
+    with tempfile.TemporaryDirectory(prefix="breaks-") as folder:
+        tree = Copy(Path(folder))
+        tests = Tests(Measured.under(given.measured) if given.measured else tree.measure())
+        rng = random.Random(given.seed)
+        places = [
+            one for one in all_breaks(tree.root) if one.path in given.files or not given.files
+        ]
+        drawn = rng.sample(places, min(given.number, len(places)))
+        print(f"Seed {given.seed}: {len(drawn)} of {len(places)} places", flush=True)
+        # The survivors of a few tests are few; only they are worth all tests.
+        left = list(
+            _survivors(drawn, lambda one: tree.noticed_by(one, few_of(tests.of(one), rng), 180))
+        )
+        left = list(_survivors(left, lambda one: tree.noticed_by(one, tests.of(one), 1800)))
+    noticed = len(drawn) - len(left)
+    print(f"Seed {given.seed}: {noticed} of {len(drawn)} noticed ({noticed / len(drawn):.1%})")
+    for one in left:
+        print(f"  not noticed: {one}")
+    if noticed < WANTED * len(drawn):
+        sys.exit(f"Fewer than {WANTED:.0%} are noticed.")
+
+
+def few_of(tests: Sequence[str], rng: random.Random) -> Sequence[str]:
+    """Return the quickest tests and as many others, which are further from the place."""
+    quickest, others = tests[: FEW // 2], tests[FEW // 2 : len(tests) * 9 // 10]
+    return [*quickest, *rng.sample(others, min(len(others), FEW // 2))]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.breaks", description=__doc__)
+    parser.add_argument("--number", type=int, default=150, help="how many places (default: 150)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument(
+        "--measured", type=Path, help="a folder with .coverage and times.xml, to save time"
+    )
+    parser.add_argument("--files", nargs="*", default=[], help="only these, as storage/store.py")
+    return parser.parse_args()
+
+
+def _survivors(
+    drawn: Sequence[Break], noticed_by: Callable[[Break], str | None]
+) -> Iterator[Break]:
+    for number, broken in enumerate(drawn, 1):
+        began = monotonic()
+        found = noticed_by(broken)
+        print(f"{number:3} {monotonic() - began:5.1f} s  {broken}", flush=True)
+        print(f"            {found or 'NOT NOTICED'}", flush=True)
+        if found is None:
+            yield broken
+
+
+if __name__ == "__main__":
+    main()

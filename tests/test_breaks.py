@@ -1,0 +1,75 @@
+"""The breaks that `make breaks` draws from."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.breaks import MEANINGLESS, ROOT, WANTED, Places
+
+
+def breaks_of(source: str) -> set[tuple[str, str]]:
+    """Return what is replaced in a program, and by what."""
+    return {(one.old, one.new) for one in Places("storage/it.py", source.encode()).found}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        pytest.param(
+            "if a < b: pass", {("a < b", "(a <= b)"), ("a < b", "(not (a < b))")}, id="if"
+        ),
+        pytest.param("a = b and c", {("b and c", "(b or c)")}, id="and"),
+        pytest.param("a = not b", {("not b", "(b)")}, id="not"),
+        pytest.param("a = True", {("True", "(False)")}, id="a constant"),
+        pytest.param("é = 1", {("1", "(2)")}, id="after a character of two bytes"),
+        pytest.param("f(a, b=c)", {("f(a, b=c)", "(f(a))"), ("f(a, b=c)", "pass")}, id="a call"),
+        pytest.param("raise E", {("raise E", "pass")}, id="raise"),
+        pytest.param("a.b = c", {("a.b = c", "pass")}, id="an attribute"),
+        pytest.param("def f():\n  return a", {("return a", "return None")}, id="return"),
+    ],
+)
+def test_each_kind_of_place_is_broken(source: str, expected: set[tuple[str, str]]) -> None:
+    """The replacement is the opposite, the next value, or nothing."""
+    assert breaks_of(source) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param('"""Words."""', id="a docstring"),
+        pytest.param("a: Literal[1]", id="a type"),
+        pytest.param("def f(a: Literal[1]) -> Literal[2]: return None", id="types of a function"),
+        pytest.param("T = TypeVar('T')", id="a type variable"),
+        pytest.param("Name = tuple[int, Literal[1]]", id="a name for a type"),
+        pytest.param("if TYPE_CHECKING: a = 1", id="what only mypy sees"),
+        pytest.param("a = cast('int', b)", id="the type of a cast"),
+    ],
+)
+def test_what_does_not_run_is_not_broken(source: str) -> None:
+    """No test could notice it."""
+    assert breaks_of(source) == set()
+
+
+def test_every_break_of_a_module_can_be_compiled() -> None:
+    """A break that is no Python would always be noticed."""
+    source = (ROOT / "storage" / "lifetime.py").read_bytes()
+    found = Places("storage/lifetime.py", source).found
+
+    assert len(found) > 50
+    for one in found:
+        ast.parse(source[: one.start] + one.new.encode() + source[one.end :])
+
+
+def test_exceptions_exist_and_have_a_reason() -> None:
+    """An exception whose place has changed is removed, and looked at again."""
+    existing = {
+        one.meaning
+        for path in (ROOT / "storage").glob("*.py")
+        for one in Places(f"storage/{path.name}", path.read_bytes()).found
+    }
+
+    assert MEANINGLESS.keys() <= existing
+    assert all(reason.endswith(".") for reason in MEANINGLESS.values())
+    assert WANTED == 0.95
