@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, ClientWebSocketResponse, WSCloseCode, WSMsgType, web
+from aiohttp import (
+    ClientPayloadError,
+    ClientResponse,
+    ClientWebSocketResponse,
+    WSCloseCode,
+    WSMsgType,
+    web,
+)
 from aiohttp_session import get_session
 
 from storage import MongoStorage, SessionEnded, watch_session
@@ -160,6 +167,28 @@ async def test_stream_ends_when_its_session_ends(
     await storage.revoke_owner(7)
 
     assert await asyncio.wait_for(stream.content.read(), 10) == b"\n"
+
+
+async def test_response_that_ends_before_its_length_closes_the_connection(
+    site: Site, visitor: Visitor, storage: MongoStorage
+) -> None:
+    """Otherwise the browser would wait for the rest."""
+    await visitor.do(lambda session: session.update(ADA))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        async with watch_session(request):
+            await response.write(b"watched\n")
+            await asyncio.Event().wait()
+        return response
+
+    stream = await visitor.client.get(site.path_of(handler))
+    assert await stream.content.readline() == b"watched\n"
+    await storage.revoke_owner(7)
+
+    with pytest.raises(ClientPayloadError):
+        await asyncio.wait_for(stream.content.read(), 10)
 
 
 async def test_request_is_answered_with_401_when_its_session_ends_before_the_answer(
