@@ -31,6 +31,7 @@ from storage import (
     causes,
     generate_secret,
     renew_session,
+    save_session,
     setup,
 )
 from storage.causes import Cause
@@ -323,6 +324,33 @@ async def test_handler_that_swallows_the_503(
 
         assert (await client.get("/")).status == 200
 
+    assert says(caplog.text)
+
+
+async def test_stream_that_changes_the_session_too_late(
+    collection: Any, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the keys and what to call, which needs a stored session."""
+    app = web.Application()
+    setup(app, MongoStorage(collection, SECRET))
+    refused = []
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        session["seen"] = 1
+        with pytest.raises(RuntimeError) as refusal:
+            await save_session(request)
+        refused.append(str(refusal.value))
+        return response
+
+    app.router.add_get("/", stream)
+    client = await aiohttp_client(app)
+
+    await (await client.get("/")).read()
+
+    assert says(refused[0])
     assert says(caplog.text)
 
 
