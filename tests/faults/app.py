@@ -7,6 +7,7 @@ of equal numbers, which are changed together: a change that was applied only in 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from typing import Any
 
@@ -20,6 +21,27 @@ from storage import MongoStorage, renew_session, setup
 
 CLOSE_SECONDS = 1.0
 STORAGE = web.AppKey("storage", MongoStorage)
+
+
+class Held:
+    """Requests that have loaded their session, and wait until the test lets them save."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._released = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Wait with the others."""
+        self.waiting += 1
+        await self._released.wait()
+
+    def release(self) -> None:
+        """Let those that wait by now go on."""
+        self._released.set()
+        self.waiting, self._released = 0, asyncio.Event()
+
+
+HELD = web.AppKey("held", Held)
 
 
 def main() -> None:
@@ -57,6 +79,7 @@ async def make_app(options: argparse.Namespace) -> web.Application:
     )
     app = web.Application()
     app[STORAGE] = storage
+    app[HELD] = Held()
     setup(app, storage)
 
     async def close_client(_app: web.Application) -> None:
@@ -72,6 +95,8 @@ async def make_app(options: argparse.Namespace) -> web.Application:
             web.post("/login", login),
             web.post("/set", assign),
             web.post("/put", put),
+            web.get("/held", held),
+            web.post("/release", release),
             web.get("/names", names),
             web.post("/renew", renew),
             web.post("/logout", logout),
@@ -100,9 +125,22 @@ async def assign(request: web.Request) -> web.Response:
 
 
 async def put(request: web.Request) -> web.Response:
-    """Add one more value, by the name that the query gives."""
+    """Add one more value, by the name that the query gives; with `hold` when it is released."""
     session = await _signed_in(request)
+    if "hold" in request.query:
+        await request.app[HELD].wait()
     session[request.query["name"]] = True
+    return web.json_response({})
+
+
+async def held(request: web.Request) -> web.Response:
+    """Count the requests that wait."""
+    return web.json_response(request.app[HELD].waiting)
+
+
+async def release(request: web.Request) -> web.Response:
+    """Let the requests that wait go on."""
+    request.app[HELD].release()
     return web.json_response({})
 
 

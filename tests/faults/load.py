@@ -1,8 +1,9 @@
 """Visitors of the app during the faults, and a record of the answers they got.
 
 A visitor signs in, changes the numbers of the session one after another, reads them, sometimes
-renews the token, and often signs out. Each request goes to any of the processes, as behind a
-router. An answer is a promise; after the fault every promise is checked.
+renews the token, in some tests while other requests change the session, and often signs out. Each
+request goes to any of the processes, as behind a router. An answer is a promise; after the fault
+every promise is checked.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Record:
     half: int = 0  # read only one of two values that are changed together
     sessions: int = 0
     lost: int = 0  # missing, or has a value that was neither the last one nor refused
+    late: int = 0  # acknowledged changes of requests that ran beside a renewal
+    late_lost: int = 0
     overtaken: int = 0  # an earlier, refused change replaced an acknowledged one
     resurrected: int = 0
     silence_seconds: float = 0.0  # the longest time without one answered request
@@ -59,6 +62,7 @@ class Visit:
     acknowledged: int = 0
     tried: int = 0
     refused: set[int] = field(default_factory=set)  # may still be applied, now or later
+    added: set[str] = field(default_factory=set)  # acknowledged by requests beside a renewal
     former_tokens: list[str] = field(default_factory=list)
     renewal_refused: bool = False  # it may have been applied, with a token that no visitor received
     logout_tried: bool = False
@@ -67,6 +71,8 @@ class Visit:
 
 class Load:
     """Visitors that send requests while the context is open, for three minutes at most.
+
+    `crowd` is how many requests change the same session during each renewal.
 
     A class because the visitors, the record and the time of the last answer belong together.
     """
@@ -77,10 +83,11 @@ class Load:
         *,
         visitors: int = VISITORS,
         renewals: float = RENEWALS,
+        crowd: int = 0,
         seed: int = 7,
     ) -> None:
         self.bases = list(bases)
-        self._renewals = renewals
+        self._renewals, self._crowd = renewals, crowd
         self.record = Record()
         self.visits: list[Visit] = []
         self._visitors = visitors
@@ -182,7 +189,11 @@ class Load:
             self.record.stale += 1
 
     async def _renew(self, chance: random.Random, visit: Visit) -> bool:
-        status, _, token = await self._send(chance, "POST", "/renew", visit)
+        old = Visit(visit.token)
+        (status, _, token), *_ = await asyncio.gather(
+            self._send(chance, "POST", "/renew", visit),
+            *(self._add(chance, visit, old) for _ in range(self._crowd)),
+        )
         if status != 200:
             visit.renewal_refused = True
             return False
@@ -190,6 +201,14 @@ class Load:
             visit.former_tokens.append(visit.token)
             visit.token = token
         return True
+
+    async def _add(self, chance: random.Random, visit: Visit, old: Visit) -> None:
+        """Add a value with the token of before; too late for it, the request finds no session."""
+        name = f"n{chance.getrandbits(48)}"
+        status, _, _ = await self._send(chance, "POST", f"/put?name={name}", old)
+        if status == 200:
+            visit.added.add(name)
+            self.record.late += 1
 
     async def _sign_out(self, chance: random.Random, visit: Visit) -> None:
         visit.logout_tried = True
@@ -214,7 +233,7 @@ class Load:
             # Also if the connection broke during the answer: nothing was promised.
             self.record.unreachable += 1
             return 0, None, None
-        if data and data.get("left") != data.get("right"):
+        if isinstance(data, dict) and data.get("left") != data.get("right"):
             self.record.half += 1
         return answer.status, data, cookie.value if cookie else None
 
@@ -259,14 +278,17 @@ class Load:
                 self.record.overtaken += was_refused
                 self.record.lost += not was_refused
             assert data["left"] <= visit.tried
+            if visit.added:
+                _, names = await self._looked_up(visit, "/names")
+                self.record.late_lost += len(visit.added - {*(names or ())})
         elif not (visit.logout_tried or visit.renewal_refused):
             self.record.lost += 1
         for token in visit.former_tokens:
             status, _ = await self._looked_up(Visit(token))
             self.record.resurrected += status == 200
 
-    async def _looked_up(self, visit: Visit) -> tuple[int, Any]:
+    async def _looked_up(self, visit: Visit, path: str = "/read") -> tuple[int, Any]:
         while True:
-            status, data, _ = await self._send(self._random, "GET", "/read", visit)
+            status, data, _ = await self._send(self._random, "GET", path, visit)
             if status in (200, 401):
                 return status, data
