@@ -22,12 +22,14 @@ async def save_late(
     store: Store,
     old: Snapshot,
     draft: Draft,
-    forward: Forward,
+    moved_to: bytes,
     *,
     owner_key: str | None,
     set_max_age: bool,
 ) -> Snapshot | None:
     """Save what is still as the request has loaded it, where the session is now.
+
+    ``moved_to`` is the token under which it was renewed first.
 
     Returns the request's own view of its session from now on, ``None`` where the session has ended:
     at the new place, but only where the owner stayed. From nobody's session it stays at the old
@@ -37,7 +39,7 @@ async def save_late(
     set_max_age = set_max_age and old.owner is not None
     if not draft.diff and not set_max_age:
         return view
-    place = await _reach(store, forward.token, draft.now_ms, draft.deadline)
+    place = await _reach(store, moved_to, draft.now_ms, draft.deadline)
     for _ in range(MOST_TRIES):
         if place is None:
             return None

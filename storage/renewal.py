@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from storage.document import DocumentUpdate
-from storage.errors import StorageUnavailable, Unreadable
-from storage.following import take_late
+from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
+from storage.following import save_late, take_late
 from storage.forwards import FOLLOWED_MS, Forward
-from storage.snapshot import Draft, Snapshot
+from storage.snapshot import Diff, Draft, Snapshot
 from storage.store import Store, Taken
 from storage.tokens import to_handle
 from storage.values import Value, seal_values, sealed_fields
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+# How long a renewal goes on trying to move what others have changed: most failovers take less.
+ADOPTION_SECONDS = 60.0
+PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,8 +115,7 @@ async def renew(
         return await _adopt(store, old, new, taken.last, draft)
     except StorageUnavailable:
         # The old session is gone: to give the new one up as well would sign the visitor out.
-        handle = to_handle(old.stored.identifier)[:8]
-        logger.warning("session %s was renewed without what others changed meanwhile", handle)
+        store.finish_later(_adopt_late(store, old, new, taken.last, draft))
         return Renewed(new, {}, [])
 
 
@@ -159,6 +163,25 @@ async def _adopt(
         return None
     kept = {name: value for name, value in new.values.items() if name not in dropped}
     return Renewed(new._replace(stored=stored, values=kept | written), fresh, dropped)
+
+
+async def _adopt_late(
+    store: Store, old: Snapshot, new: Snapshot, last: Snapshot, draft: Draft
+) -> None:
+    """Try again to move what others changed, as a late save of theirs: MongoDB may be away."""
+    adopted, dropped = _changed_by_others(old, last, draft)
+    clock = asyncio.get_running_loop().time
+    give_up_at = clock() + ADOPTION_SECONDS
+    while clock() < give_up_at and not store.closed:
+        late = draft._replace(diff=Diff(adopted, dropped), deadline=store.deadline())
+        try:
+            await save_late(store, old, late, new.token, owner_key=None, set_max_age=False)
+        except (StorageUnavailable, SessionTooLarge):
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            return
+    handle = to_handle(old.stored.identifier)[:8]
+    logger.warning("session %s was renewed without what others changed meanwhile", handle)
 
 
 def _changed_by_others(

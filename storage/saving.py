@@ -354,7 +354,7 @@ class Saving:
             self._store,
             old,
             draft,
-            forward,
+            forward.token,
             owner_key=self._settings.owner_key,
             set_max_age=set_max_age,
         )

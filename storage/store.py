@@ -131,6 +131,15 @@ class Store:
         """Finish several steps even if the visitor goes in between."""
         return await asyncio.shield(self._driver.start(steps))
 
+    def finish_later(self, steps: Coroutine[Any, Any, None]) -> None:
+        """Do several steps without waiting for them; ``drained`` waits."""
+        _ = self._driver.start(steps)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the storage ends, and nothing new is to be begun."""
+        return self._driver.closed
+
     def finish_after(
         self, sent: Future[Outcome], then: Callable[[Outcome], Coroutine[Any, Any, None]]
     ) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp_session import get_session, new_session
 from pymongo import AsyncMongoClient, MongoClient
 
-from storage import MongoStorage
+from storage import MongoStorage, renewal
 from tests.storage.conftest import (
     Clock,
     Handler,
@@ -46,13 +46,13 @@ async def collection(faulty_mongod: Mongod) -> AsyncIterator[Any]:
         yield client["faulty"]["sessions"]
 
 
-def fail(server: Mongod, command: str) -> None:
-    """Let the server close the connection at the next command of that name."""
+def fail(server: Mongod, command: str, times: int = 1) -> None:
+    """Let the server close the connection at the next commands of that name."""
     with MongoClient[dict[str, Any]](server.uri) as client:
         client.admin.command(
             "configureFailPoint",
             "failCommand",
-            mode={"times": 1},
+            mode={"times": times},
             data={"failCommands": [command], "closeConnection": True},
         )
 
@@ -287,24 +287,39 @@ async def test_failed_first_save_sends_no_cookie(
     assert await collection.count_documents({}) == 0
 
 
+@pytest.mark.parametrize("seconds", [60.0, 0.0], ids=["is copied later", "is lost at last"])
+@pytest.mark.parametrize("stored", [{"user_id": 7}, {"a": 1}], ids=["owner", "nobody"])
 async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
-    site: Site, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
+    *,
+    seconds: float,
+    stored: dict[str, Any],
+    site: Site,
+    faulty_mongod: Mongod,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The old session is deleted by then: one change is lost, and the log says so."""
+    """The old session is gone by then: the change follows for a minute, or the log says so."""
+    monkeypatch.setattr(renewal, "ADOPTION_SECONDS", seconds)
+    monkeypatch.setattr(renewal, "PAUSE_SECONDS", 0.01)
     visitor = await site.visitor()
-    await visitor.do(lambda session: session.update(user_id=7, cart=[0]))
+    await visitor.do(lambda session: session.update(stored, cart=[0], log=[0]))
     other = await site.visitor(visitor.cookie)
 
     async def meanwhile() -> None:
-        await other.do(lambda session: session["cart"].append(1))
-        fail(faulty_mongod, "update")
+        await other.do(lambda session: (session["cart"].append(1), session.pop("log"))[0])
+        fail(faulty_mongod, "update", times=2 if seconds else 1)
 
     with caplog.at_level(logging.WARNING, logger="storage.renewal"):
         response = await during(visitor, meanwhile, lambda session: session.renew())
 
+    async def copied() -> bool:
+        found = await visitor.session()
+        return found == {**stored, "cart": [0, 1]}
+
     assert response.status == 200
-    assert (await visitor.session())["user_id"] == 7
-    assert any("renewed without" in record.getMessage() for record in caplog.records)
+    if seconds:
+        await until(copied, 10)
+    assert ("renewed without" in caplog.text) is (not seconds)
 
 
 @pytest.mark.parametrize("started", [True, False], ids=["in the handler", "by the server"])

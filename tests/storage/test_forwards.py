@@ -314,6 +314,19 @@ async def test_database_writer_cannot_point_a_forward_elsewhere_or_extend_it(
     assert await values(storage, new) == ADA
 
 
+async def test_database_writer_can_put_the_session_of_before_a_renewal_back(
+    storage: MongoStorage, collection: Any
+) -> None:
+    """A limitation, as for every session that has ended: the old token opens it again."""
+    old = str(await visit(storage, None, lambda session: session.update(ADA)))
+    copy = await collection.find_one({"_id": id_of(old)})
+    await visit(storage, old, lambda session: (renew(session), session.update(cart=[2])))
+
+    await collection.replace_one({"_id": id_of(old)}, copy)
+
+    assert await values(storage, old) == ADA
+
+
 async def test_session_that_a_database_writer_made_a_forward_is_no_session(
     storage: MongoStorage, collection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -323,6 +323,21 @@ async def test_late_sign_out_after_more_than_a_minute_deletes_the_cookie(
     assert len([info async for info in storage.sessions(7)]) == 1
 
 
+async def test_without_owners_a_late_sign_out_leaves_the_renewed_session(
+    make_storage: MakeStorage,
+) -> None:
+    """A limitation: with `owner_key=None` every session is nobody's, and only removals follow."""
+    storage = make_storage(owner_key=None)
+    old, late = await begun(storage, ADA)
+    new = await visit(storage, old, renew)
+
+    late.session.invalidate()
+    response, _ = await answered(late)
+
+    assert not response.cookies
+    assert await values(storage, new) == ADA
+
+
 @pytest.mark.parametrize("moves", [0, 1, 3])
 @every_driver
 async def test_revoke_owner_keeps_the_session_that_was_renewed_meanwhile(
