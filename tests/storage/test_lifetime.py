@@ -145,6 +145,14 @@ def test_touch_is_due_when_a_timeout_was_raised() -> None:
     assert not short.touch_is_due(touched_at(0, long), None, 1000)
 
 
+def test_session_is_up_to_date_until_its_next_touch_is_due() -> None:
+    """Until then a request compares two instants, and computes nothing again."""
+    clocks = lifetime(max_age=1200)
+    dates = touched_at(DAY_MS, clocks)
+
+    assert clocks.up_to_date_between(dates) == (DAY_MS - MINUTE_MS, DAY_MS + MINUTE_MS)
+
+
 def test_cookie_lives_as_long_as_the_idle_timeout() -> None:
     """In whole seconds, rounded up: Max-Age=0 would delete it."""
     assert lifetime(max_age=1200).cookie_seconds(0, 0, None) == 1200

@@ -12,6 +12,7 @@ import pytest
 
 from storage import MongoStorage, SessionNotSerializable, SessionTooLarge, generate_secret
 from storage.session import MongoSession
+from storage.values import marshalled_copy
 from tests.storage.conftest import SECRET, MakeStorage, every_driver, real_drivers
 from tests.storage.direct import load, values, visit
 
@@ -306,3 +307,10 @@ async def test_value_is_removed_from_a_session_above_a_lowered_limit(
     await visit(lowered, cookie, lambda session: session.pop("a"))
 
     assert await values(lowered, cookie) == {"b": "y" * 4000}
+
+
+def test_copy_that_changes_are_compared_with_is_made_of_nested_values_alone() -> None:
+    """A scalar is compared by itself; a list and its copy differ where only a type does."""
+    assert marshalled_copy("text") is None
+    assert marshalled_copy([1]) == marshalled_copy([1])
+    assert marshalled_copy([1]) != marshalled_copy([True])
