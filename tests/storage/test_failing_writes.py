@@ -52,7 +52,7 @@ def fail(server: Mongod, command: str, times: int = 1) -> None:
         client.admin.command(
             "configureFailPoint",
             "failCommand",
-            mode={"times": times},
+            mode={"times": times} if times else "off",
             data={"failCommands": [command], "closeConnection": True},
         )
 
@@ -320,6 +320,27 @@ async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
     if seconds:
         await until(copied, 10)
     assert ("renewed without" in caplog.text) is (not seconds)
+
+
+async def test_copy_that_is_tried_again_does_not_delay_the_end_of_the_app(
+    site: Site, storage: MongoStorage, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`aclose()` waits for the try that is under way only; the log says what is missing."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(user_id=7, cart=[0]))
+    other = await site.visitor(visitor.cookie)
+
+    async def meanwhile() -> None:
+        await other.do(lambda session: session["cart"].append(1))
+        fail(faulty_mongod, "update", times=1000)
+
+    await during(visitor, meanwhile, lambda session: session.renew())
+    try:
+        await asyncio.wait_for(storage.aclose(), 10)
+    finally:
+        fail(faulty_mongod, "update", times=0)
+
+    assert "renewed without what others changed meanwhile" in caplog.text
 
 
 @pytest.mark.parametrize("started", [True, False], ids=["in the handler", "by the server"])
