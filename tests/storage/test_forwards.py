@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,16 +10,26 @@ from typing import Any
 
 import bson
 import pytest
+from aiohttp import web
 from bson import Binary
 from bson.raw_bson import RawBSONDocument
 
-from storage import MongoStorage, generate_secret
+from storage import MongoStorage, generate_secret, renew_session
 from storage.errors import Unreadable
 from storage.forwards import open_forward
 from storage.sealing import Keyring
 from storage.session import MongoSession
 from storage.tokens import from_cookie
-from tests.storage.conftest import SECRET, SESSIONS, Clock, CommandLog, MakeStorage, every_driver
+from tests.storage.conftest import (
+    SECRET,
+    SESSIONS,
+    Clock,
+    CommandLog,
+    MakeStorage,
+    Site,
+    Visitor,
+    every_driver,
+)
 from tests.storage.direct import id_of, load, values, visit
 
 Change = Callable[[MongoSession], Any]
@@ -48,6 +59,29 @@ async def test_renewal_leaves_a_forward_without_anything_of_the_session(
     assert set(forward) == {"_id", "created_at", "expires_at", "forward"}
     assert forward["expires_at"] - forward["created_at"] == timedelta(seconds=60)
     assert await values(storage, new) == ADA
+
+
+async def test_old_token_opens_nothing_once_the_answer_with_the_new_one_has_begun(
+    visitor: Visitor, site: Site, storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """Also where a process has the old session in its cache, and before the answer ends."""
+    other, end = make_storage(), asyncio.Event()
+    await visitor.do(lambda session: session.update(ADA))
+    old = str(visitor.cookie)
+    assert await values(other, old) == ADA
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        await renew_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await end.wait()
+        return response
+
+    async with visitor.client.get(site.path_of(stream)) as begun:
+        sent = begun.cookies["session"].value
+        assert await values(storage, old) == await values(other, old) == {}
+        assert await values(other, sent) == ADA
+        end.set()
 
 
 @every_driver
