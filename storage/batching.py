@@ -1,8 +1,15 @@
-"""Batches: what is asked for while a command is under way leaves together in the next one.
+"""Batches: requests that run at the same time share a command.
 
 A database command costs about the same Python time whatever it carries, so a busy process sends few
-large ones. With nothing under way an item leaves at once: a lone request waits for nobody. This
-module knows nothing of sessions or of MongoDB.
+large ones. What waits leaves
+
+- at once, with nothing under way: a lone request waits for nobody;
+- when a command is answered;
+- when the event loop has nothing else to do, while fewer commands are under way than ``Pace``
+  allows: then a command costs nobody's time, and far from the server nobody waits for the round
+  trip of a stranger.
+
+This module knows nothing of sessions or of MongoDB.
 """
 
 from __future__ import annotations
@@ -13,6 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
+
+from storage.pacing import Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,9 +34,7 @@ Refuse = Callable[[BaseException | None], BaseException]
 # Called with what made a whole batch fail, also where every waiter has given up by then.
 Report = Callable[[Exception], None]
 
-# Beside the server one command at a time was best, and sizes from 16 to 256 differed by less than
-# two runs of the benchmark do.
-COMMANDS_UNDER_WAY = 1
+# Sizes from 16 to 256 differed by less than two runs of the benchmark do.
 BATCH_SIZE = 64
 # Whoever joins a longer queue would wait longer than a visitor does.
 QUEUE_LENGTH = 10_000
@@ -54,7 +61,6 @@ class Batcher(Generic[Item, Result]):
         report: Report,
         *,
         keep_cancelled: bool = False,
-        under_way: int = COMMANDS_UNDER_WAY,
         size: int = BATCH_SIZE,
         queue: int = QUEUE_LENGTH,
         context: Callable[[], Context] = copy_context,
@@ -65,7 +71,12 @@ class Batcher(Generic[Item, Result]):
         self._refuse = refuse
         self._report = report
         self._keep_cancelled = keep_cancelled
-        self._most_workers, self._size, self._longest_queue = under_way, size, queue
+        self._size, self._longest_queue = size, queue
+        self._pace = Pace()
+        # Items submitted and batches answered so far. A turn of the event loop in which this stays
+        # as it is had nothing else to do.
+        self._events = 0
+        self._watched = False
         self._waiting: deque[Pending[Item, Result]] = deque()
         self._sent: list[list[Pending[Item, Result]]] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -92,8 +103,11 @@ class Batcher(Generic[Item, Result]):
         self._waiting.append((item, deadline, waiter, self._copy_context()))
         if self._timer is None or deadline < self._timer.when():
             self._set_timer(loop, deadline)
-        if len(self._workers) < self._most_workers:
+        self._events += 1
+        if not self._workers:
             self._start_worker(loop)
+        else:
+            self._watch(loop)
         return waiter
 
     def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
@@ -128,10 +142,31 @@ class Batcher(Generic[Item, Result]):
         context = self._waiting[0][3]
         self._workers.add(asyncio.Task(self._work(), loop=loop, context=context))
 
+    def _watch(self, loop: asyncio.AbstractEventLoop, events: int = 0) -> None:
+        """Look in the next turn of the event loop whether another batch may leave.
+
+        The first look only begins to count: the event loop calls it before anything else.
+        """
+        if not self._watched and len(self._workers) < self._pace.limit:
+            self._watched = True
+            loop.call_soon(self._leave_if_quiet, loop, events)
+
+    def _leave_if_quiet(self, loop: asyncio.AbstractEventLoop, events: int) -> None:
+        """Send what waits, unless the last turn has brought more; then look again."""
+        self._watched = False
+        if not self._waiting:
+            return
+        if self._events != events and len(self._waiting) < self._size:
+            self._watch(loop, self._events)
+        else:
+            self._start_worker(loop)
+
     async def _work(self) -> None:
         """Send one batch, and leave the next one to a worker in a context of its own."""
         try:
             if batch := self._take_batch():
+                if self._waiting:
+                    self._watch(asyncio.get_running_loop())
                 self._sent.append(batch)
                 await self._send_batch(batch)
                 self._sent = [other for other in self._sent if other is not batch]
@@ -151,8 +186,9 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
-        now = asyncio.get_running_loop().time()
-        seconds = max([pending[1] for pending in batch]) - now
+        loop = asyncio.get_running_loop()
+        begun_at = loop.time()
+        seconds = max([pending[1] for pending in batch]) - begun_at
         results: Sequence[Result | BaseException]
         try:
             results = await self._send([pending[0] for pending in batch], seconds)
@@ -162,6 +198,8 @@ class Batcher(Generic[Item, Result]):
                 if not pending[2].done():
                     pending[2].set_exception(self._refuse(error))
             return
+        self._events += 1
+        self._pace.learn(loop.time() - begun_at)
         for pending, result in zip(batch, results, strict=True):
             waiter = pending[2]
             if not waiter.done():

@@ -123,7 +123,8 @@ async def test_item_does_not_join_a_batch_that_was_sent(sender: Sender) -> None:
 @pytest.mark.parametrize("under_way", [1, 2, 3])
 async def test_no_more_batches_are_under_way_than_allowed(sender: Sender, under_way: int) -> None:
     """With ten items, the limit of parallel batches is reached and not exceeded."""
-    batcher = batcher_of(sender, under_way=under_way, size=1)
+    batcher = batcher_of(sender, size=1)
+    batcher._pace.limit = under_way
     sender.go.clear()
 
     waiters = [batcher.submit(str(number), later()) for number in range(10)]
@@ -132,6 +133,83 @@ async def test_no_more_batches_are_under_way_than_allowed(sender: Sender, under_
     await asyncio.gather(*waiters)
 
     assert sender.most_under_way == under_way
+
+
+async def test_item_does_not_wait_for_a_batch_of_others_far_from_the_server(
+    sender: Sender,
+) -> None:
+    """It is sent although the first batch is never answered."""
+    batcher = batcher_of(sender)
+    batcher._pace.limit = 2
+    _ = await sent_first(batcher, sender, "a")
+
+    _ = batcher.submit("b", later())
+
+    await until(lambda: sender.batches == [["a"], ["b"]])
+    sender.go.set()
+    await batcher.drained()
+
+
+async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sender) -> None:
+    """A busy event loop sends few large batches; they leave when a turn has brought no item."""
+    batcher = batcher_of(sender)
+    batcher._pace.limit = 4
+    first = await sent_first(batcher, sender, "a")
+
+    waiting = []
+    for item in "bcdef":
+        waiting.append(batcher.submit(item, later()))
+        await asyncio.sleep(0)
+    await until(lambda: len(sender.batches) == 2)
+    sender.go.set()
+    await asyncio.gather(first, *waiting)
+
+    assert sender.batches == [["a"], ["b", "c", "d", "e", "f"]]
+
+
+async def test_full_batch_is_sent_although_more_items_arrive(sender: Sender) -> None:
+    """An event loop that is never idle would otherwise send nothing before the next answer."""
+    batcher = batcher_of(sender, size=3)
+    batcher._pace.limit = 4
+    first = await sent_first(batcher, sender, "a")
+
+    waiting = []
+    for item in "bcdefgh":
+        waiting.append(batcher.submit(item, later()))
+        await asyncio.sleep(0)
+
+    assert sender.batches[1:] == [["b", "c", "d"], ["e", "f", "g"]]
+    sender.go.set()
+    await asyncio.gather(first, *waiting)
+
+
+async def test_what_a_full_batch_left_behind_is_sent_without_another_event(
+    sender: Sender,
+) -> None:
+    """Nothing else would tell the batcher to look again."""
+    batcher = batcher_of(sender, size=2)
+    batcher._pace.limit = 4
+    sender.go.clear()
+
+    waiting = [batcher.submit(item, later()) for item in "abcdef"]
+    await until(lambda: len(sender.batches) == 3)
+
+    assert sender.batches == [["a", "b"], ["c", "d"], ["e", "f"]]
+    sender.go.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_failed_batch_teaches_nothing_about_the_distance(sender: Sender) -> None:
+    """Its time says how long the driver looked for a server."""
+    batcher = batcher_of(sender)
+    failing = await sent_first(batcher, sender, "a?")
+    await asyncio.sleep(0.002)
+    sender.go.set()
+
+    with pytest.raises(StorageUnavailable):
+        await failing
+
+    assert batcher._pace.limit == 1
 
 
 async def test_no_batch_is_larger_than_the_limit(sender: Sender) -> None:
@@ -328,7 +406,8 @@ async def test_deadline_of_a_batch_is_kept_when_another_batch_has_ended() -> Non
         await arrived[items[0]].wait()
         return items
 
-    batcher = Batcher(send, refuse, report, under_way=2, size=1)
+    batcher = Batcher(send, refuse, report, size=1)
+    batcher._pace.limit = 2
     slow, quick = batcher.submit("slow", later(0.05)), batcher.submit("quick", later())
     arrived["quick"].set()
     assert await quick == "quick"

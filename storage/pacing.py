@@ -1,0 +1,45 @@
+"""How many commands may be under way at once: learned from the time that they take.
+
+Knows nothing of sessions, of MongoDB or of asyncio.
+"""
+
+from __future__ import annotations
+
+# What a command costs the event loop, whatever it carries: 0.15 to 0.5 ms where it was measured.
+COMMAND_SECONDS = 0.00025
+# PyMongo's pool has 100 connections, and who waits for one is served in no order. Finds and writes
+# share the pool with what the app does itself.
+MOST_UNDER_WAY = 32
+# The least time is that of this number of commands, and of as many before. Few, so that a move to
+# a server that is further away is noticed soon.
+REMEMBERED = 16
+
+
+class Pace:
+    """The limit of commands under way, from the least time that a command takes.
+
+    The least, since the time of most commands includes waiting for the server or for the event
+    loop, and more commands would not shorten that.
+
+    A server that answers in less time than a command costs gets one command at a time: what waits
+    meanwhile is worth more in the next one. Further away that would be a wait for a stranger's
+    round trip, so as many may be under way as the event loop could send in one.
+    """
+
+    __slots__ = ("_learned", "_least", "_least_before", "limit")
+
+    def __init__(self) -> None:
+        """Begin with one command at a time."""
+        self.limit = 1
+        self._learned = 0
+        self._least = self._least_before = 0.0
+
+    def learn(self, seconds: float) -> None:
+        """Note how long a command that succeeded has taken."""
+        if self._learned % REMEMBERED == 0:
+            self._least_before = self._least if self._learned else seconds
+            self._least = seconds
+        self._learned += 1
+        self._least = min(self._least, seconds)
+        least = min(self._least, self._least_before)
+        self.limit = max(1, min(MOST_UNDER_WAY, int(least / COMMAND_SECONDS)))
