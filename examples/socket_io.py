@@ -36,7 +36,10 @@ class Chat:
         request = self.sio.get_environ(sid)["aiohttp.request"]
         session = await get_session(request)
         session["sent"] = session.get("sent", 0) + 1
-        await save_session(request)
+        try:
+            await save_session(request)
+        except SessionEnded:
+            return  # the watch disconnects this client
         await self.sio.emit("message", f"{session['user_id']}: {text}")
 
     async def disconnect(self, sid: str, _reason: str) -> None:

@@ -442,13 +442,15 @@ async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
     """Without a cookie; the next request finds its touch due and sends it."""
     await visitor.do(lambda session: session.update(ADA))
     async with connected(visitor, echo(), site.path_of) as socket:
-        for _ in range(3):
+        for touches in range(3):
             clock.advance(6.9 * 24 * 3600)
-            await socket.send_str("still here?")
-            assert await socket.receive_str(timeout=10) == "still here?"
+            looks = storage.counters["commands"]
+            await until(lambda before=looks: storage.counters["commands"] >= before + 2)
+            assert storage.counters["touches"] == touches
             clock.advance(0.2 * 24 * 3600)
-            touches = storage.counters["touches"]
             await until(lambda before=touches: storage.counters["touches"] > before)
+        await socket.send_str("still here?")
+        assert await socket.receive_str(timeout=10) == "still here?"
 
         answer = await visitor.do(len)
 
