@@ -146,11 +146,8 @@ async def _adopt(
         return None
     written = seal_values(new.keys, adopted, known=new.values)
     stored, dates = new.stored, None
-    before = (old.stored.dates.max_age, old.stored.persistent)
-    after = (last.stored.dates.max_age, last.stored.persistent)
-    if before == (draft.max_age, draft.persistent) != after:
-        # Somebody's "remember me" came in between.
-        draft = draft._replace(max_age=after[0], persistent=after[1])
+    if (remembered := _with_max_age_of_others(old, last, draft)) is not None:
+        draft = remembered
         dates = store.dates_in_use(draft, stored.dates.created_ms)
         stored = stored._replace(dates=dates, persistent=draft.persistent)
     change = DocumentUpdate(
@@ -170,12 +167,14 @@ async def _adopt_late(
 ) -> None:
     """Try again to move what others changed, as a late save of theirs: MongoDB may be away."""
     adopted, dropped = _changed_by_others(old, last, draft)
+    remembered = _with_max_age_of_others(old, last, draft)
+    draft, set_max_age = remembered or draft, remembered is not None
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + ADOPTION_SECONDS
     while clock() < give_up_at and not store.closed:
         late = draft._replace(diff=Diff(adopted, dropped), deadline=store.deadline())
         try:
-            await save_late(store, old, late, new.token, owner_key=None, set_max_age=False)
+            await save_late(store, old, late, new.token, owner_key=None, set_max_age=set_max_age)
         except (StorageUnavailable, SessionTooLarge):
             await asyncio.sleep(PAUSE_SECONDS)
         else:
@@ -196,3 +195,12 @@ def _changed_by_others(
     }
     dropped = [name for name in known if name not in last.values and name not in ours]
     return adopted, dropped
+
+
+def _with_max_age_of_others(old: Snapshot, last: Snapshot, draft: Draft) -> Draft | None:
+    """Return the draft with a "remember me" that came in between; ``None``: there was none."""
+    before = (old.stored.dates.max_age, old.stored.persistent)
+    after = (last.stored.dates.max_age, last.stored.persistent)
+    if before == (draft.max_age, draft.persistent) != after:
+        return draft._replace(max_age=after[0], persistent=after[1])
+    return None

@@ -305,20 +305,27 @@ async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
     await visitor.do(lambda session: session.update(stored, cart=[0], log=[0]))
     other = await site.visitor(visitor.cookie)
 
+    def change(session: Any) -> None:
+        session["cart"].append(1)
+        del session["log"]
+        session.max_age = 9000
+
     async def meanwhile() -> None:
-        await other.do(lambda session: (session["cart"].append(1), session.pop("log"))[0])
+        await other.do(change)
         fail(faulty_mongod, "update", times=2 if seconds else 1)
 
     with caplog.at_level(logging.WARNING, logger="storage.renewal"):
         response = await during(visitor, meanwhile, lambda session: session.renew())
 
     async def copied() -> bool:
-        found = await visitor.session()
-        return found == {**stored, "cart": [0, 1]}
+        return await visitor.session() == {**stored, "cart": [0, 1]}
 
     assert response.status == 200
     if seconds:
         await until(copied, 10)
+        max_age = await (await visitor.do(lambda session: session.max_age)).json()
+        # As with every late save, no `max_age` follows from nobody.
+        assert (max_age == 9000) is ("user_id" in stored)
     assert ("renewed without" in caplog.text) is (not seconds)
 
 

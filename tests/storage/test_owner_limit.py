@@ -230,3 +230,25 @@ async def pile_up(storage: MongoStorage, collection: Any, length: int) -> None:
     document = await collection.find_one({})
     copies = [document | {"_id": number.to_bytes(32)} for number in range(length - 1)]
     await collection.insert_many(copies)
+
+
+async def test_session_that_is_renewed_while_it_is_ended_keeps_its_forward(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late saves find it; the next sign-in ends it."""
+    storage, other = make_storage(max_sessions_per_owner=1), make_storage()
+    old = str(await visit(storage, None, lambda session: session.update(user_id=7)))
+    late, renewed = await load(storage, old), []
+    find_all = storage._driver.find_all
+
+    async def find_and_renew(*args: Any, **options: Any) -> Any:
+        found = await find_all(*args, **options)
+        renewed.append(await visit(other, old, lambda session: session.renew()))
+        return found
+
+    monkeypatch.setattr(storage._driver, "find_all", find_and_renew)
+    await visit(storage, None, lambda session: session.update(user_id=7))
+    late.session["late"] = True
+    await late.save()
+
+    assert await values(storage, renewed[0]) == {"user_id": 7, "late": True}
