@@ -352,7 +352,7 @@ async def renew_session(request: web.Request, grace: float | timedelta = 0) -> M
     (OWASP ASVS 5.0 7.2.4); a change of owner renews without it. Returns the session.
 
     grace: seconds (or a ``timedelta``) from 0 to 60 in which the old token still opens the session,
-        for tokens that are renewed by the clock while a page sends many requests. Such a request
+        for tokens that are renewed periodically while a page sends many requests. Such a request
         never gets the new token. Without effect where the owner changes; a sign-out, a sign-in and
         a revoke end it at once.
 
