@@ -199,7 +199,9 @@ class Watches:
     def _remove(self, place: _Place, watch: Watch) -> None:
         place.watches.remove(watch)
         watch.place = None
-        if not place.watches:
+        if place.watches:
+            self._plan(place)
+        else:
             self._drop(place)
 
     def _end(self, place: _Place, watch: Watch) -> None:
@@ -270,18 +272,18 @@ class Watches:
                 await self._wake.wait()
 
     async def _look(self, places: Sequence[_Place]) -> None:
+        now_ms = self._now_ms()
         try:
             found = await self._store.find_watched([place.identifier for place in places])
+            for place in places:
+                if place.watches:  # nobody has left meanwhile
+                    self._judge(place, found.get(place.identifier), now_ms)
         except Exception as error:  # noqa: BLE001 - whatever it is, it signs nobody out
             self._note_away(error)
             return
         if self._away:
             self._away = False
             logger.info("watched sessions: MongoDB answers again")
-        now_ms = self._now_ms()
-        for place in places:
-            if place.watches:  # nobody has left meanwhile
-                self._judge(place, found.get(place.identifier), now_ms)
         unused = [place for place in places if self._is_to_be_touched(place, now_ms)]
         if unused:
             await self._store.touch_watched(

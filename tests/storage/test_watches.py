@@ -582,6 +582,28 @@ async def test_two_connections_of_one_session_end_together(
     assert [type(error) for error in ended] == [SessionEnded, SessionEnded]
 
 
+async def test_session_is_watched_although_its_most_frequent_watch_has_left(
+    storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """Then at the interval of those that remain."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    leave, never = asyncio.Event(), asyncio.Event()
+    leaving = asyncio.create_task(_stay(begun.request, leave, every=0.3))
+    await until(lambda: bool(storage._watches._due_at))
+    staying = asyncio.create_task(_stay(begun.request, never, every=0.4))
+    await until(lambda: [w._entered for p in _places(storage) for w in p.watches] == [True] * 2)
+    looks = storage.counters["commands"]
+    await until(lambda: storage.counters["commands"] > looks)
+    await until(lambda: not storage._store._driver._tasks)
+    leave.set()
+    await leaving
+    await make_storage().revoke_owner(0)
+
+    with pytest.raises(SessionEnded):
+        await asyncio.wait_for(staying, 10)
+
+
 async def test_connection_that_leaves_during_a_look_is_left_alone(
     storage: MongoStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
