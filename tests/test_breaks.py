@@ -27,6 +27,7 @@ def breaks_of(source: str) -> set[tuple[str, str]]:
         pytest.param("f(a, b=c)", {("f(a, b=c)", "(f(a))"), ("f(a, b=c)", "pass")}, id="a call"),
         pytest.param("raise E", {("raise E", "pass")}, id="raise"),
         pytest.param("a.b = c", {("a.b = c", "pass")}, id="an attribute"),
+        pytest.param("def f():\n  return False", {("False", "(True)")}, id="return False"),
         pytest.param("def f():\n  return a", {("return a", "return None")}, id="return"),
     ],
 )

@@ -181,3 +181,17 @@ async def test_error_of_the_server_is_unavailable_or_an_index_conflict(
 
     with pytest.raises(error):
         await make_storage(operation_timeout=2).create_indexes()
+
+
+async def test_every_code_with_which_a_server_refuses_an_index_is_a_conflict(
+    make_storage: MakeStorage, late_mongod: Mongod, collection: Any
+) -> None:
+    """Also that of Azure Cosmos DB (2): another try would not help."""
+    await asyncio.to_thread(late_mongod.start)
+    admin = collection.database.client.admin
+
+    for code in (2, 59, 67, 72, 115, 197):
+        refusal = {"failCommands": ["createIndexes"], "errorCode": code}
+        await admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=refusal)
+        with pytest.raises(IndexConflict):
+            await make_storage(operation_timeout=2).create_indexes()
