@@ -137,6 +137,17 @@ async def test_login_succeeds_whatever_describe_returns(
     assert await labels(storage) == [shown]
 
 
+async def test_describe_that_returns_no_text_is_logged_with_the_type_alone(
+    make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The value itself, which may be a secret of the request, is not logged."""
+    storage = make_storage(describe=lambda _request: b"Firefox")
+
+    await visit(storage, None, sign_in)
+
+    assert caplog.messages == ["describe returned bytes, not text"]
+
+
 async def test_touch_without_a_new_label_keeps_the_stored_one(
     open_site: OpenSite, make_storage: MakeStorage, clock: Clock
 ) -> None:
