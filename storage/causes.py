@@ -2,6 +2,9 @@
 
 Nothing of the driver's or the server's own text is passed on: it may repeat an address with a
 password, or what was sent.
+
+`webapp/database/errors.py` has a table of its own for what fails at its start: it names the app's
+variables, and this package is used without the web app. A test compares their codes.
 """
 
 from __future__ import annotations

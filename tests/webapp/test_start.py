@@ -15,13 +15,14 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, NotPrimaryError, OperationFailure
 
-from storage import StorageUnavailable
+from storage import StorageUnavailable, causes
 from tests.processes import LISTENING, free_port, run_webapp, webapp
 from tests.webapp.certificates import certificate
 from tests.webapp.commands import run_command
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app, parts
 from webapp.config.settings import Config, ConfigError
+from webapp.database import errors
 from webapp.database.client import CLOSE_SECONDS, START_SECONDS
 from webapp.database.errors import DatabaseAway, explain, failed_start
 from webapp.database.mongod import Mongod
@@ -412,6 +413,25 @@ def test_unknown_error_is_reported_by_its_code() -> None:
     assert not meaning.passing
 
 
+# Of commands that only sessions send, and of the kind of their collection.
+OF_SESSIONS_ALONE = {59, 72, 115, 121, 166, 303, 10003, 11000, 11001, 14031}
+
+
+def test_web_app_explains_the_same_codes_as_the_storage() -> None:
+    """A code that one of the two tables gets needs a decision in the other one."""
+    by_rule = {errors.UNAUTHORIZED, 50}  # the database is named; PyMongo knows 50 as a timeout
+
+    assert {*errors._CODES, *by_rule} == set(causes._CODES) - OF_SESSIONS_ALONE
+
+
+@pytest.mark.parametrize("code", sorted(causes._CODES))
+def test_code_that_passes_for_sessions_passes_at_the_start(code: int) -> None:
+    """A start that time may fix is code 75, with the same codes for which sessions only warn."""
+    meaning = explain(OperationFailure("private", code=code), "shop")
+
+    assert meaning.passing is causes._CODES[code].passing
+
+
 @pytest.mark.parametrize(
     ("error", "words", "passing"),
     [
@@ -429,6 +449,9 @@ def test_unknown_error_is_reported_by_its_code() -> None:
         ),
         pytest.param(OperationFailure("private", code=100), "can never confirm", False, id="w=9"),
         pytest.param(OperationFailure("private", code=50), "not answer", True, id="out of time"),
+        pytest.param(OperationFailure("private", code=64), "confirmed", True, id="members lag"),
+        pytest.param(OperationFailure("private", code=16500), "too busy", True, id="rate limited"),
+        pytest.param(OperationFailure("private", code=11), "user name", False, id="unknown user"),
         pytest.param(NotPrimaryError("private"), "not answer", True, id="stepped down"),
         pytest.param(StorageUnavailable(), "not answer", True, id="storage unavailable"),
     ],

@@ -2,6 +2,11 @@
 
 PyMongo's own messages are for programmers and can be pages long; an operator gets the cause and
 the fix. No secret is in it.
+
+`storage/causes.py` has a table of its own, which no other package may import. It names what fixes
+sessions in any app, while a request waits: the collection, `operation_timeout`. This one names the
+variables of this app, and says whether a start that failed is worth repeating. A test compares
+their codes.
 """
 
 from __future__ import annotations
@@ -91,8 +96,28 @@ _SINGLE_SERVER = Meaning(
     "MONGO_URI: w= asks for several members of a replica set, but this is a single server; leave w="
     " out, or use w=majority"
 )
-# https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml; 8000 is Atlas'.
-_CODES = {18: _PASSWORD, 8000: _PASSWORD, 79: _WRITE_CONCERN, 100: _WRITE_CONCERN}
+_NOT_CONFIRMED = Meaning(
+    "MONGO_URI: too few members of the replica set confirmed a write in time; check that all"
+    " members run and how far they lag",
+    passing=True,
+)
+_BUSY = Meaning(
+    "MONGO_URI: MongoDB is too busy; check its load, or raise its throughput (request units) where"
+    " it limits the rate of commands",
+    passing=True,
+)
+# https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml; 8000 is Atlas', 16500
+# is Azure Cosmos DB's.
+_CODES = {
+    11: _PASSWORD,
+    18: _PASSWORD,
+    8000: _PASSWORD,
+    64: _NOT_CONFIRMED,
+    79: _WRITE_CONCERN,
+    100: _WRITE_CONCERN,
+    262: _BUSY,
+    16500: _BUSY,
+}
 
 
 def is_away(error: PyMongoError) -> bool:
