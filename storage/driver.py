@@ -33,7 +33,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 # decoded again.
 _RAW = CodecOptions(document_class=RawBSONDocument)
 # Documents of a long list that are read, and decoded, in one turn of the loop.
-BATCH = 100
+READ_AT_ONCE = 100
 _SHORTEST_SECONDS = 0.001
 # A cause is logged once in this time, however many requests it fails.
 REPORT_SECONDS = 60.0
@@ -176,17 +176,17 @@ class Driver:
 
         A caller that stops early closes the generator, and so the cursor at the server.
         """
-        cursor = self._raw.find(filter_, batch_size=BATCH, **options)
+        cursor = self._raw.find(filter_, batch_size=READ_AT_ONCE, **options)
         try:
             more = True
             while more:
                 batch = await self.call(
                     # No repetition: a cursor that has failed returns nothing at the next try.
-                    lambda: cursor.to_list(BATCH),
+                    lambda: cursor.to_list(READ_AT_ONCE),
                     self.deadline(),
                     repeat=False,
                 )
-                more = len(batch) >= BATCH
+                more = len(batch) >= READ_AT_ONCE
                 yield [bson_of(found) for found in batch]
         finally:
             if more:

@@ -470,7 +470,7 @@ async def test_throttled_list_of_sessions_is_refused_and_never_cut_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A cursor that has failed returns nothing when it is asked again."""
-    monkeypatch.setattr(import_module("storage.driver"), "BATCH", 2)
+    monkeypatch.setattr(import_module("storage.driver"), "READ_AT_ONCE", 2)
     await asyncio.to_thread(create, faulty)
     storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))
     for _ in range(5):

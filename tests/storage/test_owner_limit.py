@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage import MongoStorage, generate_secret
-from storage.driver import BATCH
+from storage.driver import READ_AT_ONCE
 from storage.session import MongoSession
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import Clock, MakeStorage, every_driver, real_drivers
@@ -205,7 +205,9 @@ async def test_caller_that_stops_early_reads_one_batch(
     assert log.names in (["find"], [])
 
 
-@pytest.mark.parametrize("length", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
+@pytest.mark.parametrize(
+    "length", [READ_AT_ONCE - 1, READ_AT_ONCE, READ_AT_ONCE + 1, 2 * READ_AT_ONCE]
+)
 async def test_every_session_is_listed_once_whatever_the_batches(
     make_storage: MakeStorage, collection: Any, length: int
 ) -> None:
