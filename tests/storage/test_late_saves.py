@@ -643,6 +643,21 @@ async def test_late_save_that_makes_the_session_too_large_is_refused(
     assert "more" not in await values(storage, new)
 
 
+async def test_late_save_may_make_a_session_smaller_that_is_too_large(
+    make_storage: MakeStorage,
+) -> None:
+    """Under a lowered `max_bytes`: what is at the new place already may stay."""
+    small, large = make_storage(max_bytes=1000), make_storage()
+    old, _ = await begun(large, {**ADA, "note": "x" * 100})
+    late = await load(small, old)
+    new = await renewed(large, old, lambda session: session.update(big="x" * 2000))
+
+    late.session["note"] = "x"
+    await late.save()
+
+    assert (await values(large, new))["note"] == "x"
+
+
 async def test_secret_may_rotate_between_a_renewal_and_a_late_save(
     make_storage: MakeStorage,
 ) -> None:
