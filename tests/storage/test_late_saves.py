@@ -582,7 +582,7 @@ async def test_request_whose_save_followed_never_gets_the_cookie_of_the_session(
 async def test_sign_in_in_a_request_whose_save_followed_sends_its_own_cookie(
     storage: MongoStorage,
 ) -> None:
-    """Another owner: the session of the first one ends, nothing of it is carried over."""
+    """Another owner: the session of the first one ends; the new one can be renewed again."""
     old, late = await begun(storage, ADA)
     new = await renewed(storage, old)
     late.session["first"] = 1
@@ -590,9 +590,12 @@ async def test_sign_in_in_a_request_whose_save_followed_sends_its_own_cookie(
 
     late.session["user_id"] = 8
     cookie = await late.save()
+    late.session.renew()
+    newest = await late.save()
 
     assert cookie not in (None, old, new)
-    assert await values(storage, cookie) == {"user_id": 8}
+    assert newest not in (None, old, new, cookie)
+    assert await values(storage, newest) == {"user_id": 8}
     assert await values(storage, new) == {}
 
 
