@@ -29,7 +29,7 @@ def runner() -> Iterator[asyncio.Runner]:
     "histories",
     [
         pytest.param(10, id="some"),
-        pytest.param(300, id="many", marks=pytest.mark.long),
+        pytest.param(60, id="many", marks=pytest.mark.long),
         pytest.param(1500, id="very many", marks=[pytest.mark.long, only_in_full]),
     ],
 )
