@@ -153,9 +153,9 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
         await driver.send(lambda: collection.insert_one(write.document), seconds)
         return None
     outcome = _outcome(write, await _what_is_there(driver, [write], seconds))
-    if outcome is None and isinstance(write, Update):
-        # It was put there again between the update and the look.
-        return Missed()
+    if isinstance(write, Update):
+        # It has missed, also where the session was put there again before the look.
+        return outcome or Missed()
     return outcome
 
 

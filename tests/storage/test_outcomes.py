@@ -95,3 +95,19 @@ async def test_guarded_removal_that_somebody_has_done_is_looked_at_again_alone(
 
     assert await write_documents(driver, [removal], 5) == [Missed()]
     assert await write_documents(driver, [removal, Delete(GONE, NOW_MS)], 5) == [None, None]
+
+
+async def test_update_has_missed_although_the_session_was_put_back_before_the_look(
+    collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored copy does not have what the update would have written."""
+    driver = Driver(collection, 5, {"commands": 0, "unavailable": 0})
+    find_one = driver.find_one
+
+    async def put_back(*args: Any, **options: Any) -> list[bytes]:
+        await collection.insert_one({"_id": GONE, "expires_at": LATER, "values": {"a": b"old"}})
+        return await find_one(*args, **options)
+
+    monkeypatch.setattr(driver, "find_one", put_back)
+
+    assert await write_documents(driver, [Update(GONE, NOW_MS, SET)], 5) == [Missed()]
