@@ -21,7 +21,7 @@ from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from storage.pacing import Pace
+from storage.pacing import COMMAND_SECONDS, Pace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +36,11 @@ Report = Callable[[Exception], None]
 
 # Sizes from 16 to 256 differed by less than two runs of the benchmark do.
 BATCH_SIZE = 64
+# A turn of an event loop that has nothing to do takes a small part of what a command costs.
+QUIET_SECONDS = COMMAND_SECONDS / 4
+# How long an event loop that has something to do keeps what waits: commands that leave then take an
+# eighth of its time at most.
+PATIENCE_SECONDS = COMMAND_SECONDS * 8
 # Whoever joins a longer queue would wait longer than a visitor does.
 QUEUE_LENGTH = 10_000
 
@@ -73,8 +78,7 @@ class Batcher(Generic[Item, Result]):
         self._keep_cancelled = keep_cancelled
         self._size, self._longest_queue = size, queue
         self._pace = Pace()
-        # Items submitted and batches answered so far. A turn of the event loop in which this stays
-        # as it is had nothing else to do.
+        # Items submitted and batches answered so far.
         self._events = 0
         self._watched = False
         self._waiting: deque[Pending[Item, Result]] = deque()
@@ -142,24 +146,31 @@ class Batcher(Generic[Item, Result]):
         context = self._waiting[0][3]
         self._workers.add(asyncio.Task(self._work(), loop=loop, context=context))
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, events: int = 0) -> None:
-        """Look in the next turn of the event loop whether another batch may leave.
-
-        The first look only begins to count: the event loop calls it before anything else.
-        """
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look from the next turn of the event loop on whether another batch may leave."""
         if not self._watched and len(self._workers) < self._pace.limit:
             self._watched = True
-            loop.call_soon(self._leave_if_quiet, loop, events)
+            # The first look only begins to count: the event loop calls it before anything else.
+            now = loop.time()
+            loop.call_soon(self._leave_if_quiet, loop, 0, now, now + PATIENCE_SECONDS)
 
-    def _leave_if_quiet(self, loop: asyncio.AbstractEventLoop, events: int) -> None:
-        """Send what waits, unless the last turn has brought more; then look again."""
+    def _leave_if_quiet(
+        self, loop: asyncio.AbstractEventLoop, events: int, looked_at: float, at_last: float
+    ) -> None:
+        """Send what waits, unless the last turn had more to do; then look again.
+
+        While there is something to do, others would pay for what a command costs.
+        """
         self._watched = False
-        if not self._waiting:
+        if not self._waiting or len(self._workers) >= self._pace.limit:
             return
-        if self._events != events and len(self._waiting) < self._size:
-            self._watch(loop, self._events)
-        else:
+        now = loop.time()
+        quiet = self._events == events and now - looked_at < QUIET_SECONDS
+        if quiet or now >= at_last or len(self._waiting) >= self._size:
             self._start_worker(loop)
+        else:
+            self._watched = True
+            loop.call_soon(self._leave_if_quiet, loop, self._events, now, at_last)
 
     async def _work(self) -> None:
         """Send one batch, and leave the next one to a worker in a context of its own."""

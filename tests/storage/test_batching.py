@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import sys
 from collections.abc import Sequence
 from contextvars import Context, ContextVar
@@ -165,6 +166,23 @@ async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sende
     await asyncio.gather(first, *waiting)
 
     assert sender.batches == [["a"], ["b", "c", "d", "e", "f"]]
+
+
+async def test_event_loop_that_is_never_idle_sends_what_waits_after_a_while(sender: Sender) -> None:
+    """Otherwise a busy process far from the server would wait for each answer."""
+    batcher = batcher_of(sender, size=1000)
+    batcher._pace.limit = 2
+    first = await sent_first(batcher, sender, "a")
+
+    waiting = []
+    while len(sender.batches) == 1 and len(waiting) < 500:
+        waiting.append(batcher.submit("b", later()))
+        time.sleep(0.0002)  # noqa: ASYNC251 - the event loop is busy
+        await asyncio.sleep(0)
+
+    assert 3 < len(sender.batches[1]) < 50
+    sender.go.set()
+    await asyncio.gather(first, *waiting)
 
 
 async def test_full_batch_is_sent_although_more_items_arrive(sender: Sender) -> None:
