@@ -8,6 +8,7 @@ Machines differ and are shared, so compare only the ratios of one run, never its
 - `apps`       the peers written in Python; `node/` has the ones with Express
 - `peers`      the table of peers: how each is started and what it needs
 - `servers`    starts and stops mongod, redis-server and the processes of the peers
+- `distance`   databases that are further away: the proxy of `delay.c`
 - `load`       one run of wrk against one peer, with the CPU time of the peer
 - `visitors`   sign-in, and the check that a peer does what it is measured for
 - `rounds`     the alternation of peers, and the medians

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +33,16 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="benchmarks-") as name,
         databases(Path(name)) as where,
-        running(peers, where, Path(name), uvloop=given.uvloop) as contestants,
+        running(
+            peers, where, Path(name), uvloop=given.uvloop, distances=plan.distances
+        ) as contestants,
     ):
-        machine = describe(where.mongo) | {"Event loop": "uvloop" if given.uvloop else "asyncio"}
+        machine = describe(where.mongo) | {
+            "Event loop": "uvloop" if given.uvloop else "asyncio",
+            "Proxy for distances": "compiled" if shutil.which("cc") else "in Python, which is slow",
+        }
         results = run(contestants, plan, Path(name))
-        stored = bytes_per_session(contestants, where)
+        stored = bytes_per_session([one for one in contestants if not one.round_trip_ms], where)
     output.mkdir(parents=True, exist_ok=True)
     page, picture = output / "benchmarks.md", output / "benchmarks.svg"
     page.write_text(markdown(peers, results, stored, machine, plan))
@@ -52,6 +58,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--kinds", nargs="+", choices=ROUTES, help="read write login logout")
     parser.add_argument("--connections", nargs="+", type=int, metavar="N")
+    parser.add_argument(
+        "--distances", nargs="*", type=int, metavar="MS", help="round trips; none: same machine"
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--uvloop", action="store_true", help="the event loop of Python peers")
@@ -67,6 +76,8 @@ def _plan(given: argparse.Namespace) -> Plan:
         "connections": given.connections and tuple(given.connections),
         "kinds": given.kinds and tuple(given.kinds),
     }
+    if given.distances is not None:
+        plan = replace(plan, distances=tuple(given.distances))
     return replace(plan, **{name: value for name, value in wanted.items() if value})
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import floor, log10
 
 from benchmarks.peers import OURS, Peer
 from benchmarks.report import KINDS, ratio
 from benchmarks.results import Results
-from benchmarks.rounds import STANDARD_CONNECTIONS
+from benchmarks.rounds import DISTANT_CONNECTIONS, STANDARD_CONNECTIONS
 from benchmarks.workload import Kind, Load
 
 WIDTH, LABELS, MARGIN = 760, 250, 70
-BAR, GAP, TOP = 16, 14, 64
+BAR, GAP, TOP, PANEL_GAP = 16, 14, 64, 40
+# What the second panel shows.
+DISTANCE_MS, RIVAL = 5, "redis"
 
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
@@ -30,23 +32,54 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 
 def svg(peers: Sequence[Peer], results: Results) -> str:
-    """Draw one pair of bars per rival on a logarithmic axis; to the right of 1 ours is faster."""
-    rivals: dict[str, dict[Kind, float]] = {
-        peer.title.replace("`", ""): {
-            kind: value
-            for kind in KINDS
-            if (value := ratio(results, peer.name, Load(kind, STANDARD_CONNECTIONS)))
-        }
+    """Draw pairs of bars on a logarithmic axis; to the right of 1 ours is faster.
+
+    Two panels: every rival with the databases on the same machine, and RedisStorage with databases
+    at a distance, by the number of connections.
+    """
+    near = {
+        peer.title.replace("`", ""): _ratios(results, peer.name, STANDARD_CONNECTIONS)
         for peer in peers
         if peer.name != OURS
     }
-    rivals = {title: found for title, found in rivals.items() if found}
-    axis = _Axis([one for found in rivals.values() for one in found.values()])
-    top, bars = TOP, []
-    for title, found in rivals.items():
-        bars += _group(title, found, top, axis)
-        top += len(found) * BAR + GAP
-    return "\n".join([_head(top + 30), *axis.grid(top), *bars, *_legend(top + 20), "</svg>\n"])
+    far = {
+        f"{connections} connection{'' if connections == 1 else 's'}": _ratios(
+            results, RIVAL, connections, DISTANCE_MS
+        )
+        for connections in DISTANT_CONNECTIONS
+    }
+    panels = {
+        f"databases on the same machine, {STANDARD_CONNECTIONS} connections": near,
+        f"databases {DISTANCE_MS} ms away, against RedisStorage": far,
+    }
+    axis = _Axis([one for rows in panels.values() for row in rows.values() for one in row.values()])
+    top, drawn = TOP, []
+    for title, rows in panels.items():
+        if any(rows.values()):
+            bottom, panel = _panel(title, rows, top, axis)
+            drawn += panel
+            top = bottom + PANEL_GAP
+    bottom = top - PANEL_GAP
+    return "\n".join([_head(bottom + 30), *drawn, *_legend(bottom + 20), "</svg>\n"])
+
+
+Ratios = dict[Kind, float]
+
+
+def _ratios(results: Results, rival: str, connections: int, round_trip_ms: int = 0) -> Ratios:
+    found = {kind: ratio(results, rival, Load(kind, connections, round_trip_ms)) for kind in KINDS}
+    return {kind: value for kind, value in found.items() if value}
+
+
+def _panel(title: str, rows: Mapping[str, Ratios], top: int, axis: _Axis) -> tuple[int, list[str]]:
+    """Return the lower end, and what to draw."""
+    begin, bars = top, []
+    for label, found in rows.items():
+        if found:
+            bars += _group(label, found, top, axis)
+            top += len(found) * BAR + GAP
+    heading = f'<text class="note" x="12" y="{begin - 12}">{escape(title)}</text>'
+    return top, [heading, *axis.grid(begin, top), *bars]
 
 
 class _Axis:
@@ -61,7 +94,7 @@ class _Axis:
         share = (log10(value) - self._low) / (self._high - self._low)
         return LABELS + share * (WIDTH - LABELS - MARGIN)
 
-    def grid(self, bottom: int) -> list[str]:
+    def grid(self, top: int, bottom: int) -> list[str]:
         """Draw a line and a number for each power of ten from 1 upwards."""
         lines = []
         for power in range(floor(self._high) + 1):
@@ -70,10 +103,10 @@ class _Axis:
             lines += [
                 (
                     f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}"'
-                    f' y1="{TOP - 6}" y2="{bottom - 6}"/>'
+                    f' y1="{top - 6}" y2="{bottom - 6}"/>'
                 ),
                 (
-                    f'<text class="tick" x="{x:.1f}" y="{TOP - 12}" text-anchor="middle">'
+                    f'<text class="tick" x="{x:.1f}" y="{top - 12}" text-anchor="middle">'
                     f"{10**power}×</text>"
                 ),
             ]
@@ -118,6 +151,6 @@ def _legend(y: int) -> list[str]:
         f'<text x="92" y="{y}">write</text>',
         (
             f'<text class="note" x="{WIDTH - 12}" y="{y}" text-anchor="end">'
-            f"{STANDARD_CONNECTIONS} connections, logarithmic scale, right of 1× is faster</text>"
+            "logarithmic scale, right of 1× is faster</text>"
         ),
     ]

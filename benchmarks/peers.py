@@ -27,6 +27,7 @@ class Peer:
     kinds: tuple[Kind, ...] = ALL_KINDS
     programs: tuple[str, ...] = ()
     database: str | None = None  # where it stores its sessions in MongoDB
+    distant: bool = False  # whether it is measured with distant databases too
 
     def missing(self) -> str | None:
         """Return why this peer cannot run on this machine, or None."""
@@ -45,9 +46,10 @@ def _python(
     kinds: tuple[Kind, ...] = ALL_KINDS,
     programs: tuple[str, ...] = (),
     database: str | None = None,
+    distant: bool = False,
 ) -> Peer:
     command = (sys.executable, "-m", "benchmarks.apps", name)
-    return Peer(name, title, command, kinds, programs, database)
+    return Peer(name, title, command, kinds, programs, database, distant)
 
 
 def _express(variant: str, title: str) -> Peer:
@@ -63,11 +65,12 @@ def _express(variant: str, title: str) -> Peer:
 OURS = "pymongo"
 
 PEERS: tuple[Peer, ...] = (
-    _python("none", "aiohttp without sessions", kinds=READ_ONLY),
+    _python("none", "aiohttp without sessions", kinds=READ_ONLY, distant=True),
     _python("find", "one bare `find_one`, no sessions", kinds=READ_ONLY),
+    _python("shared", "shared finds, nothing opened", kinds=READ_ONLY, distant=True),
     _python("cookie", "EncryptedCookieStorage"),
-    _python("redis", "RedisStorage", programs=("redis-server",)),
-    _python("pymongo", "MongoStorage on PyMongo Async", database="bench_pymongo"),
+    _python("redis", "RedisStorage", programs=("redis-server",), distant=True),
+    _python("pymongo", "MongoStorage on PyMongo Async", database="bench_pymongo", distant=True),
     _python("motor", "MongoStorage on Motor", database="bench_motor"),
     _express("plain", "Express, connect-mongo"),
     _express("tuned", "Express, connect-mongo, tuned"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.peers import OURS, Peer
 from benchmarks.results import Results, Stored
-from benchmarks.rounds import STANDARD_CONNECTIONS, Plan
+from benchmarks.rounds import DISTANT_CONNECTIONS, STANDARD_CONNECTIONS, Plan
 from benchmarks.workload import Kind, Load
 
 KINDS: tuple[Kind, ...] = ("read", "write")
@@ -37,9 +37,11 @@ def markdown(
         "## Ratios",
         (
             f"Requests per second of MongoStorage on PyMongo Async, divided by the rival's;"
-            f" {STANDARD_CONNECTIONS} connections."
+            f" {STANDARD_CONNECTIONS} connections. In brackets the 99th percentile of the answers,"
+            " ours and the rival's, in milliseconds."
         ),
         _ratios(peers, results),
+        *_distances(peers, results),
         *_loads(peers, results),
         "## Bytes per stored session",
         _stored(peers, stored),
@@ -52,16 +54,53 @@ def markdown(
 def _ratios(peers: Sequence[Peer], results: Results) -> str:
     rows = []
     for peer in peers:
-        found = [ratio(results, peer.name, Load(kind, STANDARD_CONNECTIONS)) for kind in KINDS]
         if peer.name != OURS:
-            rows.append([peer.title, *(f"{one:.2f}" if one else "–" for one in found)])
+            loads = [Load(kind, STANDARD_CONNECTIONS) for kind in KINDS]
+            rows.append([peer.title, *(_ratio_and_p99(results, peer.name, one) for one in loads)])
     return _table(["against", *KINDS], rows)
+
+
+def _ratio_and_p99(results: Results, rival: str, load: Load) -> str:
+    found = ratio(results, rival, load)
+    if found is None:
+        return "–"
+    return f"{found:.2f} ({results[OURS, load].p99_ms:.1f} / {results[rival, load].p99_ms:.1f})"
+
+
+def _distances(peers: Sequence[Peer], results: Results) -> Iterable[str]:
+    """Compare with what runs at the same distance, for few connections and for many."""
+    distances = dict.fromkeys(load.round_trip_ms for _, load in results)
+    if not any(distances):
+        return
+    yield "## Few connections, and a distant database"
+    yield (
+        "The same ratios, by the round trip to the databases. A proxy adds it; for *aiohttp without"
+        " sessions*, which has no database, the proxy is in front of the app, so that row of the"
+        " tables below says what passes through the proxy."
+    )
+    for kind in KINDS:
+        rivals = [
+            peer
+            for peer in peers
+            if peer.distant and peer.name not in {OURS, "none"} and kind in peer.kinds
+        ]
+        yield f"### {kind.capitalize()}"
+        rows = []
+        for distance in distances:
+            for connections in DISTANT_CONNECTIONS:
+                load = Load(kind, connections, distance)
+                cells = [_ratio_and_p99(results, peer.name, load) for peer in rivals]
+                if (OURS, load) in results:
+                    where = f"{distance} ms" if distance else "same machine"
+                    rows.append([where, str(connections), *cells])
+        yield _table(["round trip", "connections", *(peer.title for peer in rivals)], rows)
 
 
 def _loads(peers: Sequence[Peer], results: Results) -> Iterable[str]:
     for load in dict.fromkeys(load for _, load in results):
         plural = "" if load.connections == 1 else "s"
-        yield f"## {load.kind.capitalize()}, {load.connections} connection{plural}"
+        away = f", {load.round_trip_ms} ms away" if load.round_trip_ms else ""
+        yield f"## {load.kind.capitalize()}, {load.connections} connection{plural}{away}"
         rows = []
         for peer in peers:
             if seen := results.get((peer.name, load)):

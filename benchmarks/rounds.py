@@ -24,6 +24,7 @@ class Plan:
     seconds: float
     connections: tuple[int, ...]
     kinds: tuple[Kind, ...] = ("read", "write", "login", "logout")
+    distances: tuple[int, ...] = (1, 5, 20)  # round trips in milliseconds
     logouts: int = 4000  # sessions that one run ends; signed in before, within `seconds`
 
     def loads(self) -> Iterator[Load]:
@@ -32,22 +33,28 @@ class Plan:
             wide = kind in {"read", "write"}
             for connections in self.connections if wide else (STANDARD_CONNECTIONS,):
                 yield Load(kind, connections)
+        for distance in self.distances:
+            for kind in (kind for kind in self.kinds if kind in DISTANT_KINDS):
+                for connections in DISTANT_CONNECTIONS:
+                    yield Load(kind, connections, distance)
 
 
-FULL = Plan(rounds=3, seconds=4, connections=(1, 64, 256, 1000))
-QUICK = Plan(rounds=1, seconds=1, connections=(1, 64), logouts=500)
+DISTANT_KINDS: tuple[Kind, ...] = ("read", "write")
+DISTANT_CONNECTIONS = (1, 2, 8, 64)
+FULL = Plan(rounds=3, seconds=2, connections=(1, 2, 8, 64, 256, 1000))
+QUICK = Plan(rounds=1, seconds=1, connections=(1, 64), distances=(5,), logouts=500)
 
 
 def run(peers: Sequence[Running], plan: Plan, directory: Path) -> Results:
     """Measure every peer under every load, in alternating rounds; return the medians."""
-    lines = {peer.peer.name: _Lines(peer, plan, directory) for peer in peers}
+    lines = {peer: _Lines(peer, plan, directory) for peer in peers}
     measured: dict[tuple[str, Load], list[Measured]] = {}
     for number in range(1, plan.rounds + 1):
         for load in plan.loads():
             for peer in peers:
-                if load.kind not in peer.peer.kinds:
+                if load.kind not in peer.peer.kinds or load.round_trip_ms != peer.round_trip_ms:
                     continue
-                file = lines[peer.peer.name].of(load.kind)
+                file = lines[peer].of(load.kind)
                 seen = measure(peer, load, file, plan.seconds, once=load.kind == "logout")
                 measured.setdefault((peer.peer.name, load), []).append(seen)
                 _show(f"round {number}/{plan.rounds}", peer, load, seen)
@@ -60,7 +67,7 @@ class _Lines:
     def __init__(self, peer: Running, plan: Plan, directory: Path) -> None:
         """Check that the peer works, and sign its visitors in."""
         self._peer, self._plan = peer, plan
-        self._file = directory / f"{peer.peer.name}.requests"
+        self._file = directory / f"{peer.peer.name}-{peer.round_trip_ms}.requests"
         asyncio.run(check(peer.url, peer.peer.kinds))
         keeps_sessions = "login" in peer.peer.kinds
         self._cookies = asyncio.run(sign_in(peer.url, VISITORS)) if keeps_sessions else [""]
@@ -77,7 +84,8 @@ class _Lines:
 
 def _show(when: str, peer: Running, load: Load, seen: Measured) -> None:
     print(
-        f"{when}  {load.kind:<6} {load.connections:>4} connections  {peer.peer.title:<32}"
+        f"{when}  {load.kind:<6} {load.connections:>4} connections {load.round_trip_ms:>3} ms away"
+        f"  {peer.peer.title:<32}"
         f"{seen.rate:>8,.0f}/s  p99 {seen.p99_ms:>8.2f} ms  {seen.cpu_us:>7,.0f} µs"
         + (f"  {seen.failures} FAILED" if seen.failures else ""),
         flush=True,

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
+from urllib.parse import urlsplit
 
 from pymongo import MongoClient
 
+from benchmarks.distance import proxy
 from benchmarks.peers import Peer
 from webapp.database.mongod import Mongod, find_mongod
 
@@ -43,6 +45,7 @@ class Running:
     peer: Peer
     port: int
     pid: int
+    round_trip_ms: int = 0
 
     @property
     def url(self) -> str:
@@ -74,19 +77,62 @@ def databases(directory: Path) -> Iterator[Databases]:
 
 @contextmanager
 def running(
-    peers: Sequence[Peer], where: Databases, directory: Path, *, uvloop: bool = False
+    peers: Sequence[Peer],
+    where: Databases,
+    directory: Path,
+    *,
+    uvloop: bool = False,
+    distances: Sequence[int] = (),
 ) -> Iterator[list[Running]]:
-    """Run these peers at the same time; between their turns they are idle."""
+    """Run these peers at the same time; between their turns they are idle.
+
+    Some of them run once more for each distance, with their databases behind a proxy.
+    """
     with ExitStack() as stack:
         started = []
-        for peer in peers:
-            port = free_port()
-            command = [*peer.command, "--port", str(port), "--mongo", where.mongo]
-            if "node" not in peer.programs:
-                command += ["--redis", where.redis, *(["--uvloop"] if uvloop else [])]
-            pid = stack.enter_context(_process(command, port, directory / peer.name))
-            started.append(Running(peer, port, pid))
+        for milliseconds in (0, *distances):
+            there = directory / f"{milliseconds}-ms"
+
+            def behind(port: int, milliseconds: int = milliseconds, there: Path = there) -> int:
+                return stack.enter_context(delayed(port, milliseconds, there / f"to-{port}"))
+
+            at = where
+            if milliseconds:
+                mongo, redis = (behind(_port_of(uri)) for uri in (where.mongo, where.redis))
+                at = Databases(_with_port(where.mongo, mongo), f"redis://127.0.0.1:{redis}", 0)
+            for peer in peers:
+                if milliseconds and not peer.distant:
+                    continue
+                port = free_port()
+                command = [*peer.command, "--port", str(port), "--mongo", at.mongo]
+                if "node" not in peer.programs:
+                    command += ["--redis", at.redis, *(["--uvloop"] if uvloop else [])]
+                pid = stack.enter_context(_process(command, port, there / peer.name))
+                # Without a database the app itself is behind the proxy: how much passes through it.
+                in_front = behind(port) if milliseconds and peer.name == "none" else port
+                started.append(Running(peer, in_front, pid, milliseconds))
         yield started
+
+
+def _port_of(uri: str) -> int:
+    port = urlsplit(uri).port
+    assert port is not None
+    return port
+
+
+def _with_port(uri: str, port: int) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=f"{parts.hostname}:{port}").geturl()
+
+
+@contextmanager
+def delayed(target: int, round_trip_ms: int, directory: Path) -> Iterator[int]:
+    """Run the proxy in front of a port; yield its own one."""
+    port = free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [*proxy(directory), str(port), str(target), str(round_trip_ms * 500)]
+    with _process(command, port, directory):
+        yield port
 
 
 def free_port() -> int:

@@ -28,10 +28,14 @@ encode = json.JSONEncoder(separators=(",", ":")).encode  # as JavaScript writes 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of request, sent over this number of connections at once."""
+    """One kind of request, sent over this number of connections at once.
+
+    The databases are so many milliseconds away, there and back together.
+    """
 
     kind: Kind
     connections: int
+    round_trip_ms: int = 0
 
 
 def user(number: int) -> dict[str, str]:

@@ -6,7 +6,9 @@ Each function prepares an app in the running event loop, where drivers must be c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import aiohttp_session
@@ -18,8 +20,11 @@ from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
 from benchmarks.apps.handlers import add_session_routes, answer
-from benchmarks.workload import user
+from benchmarks.workload import VISITORS, user
 from storage import MongoStorage, setup
+from storage.batching import Batcher
+from storage.commands import find_documents
+from storage.driver import Driver
 
 Prepare = Callable[[web.Application, str, str], Awaitable[None]]
 
@@ -47,6 +52,29 @@ async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
         found = await visitors.find_one({"_id": 0})
         assert found is not None
         return answer(found["user"])
+
+    app.router.add_get("/read", read)
+    app.on_cleanup.append(lambda _app: client.close())
+
+
+async def shared_finds(app: web.Application, mongo: str, _redis: str) -> None:
+    """Read documents as the storage does, and open nothing: the limit of a storage in MongoDB."""
+    client = AsyncMongoClient[dict[str, Any]](mongo)
+    visitors = client["bench_shared"]["visitors"]
+    for number in range(VISITORS):
+        found = {"_id": number.to_bytes(32), "user": bytes(200)}
+        await visitors.replace_one({"_id": found["_id"]}, found, upsert=True)
+    driver = Driver(visitors, 5.0, {"commands": 0, "unavailable": 0})
+    finds: Batcher[Sequence[bytes], list[bytes | None]] = Batcher(
+        partial(find_documents, driver), driver.unavailable, driver.report
+    )
+    numbers = itertools.cycle(range(VISITORS))
+
+    async def read(_request: web.Request) -> web.Response:
+        number = next(numbers)
+        (found,) = await finds.submit([number.to_bytes(32)], driver.deadline())
+        assert found is not None
+        return answer(user(number))
 
     app.router.add_get("/read", read)
     app.on_cleanup.append(lambda _app: client.close())
@@ -91,6 +119,7 @@ async def mongo_on_motor(app: web.Application, mongo: str, _redis: str) -> None:
 STORAGES: dict[str, Prepare] = {
     "none": without_sessions,
     "find": one_find,
+    "shared": shared_finds,
     "cookie": encrypted_cookie,
     "redis": redis,
     "pymongo": mongo_on_pymongo,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -61,10 +62,61 @@ def test_page_lists_every_peer_and_a_dash_without_a_measurement(
 
     page = markdown(PEERS, results, stored, {"mongod": "6.0.5"}, FULL)
 
-    assert "| RedisStorage | 1.50 | – |" in page
+    assert "| RedisStorage | 1.50 (2.0 / 2.0) | – |" in page
     assert "| EncryptedCookieStorage | – | – |" in page
     assert "| MongoStorage on PyMongo Async | MongoDB | 300 | 100 | 400 | 200 |" in page
     assert "| mongod | 6.0.5 |" in page
+
+
+def test_page_compares_few_connections_and_distant_databases(results: Results) -> None:
+    """Each ratio stands beside the 99th percentiles, ours first."""
+    results |= {
+        ("pymongo", Load("read", 2, 5)): replace(measured(900), p99_ms=7.0),
+        ("redis", Load("read", 2, 5)): replace(measured(1000), p99_ms=6.0),
+    }
+
+    page = markdown(PEERS, results, {}, {}, FULL)
+
+    assert "| round trip | connections | shared finds, nothing opened | RedisStorage |" in page
+    assert "| 5 ms | 2 | – | 0.90 (7.0 / 6.0) |" in page
+    assert "## Read, 2 connections, 5 ms away" in page
+
+
+def test_plan_measures_few_connections_at_each_distance() -> None:
+    """As the page says; logins and logouts are measured on the same machine only."""
+    far = [load for load in FULL.loads() if load.round_trip_ms]
+
+    assert {load.round_trip_ms for load in far} == {1, 5, 20}
+    assert {load.connections for load in far} == {1, 2, 8, 64}
+    assert {load.kind for load in far} == {"read", "write"}
+
+
+def test_full_run_takes_at_most_half_an_hour() -> None:
+    """Measurements alone; starting and signing in take two minutes more."""
+    near, distant = len(PEERS), sum(peer.distant for peer in PEERS)
+
+    seconds = (
+        FULL.rounds
+        * FULL.seconds
+        * sum(distant if load.round_trip_ms else near for load in FULL.loads())
+    )
+
+    assert seconds <= 30 * 60
+
+
+def test_chart_has_a_panel_for_a_distant_database(results: Results) -> None:
+    """It shows the ratio to RedisStorage by the number of connections."""
+    results |= {
+        ("pymongo", Load("read", 1, 5)): measured(950),
+        ("redis", Load("read", 1, 5)): measured(1000),
+    }
+
+    root = ET.fromstring(svg(PEERS, results))  # noqa: S314 - we wrote it ourselves
+
+    texts = [text.text for text in root.findall("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("databases 5 ms away, against RedisStorage") == 1
+    assert "1 connection" in texts
+    assert "0.95×" in texts
 
 
 def test_chart_is_well_formed_and_draws_a_bar_for_each_ratio(results: Results) -> None:
