@@ -145,6 +145,9 @@ def test_errors_have_one_base_and_unavailability_is_a_response() -> None:
     assert isinstance(unavailable, web.HTTPServiceUnavailable)
     assert unavailable.status == 503
     assert int(unavailable.headers["Retry-After"]) > 0
+    assert unavailable.text == (
+        "The session store does not answer at the moment; please try again."
+    )
 
 
 def test_generated_secrets_are_text_that_is_accepted_and_never_repeat(collection: Any) -> None:
