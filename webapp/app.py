@@ -17,7 +17,15 @@ from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.throttle import THROTTLE, Throttle
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
-from webapp.database.client import Collection, Database, connect, disconnect, open_database, ping
+from webapp.database.client import (
+    OPERATION_SECONDS,
+    Collection,
+    Database,
+    connect,
+    disconnect,
+    open_database,
+    ping,
+)
 from webapp.database.errors import failed_start
 from webapp.database.indexes import check_rights
 from webapp.handlers import api, pages
@@ -125,6 +133,7 @@ def _storage(config: Config, database: Database) -> MongoStorage:
         absolute_timeout=config.session_absolute_timeout,
         owner_key="user_id",
         max_sessions_per_owner=config.sessions_per_account,
+        operation_timeout=OPERATION_SECONDS,
         describe=describe,
         cookie_name=config.cookie_name,
         secure=config.production,

@@ -28,11 +28,11 @@ from pymongo.errors import (
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
-from tests.conftest import missing
+from tests.conftest import NewMongod, missing
 from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of, until
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 PASSWORD = "of-a-test"
 # The driver has met the server by then on the busiest machine.
@@ -42,19 +42,16 @@ Connect = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def faulty(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def faulty(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a server without users and TLS, which fails commands when it is told to."""
-    arguments = ("--setParameter", "enableTestCommands=1")
-    folder = tmp_path_factory.mktemp("faulty")
-    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+    with new_mongod("--setParameter", "enableTestCommands=1") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def guarded(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a server that wants a password, with a user who may only read."""
-    folder = tmp_path_factory.mktemp("guarded")
-    with Mongod(find_mongod(os.environ), folder, arguments=("--auth",)) as server:
+    with new_mongod("--auth") as server:
         with Admin(server.uri) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
         with Admin(server.uri, username="root", password=PASSWORD) as client:
@@ -65,12 +62,10 @@ def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def encrypted(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def encrypted(new_mongod: NewMongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """Run a server that speaks TLS only, with a certificate that nobody trusts."""
-    folder = tmp_path_factory.mktemp("encrypted")
-    pem = _certificate(folder)
-    arguments = ("--tlsMode", "allowTLS", "--tlsCertificateKeyFile", str(pem))
-    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+    pem = _certificate(tmp_path_factory.mktemp("certificate"))
+    with new_mongod("--tlsMode", "allowTLS", "--tlsCertificateKeyFile", str(pem)) as server:
         with Admin(server.uri) as client:
             for mode in ("preferTLS", "requireTLS"):  # one step at a time
                 client.admin.command("setParameter", 1, tlsMode=mode)
@@ -94,11 +89,9 @@ def _certificate(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def member(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def member(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a replica set `rs0` of one member, which is its primary."""
-    folder = tmp_path_factory.mktemp("member")
-    arguments = ("--replSet", "rs0")
-    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+    with new_mongod("--replSet", "rs0") as server:
         members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
         with Admin(server.uri, directConnection=True) as client:
             client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
@@ -269,11 +262,10 @@ async def test_mistake_in_the_address_is_named_at_start_and_once_a_minute(
 async def test_member_that_was_never_initiated_is_not_reported_as_another_replica_set(
     connect: Connect,
     make_storage: MakeStorage,
-    tmp_path: Path,
-    mongod_binary: Path,
+    new_mongod: NewMongod,
 ) -> None:
     """It has no name yet; to correct the name in the address would not help."""
-    with Mongod(mongod_binary, tmp_path, arguments=("--replSet", "rs0")) as server:
+    with new_mongod("--replSet", "rs0") as server:
         collection = connect(f"{server.uri}/?replicaSet=rs0&directConnection=true")
 
         error = await _error_of(

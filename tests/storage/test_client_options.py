@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +13,10 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 
 from storage import MongoStorage
+from tests.conftest import NewMongod
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import SECRET, Clock, MakeStorage, real_drivers
 from tests.storage.direct import values, visit
-from webapp.database.mongod import Mongod, find_mongod
 
 pytestmark = real_drivers
 
@@ -36,10 +35,9 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def replica_set(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def replica_set(new_mongod: NewMongod) -> Iterator[str]:
     """Run a replica set of one member: drivers send read preferences to replica sets only."""
-    directory = tmp_path_factory.mktemp("replica")
-    with Mongod(find_mongod(os.environ), directory, arguments=["--replSet", "one"]) as server:
+    with new_mongod("--replSet", "one") as server:
         members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
         with MongoClient[dict[str, Any]](server.uri, directConnection=True) as client:
             client.admin.command("replSetInitiate", {"_id": "one", "members": members})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from aiohttp_session import get_session, new_session
 from pymongo import AsyncMongoClient, MongoClient
 
 from storage import MongoStorage, renewal
+from tests.conftest import NewMongod
 from tests.storage.conftest import (
     Clock,
     Handler,
@@ -26,15 +26,13 @@ from tests.storage.conftest import (
     until,
 )
 from tests.storage.overlap import during
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 
 @pytest.fixture(scope="module")
-def faulty_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def faulty_mongod(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a second server with fail points."""
-    arguments = ("--setParameter", "enableTestCommands=1")
-    folder = tmp_path_factory.mktemp("faulty")
-    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+    with new_mongod("--setParameter", "enableTestCommands=1") as server:
         yield server
 
 

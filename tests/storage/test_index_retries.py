@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable
+from tests.conftest import NewMongod
+from tests.processes import free_port
 from tests.storage.conftest import MakeStorage, OpenSite, until
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 # For the busiest machine; by itself the driver looks for a server for 30 s.
 IN_TIME = 15.0
 
 
 @pytest.fixture
-def late_mongod(mongod: Mongod, tmp_path: Path) -> Iterator[Mongod]:
+def late_mongod(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Choose a port for a server that has not been started yet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = ("--setParameter", "enableTestCommands=1")
-    server = Mongod(find_mongod(os.environ), tmp_path, port=port, arguments=arguments)
+    server = new_mongod("--setParameter", "enableTestCommands=1", port=free_port())
     yield server
     server.stop()
 

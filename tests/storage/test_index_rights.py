@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -12,9 +11,10 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
 
 from storage import IndexConflict
+from tests.conftest import NewMongod
 from tests.storage.conftest import MakeStorage, OpenSite, real_drivers
 from tests.storage.shell_commands import commands_in
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 pytestmark = real_drivers
 
@@ -36,10 +36,9 @@ Admin = MongoClient[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def guarded_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def guarded_mongod(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a second server with access control and the users."""
-    folder = tmp_path_factory.mktemp("guarded")
-    with Mongod(find_mongod(os.environ), folder, arguments=("--auth",)) as server:
+    with new_mongod("--auth") as server:
         with Admin(server.uri) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
         with Admin(server.uri, username="root", password=PASSWORD) as client:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pymongo import AsyncMongoClient
 from pytest_aiohttp.plugin import AiohttpServer
 
 from storage import IndexConflict, MongoStorage, setup
+from tests.conftest import NewMongod
 from tests.storage.conftest import (
     CommandLog,
     MakeStorage,
@@ -28,7 +28,7 @@ from tests.storage.conftest import (
 )
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 ROOT = Path(__file__).parents[2]
 
@@ -294,11 +294,9 @@ def test_many_processes_may_create_the_indexes_at_once(mongo_uri: str, database_
 
 
 @pytest.fixture(scope="module")
-def ttl_mongod(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ttl_mongod(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a second server whose TTL monitor runs every second instead of every minute."""
-    arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
-    folder = tmp_path_factory.mktemp("ttl")
-    with Mongod(find_mongod(os.environ), folder, arguments=arguments) as server:
+    with new_mongod("--setParameter", "ttlMonitorSleepSecs=1") as server:
         yield server
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from pymongo import WriteConcern
 
 from storage import MongoStorage, SessionEnded, StorageUnavailable
 from storage.session import MongoSession
+from tests.conftest import NewMongod
+from tests.processes import free_port
 from tests.storage.conftest import (
     Clock,
     MakeStorage,
@@ -29,7 +30,7 @@ from tests.storage.conftest import (
     until,
 )
 from tests.storage.direct import load, stored, values
-from webapp.database.mongod import Mongod, find_mongod
+from webapp.database.mongod import Mongod
 
 pytestmark = real_drivers
 
@@ -40,13 +41,9 @@ IN_TIME = 15.0
 
 
 @pytest.fixture(scope="module")
-def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def server(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a mongod for this module, which restarts on the same port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    directory = tmp_path_factory.mktemp("fragile")
-    with Mongod(find_mongod(os.environ), directory, port=port) as server:
+    with new_mongod(port=free_port()) as server:
         yield server
 
 

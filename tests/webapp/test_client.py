@@ -7,7 +7,7 @@ from pymongo import ReadPreference
 
 from tests.webapp.test_config import SECRET
 from webapp.config.settings import Config
-from webapp.database.client import OPERATION_MILLISECONDS, connect, disconnect, open_database
+from webapp.database.client import OPERATION_SECONDS, connect, disconnect, open_database
 
 ADDRESS = "mongodb://127.0.0.1/shop"
 
@@ -52,7 +52,7 @@ async def test_database_is_read_from_the_primary_as_it_is_now(options: str) -> N
 @pytest.mark.parametrize(
     ("options", "seconds"),
     [
-        pytest.param("", OPERATION_MILLISECONDS / 1000, id="by default"),
+        pytest.param("", OPERATION_SECONDS, id="by default"),
         pytest.param("?timeoutMS=900", 0.9, id="the address says otherwise"),
     ],
 )

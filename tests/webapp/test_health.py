@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from aiohttp import web
 
 from storage import generate_secret
+from tests.conftest import NewMongod
+from tests.processes import free_port
 from tests.webapp.conftest import PRODUCTION, Client, MakeApp
-from webapp.database.mongod import Mongod
 
 TOKEN = generate_secret()
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -24,18 +23,19 @@ async def test_alive_and_ready_answer_200(client: Client) -> None:
 
 
 async def test_without_its_database_it_is_alive_and_not_ready(
-    make_app: MakeApp, mongod: Mongod, tmp_path: Path
+    make_app: MakeApp, new_mongod: NewMongod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503 while MongoDB does not answer, 200 when it is back, without a restart."""
-    with Mongod(mongod._binary, tmp_path) as own:
+    with new_mongod(port=free_port()) as own:
         client = await make_app(MONGO_URI=own.uri)
-        port = own.port
         own.stop()
+        monkeypatch.setattr("webapp.database.client.START_SECONDS", 0.5)
         away = [(await client.get(path)).status for path in ("/healthz", "/readyz")]
-        with Mongod(mongod._binary, tmp_path, port=port):
-            back = await client.get("/readyz")
+        own.start()
+        monkeypatch.undo()
+        back = await client.get("/readyz")
 
-            assert (away, back.status) == ([200, 503], 200)
+    assert (away, back.status) == ([200, 503], 200)
 
 
 async def test_health_checks_work_by_address_over_plain_http(make_app: MakeApp) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import html
-import os
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientResponse
 
+from tests.conftest import NewMongod
 from tests.webapp.conftest import Client, MakeApp
 from tests.webapp.people import (
     ADA,
@@ -30,7 +29,6 @@ from tests.webapp.people import (
 from tests.webapp.test_redirects import HOSTILE
 from webapp.accounts.passwords import Passwords
 from webapp.accounts.users import ACCOUNTS
-from webapp.database.mongod import Mongod, find_mongod
 from webapp.http.app_keys import STORAGE
 
 # Values that a form cannot send are tested on the function alone.
@@ -691,12 +689,13 @@ async def test_error_page_offers_to_sign_out_for_the_cookie_that_a_load_would_re
 
 
 async def test_start_page_is_served_while_mongodb_is_away(
-    make_app: MakeApp, mongo_uri: str, tmp_path: Path
+    make_app: MakeApp, new_mongod: NewMongod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`/` and static files answer 200; what needs the session says 503 with Retry-After."""
-    with Mongod(find_mongod(os.environ), tmp_path) as own:
-        assert own.uri != mongo_uri
-        client = await make_app(MONGO_URI=f"{own.uri}/?serverSelectionTimeoutMS=300")
+    for module in ("app", "database.client"):
+        monkeypatch.setattr(f"webapp.{module}.OPERATION_SECONDS", 1.0)
+    with new_mongod() as own:
+        client = await make_app(MONGO_URI=own.uri)
         await arrive(client)
 
     home, profile, refused, login = await asyncio.gather(

@@ -16,6 +16,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, NotPrimaryError, OperationFailure
 
 from storage import StorageUnavailable, causes
+from tests.conftest import NewMongod
 from tests.processes import LISTENING, free_port, run_webapp, webapp
 from tests.webapp.certificates import certificate
 from tests.webapp.commands import run_command
@@ -182,10 +183,9 @@ class TlsMongod(Mongod):
 
 
 @pytest.fixture(scope="module")
-def member(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def member(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run one member of a replica set `real` that nobody has initiated."""
-    folder = tmp_path_factory.mktemp("member")
-    with Mongod(mongod._binary, folder, arguments=["--replSet", "real"]) as server:
+    with new_mongod("--replSet", "real") as server:
         yield server
 
 
@@ -221,14 +221,14 @@ def test_wrong_replica_set_name_is_reported(
 
 @pytest.mark.usefixtures("soon_refused")
 def test_app_that_was_started_too_early_passes_at_a_later_start(
-    environ: dict[str, str], mongod: Mongod, tmp_path: Path
+    environ: dict[str, str], new_mongod: NewMongod
 ) -> None:
     """What a supervisor does after code 75: the same command again, until MongoDB answers."""
     port = free_port()
     own = environ | {"MONGO_URI": f"mongodb://127.0.0.1:{port}"}
 
     too_early = postponed(own)
-    with Mongod(mongod._binary, tmp_path / "late", port=port):
+    with new_mongod(port=port):
         code, output = run_command("check", environ=own)
 
     assert "does not answer" in too_early[-1]
@@ -236,10 +236,9 @@ def test_app_that_was_started_too_early_passes_at_a_later_start(
 
 
 @pytest.fixture(scope="module")
-def guarded(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def guarded(new_mongod: NewMongod) -> Iterator[Mongod]:
     """Run a mongod with users: a writer of `shop`, a reader of it, a writer of another."""
-    folder = tmp_path_factory.mktemp("guarded")
-    with Mongod(mongod._binary, folder, arguments=["--auth"]) as server:
+    with new_mongod("--auth") as server:
         with MongoClient[dict[str, object]](server.uri) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
         root = server.uri.replace("//", f"//root:{PASSWORD}@")

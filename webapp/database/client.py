@@ -22,7 +22,7 @@ from webapp.config.settings import Config
 # At start: an operator waits for the answer, and a platform gives 60 s to bind.
 START_SECONDS = 5.0
 # In requests: longer than any normal operation, shorter than a router waits.
-OPERATION_MILLISECONDS = 5_000
+OPERATION_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
@@ -47,7 +47,7 @@ def connect(config: Config) -> AsyncIOMotorClient[dict[str, Any]]:
     if not mongo_address.says(config.mongo_uri, "journal", "j"):
         defaults["journal"] = True
     if not mongo_address.says(config.mongo_uri, "timeoutMS"):
-        defaults["timeoutMS"] = OPERATION_MILLISECONDS
+        defaults["timeoutMS"] = round(OPERATION_SECONDS * 1000)
     return AsyncIOMotorClient(config.mongo_uri, **defaults)
 
 
