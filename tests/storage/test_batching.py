@@ -173,7 +173,7 @@ async def test_event_loop_that_is_never_idle_sends_what_waits_after_a_while(
 ) -> None:
     """Otherwise a busy process far from the server would wait for each answer."""
     monkeypatch.setattr(batching, "PATIENCE_SECONDS", 0.1)
-    batcher = batcher_of(sender, size=1000)
+    batcher = batcher_of(sender, size=10_000)
     batcher._pace.limit = 2
     first = await sent_first(batcher, sender, "a")
 
