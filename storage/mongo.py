@@ -297,8 +297,8 @@ class MongoStorage(AbstractStorage):
                     by_hand=True,
                 )
             )
-            if session.ended:
-                raise SessionEnded
+        if session.ended:
+            raise SessionEnded
 
     def watch(self, session: MongoSession, *, seconds: float, keep_alive: bool) -> Watch:
         """Return a block that ends with a stored session; for ``watch_session``."""

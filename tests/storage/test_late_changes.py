@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp_session import get_session, new_session
 
 from storage import save_session
+from storage.session import MongoSession
 from tests.storage.conftest import Handler, Site, Visitor, until
 
 ADA = {"user_id": 7, "cart": [1], "secret word": "mellon"}
@@ -223,6 +224,17 @@ async def test_session_that_has_ended_causes_no_warning(
 
     await visitor.visit(handler)
     await asyncio.sleep(0)
+
+    assert warnings_of(caplog) == []
+
+
+def test_session_that_no_storage_has_made_is_dropped_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A test of an app may make one."""
+    session = MongoSession(max_age=None, values={"name": "Ada"})
+    session.outlive_answer("GET /")
+    del session
 
     assert warnings_of(caplog) == []
 

@@ -559,6 +559,20 @@ async def test_forward_that_has_ended_is_not_followed(
         await _stay(begun.request, asyncio.Event())
 
 
+@real_drivers
+async def test_each_session_is_looked_at_in_its_own_interval(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """One with a long interval is not in the finds of the others."""
+    often, rarely = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    async with watch_session(rarely.request, 20), watch_session(often.request, SOON):
+        log.commands.clear()
+        await until(lambda: len(log.commands) >= 3)
+
+    asked = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+    assert asked == [[bytes.fromhex(str(storage.handle(often.session)))]] * len(asked)
+
+
 async def test_two_connections_of_one_session_end_together(
     storage: MongoStorage, make_storage: MakeStorage
 ) -> None:
@@ -589,7 +603,7 @@ async def test_session_is_watched_although_its_most_frequent_watch_has_left(
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
     leave, never = asyncio.Event(), asyncio.Event()
-    leaving = asyncio.create_task(_stay(begun.request, leave, every=0.3))
+    leaving = asyncio.create_task(_stay(begun.request, leave, every=0.1))
     await until(lambda: bool(storage._watches._due_at))
     staying = asyncio.create_task(_stay(begun.request, never, every=0.4))
     await until(lambda: [w._entered for p in _places(storage) for w in p.watches] == [True] * 2)
@@ -615,12 +629,14 @@ async def test_connection_that_leaves_during_a_look_is_left_alone(
 
     async def slow(identifiers: Any) -> Any:
         found = await find(identifiers)
-        leave.set()
-        await until(task.done)
+        if one.session.snapshot.stored.identifier in identifiers:  # type: ignore[union-attr]
+            leave.set()
+            await until(task.done)
         return found
 
     monkeypatch.setattr(storage._store, "find_watched", slow)
     async with watch_session(two.request, 20):
+        await until(task.done)
         assert len(_places(storage)) == 1
 
     assert task.exception() is None
@@ -736,6 +752,17 @@ async def test_session_that_ends_in_a_task_group_closes_the_connection_quietly(
         assert await end_of(socket) == WSCloseCode.POLICY_VIOLATION
     gc.collect()
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_end_of_a_session_that_the_request_has_not_loaded_is_answered_with_401(
+    visitor: Visitor,
+) -> None:
+    """An app may raise it itself."""
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        raise SessionEnded
+
+    assert (await visitor.visit(handler)).status == 401
 
 
 async def test_other_error_beside_the_end_of_a_session_is_not_hidden(
