@@ -32,7 +32,7 @@ from storage.values import Value
 logger: logging.Logger = logging.getLogger(__name__)
 
 LABEL_CHARACTERS = 200
-TOUCHES_REMEMBERED = 4096
+KNOWN_TOUCHES = 4096
 # The session key of aiohttp-security's SessionIdentityPolicy, unless it is given another one.
 AIOHTTP_SECURITY = "AIOHTTP_SECURITY"
 
@@ -454,7 +454,7 @@ class Saving:
 
     def _remember_touch(self, old: Snapshot, now_ms: int) -> None:
         self._touched[old.stored.identifier] = now_ms
-        while len(self._touched) > TOUCHES_REMEMBERED:
+        while len(self._touched) > KNOWN_TOUCHES:
             self._touched.popitem(last=False)
 
     def _label(self, request: web.Request) -> str | None:

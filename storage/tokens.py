@@ -17,8 +17,8 @@ from storage.undisclosed import Token
 TOKEN_BYTES = 32
 COOKIE_CHARACTERS = 43
 HANDLE_CHARACTERS = 64
-# A visitor asks more than once: reading and hashing a token anew took a fifth of a load.
-VISITORS_REMEMBERED = 4096
+# A visitor asks more than once: reading and hashing a token again took a fifth of a load.
+CACHED_TOKENS = 4096
 # One token has one spelling: 43 characters carry 258 bits, and the two spare ones must be zero.
 _CANONICAL = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _ID_DOMAIN = b"aiohttp-session-mongostorage document id 1\0"
@@ -39,12 +39,12 @@ def from_cookie(text: str | None) -> Token | None:
     return _read(text) if text is not None and len(text) == COOKIE_CHARACTERS else None
 
 
-@lru_cache(maxsize=VISITORS_REMEMBERED)
+@lru_cache(maxsize=CACHED_TOKENS)
 def _read(text: str) -> Token | None:
     return None if _CANONICAL.fullmatch(text) is None else Token(urlsafe_b64decode(text + "="))
 
 
-@lru_cache(maxsize=VISITORS_REMEMBERED)
+@lru_cache(maxsize=CACHED_TOKENS)
 def document_id(token: bytes) -> bytes:
     """Hash a token to the ``_id`` of its document; it stays the same when secrets rotate."""
     return hashlib.sha256(_ID_DOMAIN + token).digest()

@@ -37,7 +37,7 @@ async def test_memory_stays_constant_over_many_visitors(
 ) -> None:
     """First saves, touches, changes, logouts and unknown tokens leave no objects behind."""
     # Caches are bounded; with smaller bounds the test reaches them sooner.
-    monkeypatch.setattr("storage.saving.TOUCHES_REMEMBERED", 50)
+    monkeypatch.setattr("storage.saving.KNOWN_TOUCHES", 50)
     monkeypatch.setattr("storage.cache.SESSIONS_KEPT", 50)
     storage = make_storage(operation_timeout=60)
 

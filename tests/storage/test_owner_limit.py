@@ -1,4 +1,4 @@
-"""`max_sessions_per_owner`: a sign-in beyond it ends the sessions that were used least lately."""
+"""`max_sessions_per_owner`: a sign-in beyond it ends the least recently used sessions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def count(storage: MongoStorage, owner: str = OWNER) -> int:
 
 
 @every_driver
-async def test_sign_in_beyond_the_limit_ends_the_session_used_least_lately(
+async def test_sign_in_beyond_the_limit_ends_the_least_recently_used_session(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
     """Not the oldest one: it was used after the second one was."""

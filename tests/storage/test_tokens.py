@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from storage.tokens import (
-    VISITORS_REMEMBERED,
+    CACHED_TOKENS,
     _read,
     document_id,
     from_cookie,
@@ -75,13 +75,13 @@ def test_token_cache_is_bounded_and_keeps_no_long_text() -> None:
     assert from_cookie("A" * 8000) is None
     assert _read.cache_info().currsize == 0
 
-    for _ in range(VISITORS_REMEMBERED + 1):
+    for _ in range(CACHED_TOKENS + 1):
         token = from_cookie(to_cookie(new_token()))
         assert token is not None
         document_id(token)
 
-    assert _read.cache_info().currsize == VISITORS_REMEMBERED
-    assert document_id.cache_info().currsize == VISITORS_REMEMBERED
+    assert _read.cache_info().currsize == CACHED_TOKENS
+    assert document_id.cache_info().currsize == CACHED_TOKENS
 
 
 def test_token_has_one_spelling_only() -> None:

@@ -175,7 +175,7 @@ async def test_remember_me_decides_how_long_the_cookie_lives(
     assert lifetime(response) == max_age
 
 
-async def test_sign_in_beyond_the_limit_ends_the_session_used_least_lately(
+async def test_sign_in_beyond_the_limit_ends_the_least_recently_used_session(
     make_app: MakeApp,
 ) -> None:
     """With `SESSIONS_PER_ACCOUNT` of two the third device signs out the first."""
