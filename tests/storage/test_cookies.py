@@ -230,3 +230,13 @@ async def test_outer_middleware_finds_the_cookie_in_the_cookies_of_the_response(
 
     assert set_cookie_of(await visitor.do(fill)) == seen
     assert len(seen) == 1
+
+
+def test_attributes_are_also_those_that_the_library_shows(make_storage: MakeStorage) -> None:
+    """`cookie_params` of aiohttp-session says the same as the cookie that is sent."""
+    storage = make_storage(httponly=False, secure=True, samesite="Strict", path="/shop")
+
+    shown = storage.cookie_params
+
+    assert (shown["httponly"], shown["secure"], shown["path"]) == (False, True, "/shop")
+    assert shown["samesite"] == "Strict"
