@@ -195,8 +195,10 @@ async def test_emptied_session_is_ended(how: str, storage: MongoStorage, collect
     begun.session.clear() if how == "emptied" else begun.session.invalidate()
 
     await save_session(begun.request)
+    commands = storage.counters["commands"]
     await save_session(begun.request)
 
+    assert storage.counters["commands"] == commands
     assert await collection.count_documents(SESSIONS) == 0
     assert await begun.save() is None
 
@@ -256,6 +258,21 @@ async def test_what_needs_a_new_cookie_is_refused_and_waits_for_the_answer(
     new = await begun.save()
     assert new not in (None, cookie)
     assert await values(storage, new) == wanted
+
+
+async def test_what_was_saved_for_one_owner_is_not_kept_for_the_next(
+    storage: MongoStorage,
+) -> None:
+    """It counts as loaded: only what the request sets afterwards is the new owner's."""
+    cookie = await visit(storage, None, lambda session: session.update(ADA))
+    begun = await load(storage, cookie)
+    begun.session["note"] = "ada's"
+    await save_session(begun.request)
+
+    begun.session.update(user_id=8, greeting="bob's")
+    new = await begun.save()
+
+    assert await values(storage, new) == {"user_id": 8, "greeting": "bob's"}
 
 
 async def test_new_session_without_a_value_needs_no_save(storage: MongoStorage) -> None:
