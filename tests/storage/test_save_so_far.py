@@ -408,6 +408,23 @@ async def test_watched_connection_follows_a_renewal_for_longer_than_a_minute(
         assert await values(storage, new) == {**dict(late.session), "step": 2}
 
 
+async def test_watched_connection_of_nobody_saves_nothing_a_minute_after_a_renewal(
+    storage: MongoStorage, make_storage: MakeStorage, clock: Clock
+) -> None:
+    """Whoever planted the token could write for as long as it is open otherwise."""
+    cookie = str(await visit(storage, None, lambda session: session.update(cart=[])))
+    begun = await load(storage, cookie)
+    async with watch_session(begun.request, 0.05):
+        new = str(await visit(make_storage(), cookie, lambda session: session.renew()))
+        await until(lambda: id_of(new) in storage._watches._places)
+        clock.advance(61)
+        begun.session["step"] = 1
+        with pytest.raises(SessionEnded):
+            await save_session(begun.request)
+
+    assert await values(storage, new) == {"cart": []}
+
+
 async def test_sign_out_of_a_watched_connection_follows_for_longer_than_a_minute(
     storage: MongoStorage, make_storage: MakeStorage, collection: Any, clock: Clock
 ) -> None:
