@@ -40,9 +40,16 @@ coverage: venv  ## do the same and fail under 100 % (storage) and 95 % (webapp) 
 	$(PY) -m coverage report --include 'storage/*' --fail-under 100
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
-# One after another: what these tests break, freeze and measure is the whole machine's affair.
+# The tests in ALONE are run one after another: they freeze servers and measure time, which other tests
+# would disturb. ARGS may name other files, so that all are run so.
+ALONE := tests/faults tests/webapp
 test-long: venv node  ## run the long tests: browser, nginx, wheels, servers broken on purpose (FULL=1: the longest too)
+ifdef ARGS
 	$(PYTEST) -m long $(ARGS)
+else
+	$(PYTEST) $(SIDE_BY_SIDE) -m long $(addprefix --ignore ,$(ALONE))
+	$(PYTEST) -m long $(ALONE)
+endif
 
 test-all: coverage test-long  ## run every test, each once, and check the coverage
 

@@ -30,7 +30,7 @@ class Pace:
 
     def __init__(self) -> None:
         """Begin with one command at a time."""
-        self.limit = 1
+        self.limit: int = 1
         self._learned = 0
         self._least = self._least_before = 0.0
 

@@ -52,8 +52,8 @@ class Watch:
         self.keep_alive = keep_alive
         self.followed = followed
         # What the field ``owner`` may be: a session that has become somebody's is another one.
-        self.owners = watches.owners_of(snapshot)
-        self.ended = False
+        self.owners: frozenset[bytes | None] = watches.owners_of(snapshot)
+        self.ended: bool = False
         self.place: _Place | None = None
         self._watches = watches
         self._looked: asyncio.Future[None] | None = None
@@ -104,9 +104,9 @@ class _Place:
     __slots__ = ("dates", "identifier", "token", "watches")
 
     def __init__(self, token: bytes, identifier: bytes, dates: Dates) -> None:
-        self.token = token
-        self.identifier = identifier
-        self.dates = dates
+        self.token: bytes = token
+        self.identifier: bytes = identifier
+        self.dates: Dates = dates
         self.watches: list[Watch] = []
 
     @property

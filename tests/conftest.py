@@ -62,6 +62,7 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name]}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Answer `-n auto`: one process more than there are cores, since tests wait for a third."""
     return (os.cpu_count() or 1) + 1

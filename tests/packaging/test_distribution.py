@@ -70,7 +70,13 @@ def test_sdist_contains_the_sources_of_the_wheel_alone(built: Built) -> None:
         inside = {member.name.partition("/")[2] for member in sdist if member.isfile()}
     generated = {name for name in inside if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
 
-    assert inside - generated == {"pyproject.toml", "README.md", "LICENSE", *tracked("storage")}
+    assert inside - generated == {
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        *tracked("storage"),
+    }
 
 
 def test_files_of_a_release_pass_the_check_of_twine(

@@ -59,7 +59,7 @@ def test_storage_passes_its_tests_with_the_lowest_versions(
 
 
 def _passes(environment: Environment) -> bool:
-    for name in tracked("tests/storage", "tests/*.py", "pyproject.toml"):
+    for name in tracked("tests/storage", "tests/*.py", "webapp", "pyproject.toml"):
         target = environment.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
