@@ -82,7 +82,8 @@ class Batcher(Generic[Item, Result]):
         self._events = 0
         self._watched = False
         self._waiting: deque[Pending[Item, Result]] = deque()
-        self._sent: list[list[Pending[Item, Result]]] = []
+        # By ``id``, since a list has no hash.
+        self._sent: dict[int, list[Pending[Item, Result]]] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._unclaimed: WeakKeyDictionary[asyncio.Future[Result], Result | BaseException] = (
@@ -110,7 +111,7 @@ class Batcher(Generic[Item, Result]):
         self._events += 1
         if not self._workers:
             self._start_worker(loop)
-        else:
+        elif not self._watched:
             self._watch(loop)
         return waiter
 
@@ -124,7 +125,7 @@ class Batcher(Generic[Item, Result]):
             late: asyncio.Future[Result] = cancelled.get_loop().create_future()
             _answer(late, self._unclaimed.pop(cancelled))
             return late
-        for batch in (self._waiting, *self._sent):
+        for batch in (self._waiting, *self._sent.values()):
             for number, (item, deadline, waiter, context) in enumerate(batch):
                 if waiter is cancelled:
                     again: asyncio.Future[Result] = waiter.get_loop().create_future()
@@ -178,9 +179,9 @@ class Batcher(Generic[Item, Result]):
             if batch := self._take_batch():
                 if self._waiting:
                     self._watch(asyncio.get_running_loop())
-                self._sent.append(batch)
+                self._sent[id(batch)] = batch
                 await self._send_batch(batch)
-                self._sent = [other for other in self._sent if other is not batch]
+                del self._sent[id(batch)]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
             self._workers -= {asyncio.current_task()}
@@ -228,7 +229,7 @@ class Batcher(Generic[Item, Result]):
     def _expire(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        sent = [pending for batch in self._sent for pending in batch]
+        sent = [pending for batch in self._sent.values() for pending in batch]
         for _item, deadline, waiter, _context in (*sent, *self._waiting):
             if deadline <= loop.time() and not waiter.done():
                 # Answers the waiter only. A driver's operation is never cancelled: cancelled ones

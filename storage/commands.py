@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -98,13 +99,13 @@ async def find_documents(
     driver: Driver, groups: list[Sequence[bytes]], seconds: float
 ) -> list[list[bytes | None]]:
     """Read groups of documents by their ids, as bytes; ``None`` for one that is not there."""
-    distinct = list(dict.fromkeys(identifier for group in groups for identifier in group))
+    distinct = list(dict.fromkeys(chain.from_iterable(groups)))
     if len(distinct) == 1:
         documents = await driver.find_one(by_id(distinct[0]), seconds)
     else:
         documents = await driver.find(by_ids(distinct), len(distinct), seconds)
     found = {identifier_of(raw): raw for raw in documents}
-    return [[found.get(identifier) for identifier in group] for group in groups]
+    return [list(map(found.get, group)) for group in groups]
 
 
 async def write_documents(

@@ -83,11 +83,9 @@ class SessionCookie:
         ends may split the header into lines (RFC 9113 section 8.2.3). Whatever is malformed is left
         out.
         """
-        texts = [
-            text
-            for line in request.headers.getall(hdrs.COOKIE, ())
-            for text in self._pair.findall(line)
-        ]
+        texts: list[str] = []
+        for line in request.headers.getall(hdrs.COOKIE, ()):
+            texts += self._pair.findall(line)
         if len(texts) == 1:
             token = from_cookie(texts[0])
             return [] if token is None else [token]

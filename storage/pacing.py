@@ -5,6 +5,8 @@ Knows nothing of sessions, of MongoDB or of asyncio.
 
 from __future__ import annotations
 
+from math import inf
+
 # What a command costs the event loop, whatever it carries: 0.15 to 0.5 ms where it was measured.
 COMMAND_SECONDS = 0.00025
 # PyMongo's pool has 100 connections, and who waits for one is served in no order. Finds and writes
@@ -32,14 +34,14 @@ class Pace:
         """Begin with one command at a time."""
         self.limit: int = 1
         self._learned = 0
-        self._least = self._least_before = 0.0
+        self._least = self._least_before = inf
 
     def learn(self, seconds: float) -> None:
         """Note how long a command that succeeded has taken."""
         if self._learned % REMEMBERED == 0:
-            self._least_before = self._least if self._learned else seconds
-            self._least = seconds
+            self._least_before, self._least = self._least, inf
         self._learned += 1
-        self._least = min(self._least, seconds)
-        least = min(self._least, self._least_before)
-        self.limit = max(1, min(MOST_UNDER_WAY, int(least / COMMAND_SECONDS)))
+        if seconds < self._least:
+            self._least = seconds
+            allowed = min(seconds, self._least_before) / COMMAND_SECONDS
+            self.limit = max(1, min(MOST_UNDER_WAY, int(allowed)))

@@ -170,7 +170,7 @@ class Store:
         sign-in. All are looked up in one find. ``None`` where each is expired, unknown or
         unreadable, or was renewed: a load follows no forward, except during its grace.
         """
-        identifiers = [document_id(token) for token in tokens]
+        identifiers = list(map(document_id, tokens))
         self._counters["loads"] += 1
         deadline = self._driver.deadline()
         documents = await self._finds.submit(identifiers, deadline)

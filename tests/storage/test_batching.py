@@ -530,7 +530,7 @@ async def test_drained_waits_for_everything_under_way_and_queued(sender: Sender)
     await draining
 
     assert all(waiter.done() for waiter in waiters)
-    assert (len(batcher), sender.under_way, batcher._sent, batcher._timer) == (0, 0, [], None)
+    assert (len(batcher), sender.under_way, batcher._sent, batcher._timer) == (0, 0, {}, None)
 
 
 async def test_drained_waits_for_what_a_result_submits(sender: Sender) -> None:
@@ -617,7 +617,7 @@ async def test_nothing_is_kept_of_items_that_have_their_results(sender: Sender) 
     after = await send_rounds(rounds=100)
 
     assert after - before < 100
-    assert (len(batcher), batcher._sent, batcher._workers) == (0, [], set())
+    assert (len(batcher), batcher._sent, batcher._workers) == (0, {}, set())
 
 
 @pytest.mark.parametrize("item", ["item", "item!"], ids=["result", "error"])
