@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.pacing import MOST_UNDER_WAY
 from tests.conftest import only_in_full
 from tests.faults.conftest import App, Remark, StartApp
 from tests.faults.raw import pour
@@ -125,4 +126,5 @@ async def test_idle_connections_leave_no_memory_and_no_descriptors(app: App) -> 
         assert await generation() > opened + 200
 
     assert resident_bytes(app) - before < FLAT_BYTES
-    assert descriptors(app) <= opened
+    # The driver's pool opens a connection for each command that is under way at the same time.
+    assert descriptors(app) <= opened + 2 * MOST_UNDER_WAY
