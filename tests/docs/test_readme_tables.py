@@ -1,4 +1,4 @@
-"""The tables of README, row by row, and its stored document, field by field."""
+"""The tables of README, the guide and planning, and the stored document, field by field."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from tests.docs.markdown import ROOT, blocks, table
 from tests.storage.conftest import Clock, CommandLog, MakeStorage, OpenSite, Site, Visitor
 
 README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide.md"
+PLANNING = ROOT / "docs" / "planning.md"
 REQUIRED = inspect.Parameter.empty
 NAMES = {"json": json}
 
 
 def test_settings_table_is_the_constructors_signature() -> None:
     """The same arguments in the same order with the same defaults."""
-    rows = [(cells[0].strip("`"), cells[1]) for cells in table(README, "Settings")]
+    rows = [(cells[0].strip("`"), cells[1]) for cells in table(GUIDE, "Settings")]
     stated = [
         (name, REQUIRED if default == "required" else eval(default.strip("`"), NAMES))  # noqa: S307
         for name, default in rows
@@ -77,14 +79,14 @@ ROWS: dict[str, tuple[list[Change], str, Change]] = {
 
 def test_every_row_of_the_cost_table_is_measured() -> None:
     """Every row of the table has a test."""
-    assert [cells[0] for cells in table(README, "What a request costs")] == list(ROWS)
+    assert [cells[0] for cells in table(PLANNING, "What a request costs")] == list(ROWS)
 
 
 @pytest.mark.parametrize(
     ("row", "commands"),
     [
         pytest.param(row, commands, id=row)
-        for row, commands in table(README, "What a request costs")
+        for row, commands in table(PLANNING, "What a request costs")
     ],
 )
 async def test_request_costs_what_the_table_says(
@@ -135,7 +137,7 @@ async def test_stored_session_looks_as_documented(
 
     await visitor.visit(shop)
 
-    (shown,) = blocks(README, "js")
+    (shown,) = blocks(PLANNING, "js")
     assert _outline(await collection.find_one()) == _stated(shown.text)
 
 
