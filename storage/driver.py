@@ -135,9 +135,12 @@ class Driver:
         limit = _LONGEST_SECONDS if seconds is None else max(seconds, _SHORTEST_SECONDS)
         with pymongo.timeout(limit):
             try:
-                if not repeat or seconds is None:
-                    return await operation()
-                return await _unthrottled(operation, seconds)
+                return await operation()
+            except OperationFailure as refusal:
+                throttled = repeat and refusal.code == REQUEST_RATE_TOO_LARGE
+                if not throttled or seconds is None or seconds <= THROTTLED_PAUSE_SECONDS:
+                    raise
+                return await _repeated(operation, seconds)
             except RuntimeError as error:
                 # Both drivers say this in a message only, and in different words.
                 if "loop" not in str(error):
@@ -158,8 +161,8 @@ class Driver:
         self, filter_: Mapping[str, Any], seconds: float, **options: Any
     ) -> list[bytes]:
         """Find one document as ``find`` does; the driver spends less on it than on a cursor."""
-        find_one = self._raw.find_one
-        found: Document | None = await self.send(lambda: find_one(filter_, **options), seconds)
+        find_one = partial(self._raw.find_one, filter_, **options)
+        found: Document | None = await self.send(find_one, seconds)
         return [] if found is None else [bson_of(found)]
 
     async def find_all(
@@ -244,22 +247,22 @@ class Driver:
             raise self.unavailable(error) from error
 
 
-async def _unthrottled(operation: Callable[[], Awaitable[T]], seconds: float) -> T:
+async def _repeated(operation: Callable[[], Awaitable[T]], seconds: float) -> T:
     """Repeat an operation that the server refuses because of its rate, while there is time.
 
     The server has not carried it out. Everybody else waits in the queue meanwhile.
     """
     pause = THROTTLED_PAUSE_SECONDS
     while True:
+        await asyncio.sleep(pause)
+        seconds -= pause
+        pause *= 2
         try:
             return await operation()
         except OperationFailure as error:
             # A bulk write has an error of its own, since a part of it was carried out.
             if error.code != REQUEST_RATE_TOO_LARGE or pause >= seconds:
                 raise
-        await asyncio.sleep(pause)
-        seconds -= pause
-        pause *= 2
 
 
 def context_of_request() -> Context:

@@ -102,10 +102,12 @@ class MongoSession(Session):
             self._created = int(time.time())
             self.persistent: bool = max_age is not None
         else:
+            stored = snapshot.stored
+            dates = stored.dates
             self._new = False
-            self._created = snapshot.stored.dates.last_seen_ms // 1000
-            self.own_max_age = snapshot.stored.dates.max_age
-            self.persistent = snapshot.stored.persistent
+            self._created = dates.last_seen_ms // 1000
+            self.own_max_age = dates.max_age
+            self.persistent = stored.persistent
 
     @property
     def identity(self) -> str | None:
