@@ -270,8 +270,7 @@ async def test_watched_sessions_share_their_finds(
     blocks = [
         asyncio.create_task(_stay(one.request, inside, every=0.5)) for one in (*begun, begun[0])
     ]
-    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
-    assert len(_places(storage)) == count
+    await until(lambda: len(_places(storage)) == count and _all_entered(storage))
     due = min(storage._watches._due_at.values())
     log.commands.clear()
 
@@ -291,6 +290,11 @@ async def test_watched_sessions_share_their_finds(
 
 def _places(storage: MongoStorage) -> list[Any]:
     return list(storage._watches._places.values())
+
+
+def _all_entered(storage: MongoStorage) -> bool:
+    places = _places(storage)
+    return bool(places) and all(watch._entered for place in places for watch in place.watches)
 
 
 async def _stay(
@@ -536,7 +540,7 @@ async def test_damaged_document_ends_the_watch(
     leave = asyncio.Event()
     others = asyncio.create_task(_stay(other.request, leave))
     task = asyncio.create_task(_stay(damaged.request, leave))
-    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+    await until(lambda: _all_entered(storage))
 
     await collection.update_one({"_id": id_of(cookies[0])}, {"$set": damage})
 
@@ -625,7 +629,7 @@ async def test_connection_that_leaves_during_a_look_is_left_alone(
     one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
     find, leave = storage._store.find_watched, asyncio.Event()
     task = asyncio.create_task(_stay(one.request, leave))
-    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+    await until(lambda: _all_entered(storage))
 
     async def slow(identifiers: Any) -> Any:
         found = await find(identifiers)
@@ -648,7 +652,7 @@ async def test_closed_storage_watches_nothing(storage: MongoStorage) -> None:
     request = (await load(storage, cookie)).request
     leave = asyncio.Event()
     task = asyncio.create_task(_stay(request, leave))
-    await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+    await until(lambda: _all_entered(storage))
 
     await storage.aclose()
     with pytest.raises(RuntimeError, match="closed"):
@@ -740,7 +744,7 @@ async def test_session_that_ends_in_a_task_group_closes_the_connection_quietly(
         session = await get_session(request)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch(request))
-            await until(lambda: all(w._entered for p in _places(storage) for w in p.watches))
+            await until(lambda: _all_entered(storage))
             session["late"] = True
             await socket.send_str("watched")
             await socket.receive()
