@@ -374,25 +374,9 @@ class Saving:
         ended = visit.replaced if old is None else (old.token,)
         if self._moving is not None:
             await self._moving.end(visit.request, visit.response, visit.session)
-        if ended:
-            await self._store.finish(self._end_stored(visit, ended))
-        elif visit.session.invalidated and (tokens := self._cookie.tokens(visit.request)):
-            await self._store.finish(self._end_moved(visit, tokens))
-
-    async def _end_moved(self, visit: Visit, tokens: Sequence[bytes]) -> None:
-        """Sign out by the cookie of a session that another request has just renewed.
-
-        The browser has not got the new cookie yet: its user has to be signed out all the same.
-        """
-        deadline = self._store.deadline()
-        found = await asyncio.gather(
-            *(self._store.look(token, visit.now_ms, deadline) for token in tokens)
-        )
-        moved = [place for place in found if isinstance(place, Forward) and place.had_owner]
-        if moved:
-            await end_late(self._store, moved, visit.now_ms, deadline)
-            self._cookie.delete(visit.request, visit.response)
-            self._note_sent(visit)
+        if not ended:
+            return
+        await self._store.finish(self._end_stored(visit, ended))
 
     async def _end_stored(self, visit: Visit, tokens: Sequence[bytes]) -> None:
         session, old, deadline = visit.session, visit.session.snapshot, self._store.deadline()

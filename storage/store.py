@@ -160,6 +160,8 @@ class Store:
         await self._driver.drained()
         await self._finds.drained()
         await self._writes.drained()
+        # What follows a write of a visitor who has gone begins when the write has ended.
+        await self._driver.drained()
         self._cache.clear()
 
     async def load(self, tokens: Sequence[bytes], now_ms: int) -> Loaded | None:

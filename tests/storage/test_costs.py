@@ -380,21 +380,6 @@ async def test_sign_out_after_renewals_costs_a_find_and_a_delete_more_for_each(
     assert _all_by_id(log)
 
 
-async def test_sign_out_by_a_cookie_that_opens_nothing_costs_one_find_more(
-    storage: MongoStorage, log: CommandLog
-) -> None:
-    """It looks whether the session was renewed a moment ago; without a cookie nothing is sent."""
-    cookie = str(await visit(storage, None, lambda session: session.update(a=1, user_id=7)))
-    await storage.clear()
-    log.commands.clear()
-
-    await visit(storage, cookie, lambda session: session.invalidate())
-    await visit(storage, None, lambda session: session.invalidate())
-
-    assert log.names == ["find", "find"]
-    assert _all_by_id(log)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -70,63 +70,6 @@ async def test_late_sign_out_ends_the_renewed_session(
     assert [info async for info in storage.sessions(7)] == []
 
 
-@every_driver
-@pytest.mark.parametrize("moves", [1, 3])
-async def test_sign_out_by_the_old_cookie_ends_the_renewed_session(
-    moves: int, storage: MongoStorage
-) -> None:
-    """The load finds nothing, and the browser has not got the new cookie yet; it is deleted."""
-    old = await visit(storage, None, lambda session: session.update(ADA))
-    new = old
-    for _ in range(moves):
-        new = await visit(storage, new, renew)
-
-    cookie = await visit(storage, old, lambda session: session.invalidate())
-
-    assert cookie is None
-    assert await values(storage, new) == {}
-    assert [info async for info in storage.sessions(7)] == []
-
-
-PLANTED: list[Any] = [
-    pytest.param(NOBODY, renew, lambda session: session.invalidate(), id="nobody's, renewed"),
-    pytest.param(NOBODY, sign_in, lambda session: session.invalidate(), id="nobody's, signed in"),
-    pytest.param(
-        ADA, lambda s: s.update(user_id=8), lambda s: s.invalidate(), id="another owner's"
-    ),
-    pytest.param(ADA, renew, len, id="only read"),
-    pytest.param(ADA, renew, lambda session: session.clear(), id="cleared, which was empty"),
-]
-
-
-@pytest.mark.parametrize(("stored", "move", "act"), PLANTED)
-async def test_old_cookie_ends_no_session_but_that_of_the_same_owner_by_invalidate(
-    stored: dict[str, Any], move: Change, act: Change, storage: MongoStorage, collection: Any
-) -> None:
-    """Who planted a cookie before a sign-in signs nobody out; and no answer touches a cookie."""
-    old = await visit(storage, None, lambda session: session.update(stored))
-    await visit(storage, old, move)
-    before = await collection.find({}).sort("_id").to_list(None)
-
-    late = await load(storage, old)
-    act(late.session)
-    response, _ = await answered(late)
-
-    assert not response.cookies
-    assert await collection.find({}).sort("_id").to_list(None) == before
-
-
-async def test_old_cookie_ends_nothing_after_a_minute(storage: MongoStorage, clock: Clock) -> None:
-    """Nothing follows a forward for longer."""
-    old = await visit(storage, None, lambda session: session.update(ADA))
-    new = await visit(storage, old, renew)
-    clock.advance(61)
-
-    await visit(storage, old, lambda session: session.invalidate())
-
-    assert await values(storage, new) == ADA
-
-
 async def test_late_sign_out_after_a_sign_in_of_another_user_leaves_that_one_alone(
     storage: MongoStorage,
 ) -> None:

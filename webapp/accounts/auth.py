@@ -84,13 +84,11 @@ async def sign_in(request: web.Request, form: SignIn) -> Account:
 
 
 async def sign_out(request: web.Request) -> None:
-    """End this session, also where a change of the password has just renewed it."""
+    """End this session, if there is one."""
     session = await get_session(request)
     if not session.new:
         event(request, "sign_out")
-    # Also a new one, of a cookie that opens nothing: another tab may have changed the password, and
-    # the browser not have the new cookie yet.
-    session.invalidate()
+        session.invalidate()
 
 
 async def change_password(request: web.Request, account: Account, form: PasswordChange) -> None:
@@ -102,7 +100,6 @@ async def change_password(request: web.Request, account: Account, form: Password
     changed = await accounts.change_password(proof, form.new_password, field="new_password")
     session = await get_session(request)
     await request.app[STORAGE].revoke_owner(account.id, keep=session)
-    # Without a grace: a password is changed because somebody else may have the token too.
     session = await renew_session(request)
     session["password_version"] = changed.password_version
     event(request, "password_changed", account=account.id)
