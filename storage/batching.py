@@ -41,7 +41,7 @@ QUIET_SECONDS = COMMAND_SECONDS / 4
 # How long an event loop that has something to do keeps what waits: commands that leave then take an
 # eighth of its time at most.
 PATIENCE_SECONDS = COMMAND_SECONDS * 8
-# Whoever joins a longer queue would wait longer than a visitor does.
+# A request that joins a longer queue would wait longer than a visitor does.
 QUEUE_LENGTH = 10_000
 
 
@@ -55,7 +55,7 @@ class Batcher(Generic[Item, Result]):
 
     With ``keep_cancelled`` an item whose waiter was cancelled is sent all the same.
 
-    ``context`` copies the context of whoever submits, without what is meant for that request alone.
+    ``context`` copies the context of the submitter, without what is meant for that request alone.
     Each batch runs in the context of one of its items.
     """
 
@@ -118,7 +118,7 @@ class Batcher(Generic[Item, Result]):
     def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
         """Return another future for an item whose waiter was cancelled.
 
-        ``None`` where its batch has failed. For ``keep_cancelled``: whoever waited has gone, and
+        ``None`` where its batch has failed. For ``keep_cancelled``: the waiter has gone, and
         something has to be done with the result all the same.
         """
         if cancelled in self._unclaimed:

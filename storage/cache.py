@@ -28,8 +28,8 @@ class SessionCache:
     """Keeps sessions by document id; the least recently used one goes first.
 
     MongoDB is asked all the same, every time. The cache only tells what some bytes open to: when
-    MongoDB sends the same bytes again, nothing is opened; otherwise what differs is opened, whoever
-    changed it.
+    MongoDB sends the same bytes again, nothing is opened; otherwise what differs is opened, no
+    matter which process changed it.
     """
 
     def __init__(self) -> None:

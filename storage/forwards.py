@@ -21,7 +21,7 @@ _PLAIN = Struct(f">{TOKEN_BYTES}sqq?")
 class Forward:
     """Where a session has moved to; instants are milliseconds.
 
-    All of it is sealed: whoever can write to the collection can neither change where a forward
+    All of it is sealed: anyone who can write to the collection can neither change where a forward
     leads, nor how long.
     """
 

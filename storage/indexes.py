@@ -109,7 +109,7 @@ def _retrieve_error(task: asyncio.Task[None]) -> None:
 
 async def create_indexes(driver: Driver) -> None:
     """Create or repair both indexes; see ``MongoStorage.create_indexes``."""
-    # In the driver's own task: whoever waits for it may be cancelled. Closing does not wait for it:
+    # In the driver's own task: the task that waits may be cancelled. Closing does not wait for it:
     # building an index can take minutes, and the next start asks for it again.
     await asyncio.shield(driver.start(_ensure_all(driver), drain=False))
 

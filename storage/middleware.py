@@ -323,7 +323,7 @@ async def _respond(
         if held.stream is not None:
             # How most streams end: the visitor has gone.
             held.end_stream(request, held.stream)
-        # The changes of a handler that crashed are not saved, whoever responds in its place.
+        # The changes of a handler that crashed are not saved, even if a middleware responds.
         held.forget(request)
         raise
 

@@ -114,7 +114,7 @@ class Moving:
         if session.moved_from is None:
             return
         if is_move:
-            # Before the end: whoever finds the old session ended then finds this.
+            # Before the end: a request that finds the old session ended then finds this.
             self._remember(session.moved_from.identity, moved_to)
         session.moved_from.invalidate()
         await self._save(request, response, session)

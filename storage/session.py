@@ -55,8 +55,8 @@ class MongoSession(Session):
     renewal_wanted: bool = False
     # How long the token before the renewal opens the session.
     grace_ms: int = 0
-    # Whether the request has reached it by a forward: then it gets no cookie of it, since whoever
-    # has the old token must not get the new one.
+    # Whether the request has reached it by a forward: then it gets no cookie of it, since anyone
+    # who has the old token must not get the new one.
     by_forward: bool = False
     # Where a watch has seen it move to, with the same owner: forwards last for a minute only.
     moved: Forward | None = None
@@ -111,7 +111,7 @@ class MongoSession(Session):
 
     @property
     def identity(self) -> str | None:
-        """The session token, ``None`` before the first save. Whoever has it is signed in."""
+        """The session token, ``None`` before the first save. Anyone with it is signed in."""
         return None if self.snapshot is None else to_cookie(self.snapshot.token)
 
     @property

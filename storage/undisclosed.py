@@ -34,7 +34,7 @@ class Held(Undisclosed):
 
 
 class Token(Undisclosed, bytes):
-    """A session token. Whoever has it is signed in."""
+    """A session token. Anyone who has it is signed in."""
 
     __slots__ = ()
 

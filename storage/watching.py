@@ -173,7 +173,7 @@ class Watches:
             self._task = None
 
     def look_at(self, identifier: bytes) -> None:
-        """Look at a session at once, since it may have ended; for whoever ends sessions here."""
+        """Look at a session at once: code that ends sessions in this process calls it."""
         if identifier in self._places:
             self._at_once[identifier] = None
             self._wake.set()
@@ -313,7 +313,7 @@ class Watches:
             watch.followed(forward)
         identifier = document_id(forward.token)
         self._add(_Place(forward.token, identifier, place.dates), watches)
-        # Whoever moved it may have signed in: then its owner is another one.
+        # The request that moved it may have signed in: then its owner is another one.
         self.look_at(identifier)
 
     def _is_to_be_touched(self, place: _Place, now_ms: int) -> bool:

@@ -79,7 +79,7 @@ def test_place_where_a_question_is_decided_exists(question: str) -> None:
 
 
 def test_files_and_names_of_the_steps_for_a_new_route_exist() -> None:
-    """Whoever adds a route finds every place that the steps name."""
+    """A person who adds a route finds every place that the steps name."""
     steps = PAGE.read_text().split("To add a route:\n")[1].split("\n## ")[0]
     words = set(re.findall(r"`([^`]+)`", steps))
     paths = {word for word in words if "/" in word and word != "/readyz"}

@@ -67,7 +67,7 @@ def test_named_python_is_found_where_pyenv_has_not_selected_it(pyenv: Mapping[st
 
 
 def test_python_that_pyenv_has_not_selected_is_not_the_default(pyenv: Mapping[str, str]) -> None:
-    """Only whoever names it, or wants all of them, gets it."""
+    """Only a person who names it, or wants all of them, gets it."""
     assert find_python(**pyenv).returncode == 1
     assert find_python("--all", **pyenv).stdout == f"{VERSION}\n"
 

@@ -30,13 +30,13 @@ def test_extra_of_the_web_app_is_its_group() -> None:
 
 @pytest.mark.parametrize("file", ["../requirements.txt", "dev.txt"])
 def test_dependencies_are_pinned_in_accepted_versions(file: str) -> None:
-    """Whoever changes a dependency in pyproject.toml runs `make lock`."""
+    """Anyone who changes a dependency in pyproject.toml runs `make lock`."""
     _assert_pinned(_dependencies(), file)
 
 
 @pytest.mark.parametrize("group", pyproject()["dependency-groups"])
 def test_packages_of_a_group_are_pinned_in_accepted_versions(group: str) -> None:
-    """Whoever changes a group in pyproject.toml runs `make lock`."""
+    """Anyone who changes a group in pyproject.toml runs `make lock`."""
     file = "../requirements.txt" if group == "webapp" else f"{group}.txt"
     _assert_pinned(pyproject()["dependency-groups"][group], file)
 

@@ -547,7 +547,7 @@ async def test_cause_is_logged_again_after_a_minute(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever opens the log late still finds it; another cause is logged at once."""
+    """A person who opens the log late still finds it; another cause is logged at once."""
     storage = make_storage(connect("mongodb://127.0.0.1:1"), operation_timeout=0.05)
     refusal, other = OperationFailure("", 18), OperationFailure("", 121)
     for error in (refusal, refusal, other):

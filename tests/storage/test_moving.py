@@ -189,7 +189,7 @@ async def test_sign_out_in_the_very_request_that_would_move_is_final(
 
 
 @each_kind_on_a_server
-async def test_old_session_has_ended_for_whoever_kept_its_cookie(
+async def test_old_session_has_ended_for_a_visitor_who_kept_its_cookie(
     kind: str, make_old: MakeOld, make_storage: MakeStorage, browse: Browse, clock: Clock
 ) -> None:
     """A server forgets it at the move; a minute later its cookie is no session here and there."""
@@ -535,7 +535,7 @@ async def test_files_redirects_and_streams_carry_both_cookies_of_a_move(
 async def test_app_and_sub_app_with_one_storage_move_a_session_once(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse, aiohttp_client: AiohttpClient
 ) -> None:
-    """Whoever of them is asked."""
+    """No matter which of them is asked."""
     storage = make_storage(moving_from=own)
     before = await browse(own)
     await sign_in(before)

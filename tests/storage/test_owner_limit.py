@@ -113,7 +113,7 @@ async def test_ten_sign_ins_at_once_leave_as_many_sessions_as_allowed(
 async def test_session_that_is_older_than_the_allowed_ones_ends_itself(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Of two sign-ins at once with a limit of one, the later one stays, whoever saves last."""
+    """Of two sign-ins at once with a limit of one, the later one stays, in any order of saves."""
     storage = make_storage(max_sessions_per_owner=1)
     clock.advance(1)
     later = await sign_in(storage)

@@ -162,7 +162,7 @@ async def test_two_people_behind_a_cache_never_see_each_others_page_or_cookie(
 async def test_page_without_a_session_is_still_cached_for_everybody(
     kind: str, browser: ClientSession, storage: MongoStorage
 ) -> None:
-    """The page that asks for no session once, also for whoever has a cookie of another page."""
+    """The page that asks for no session once, also for a visitor with a cookie of another page."""
     about = f"/about/{kind}"
     ada = await visit(browser, f"/sign_in/{kind}", name="ada")
     loads = storage.counters["loads"]

@@ -411,7 +411,7 @@ async def test_watched_connection_follows_a_renewal_for_longer_than_a_minute(
 async def test_watched_connection_of_nobody_saves_nothing_a_minute_after_a_renewal(
     storage: MongoStorage, make_storage: MakeStorage, clock: Clock
 ) -> None:
-    """Whoever planted the token could write for as long as it is open otherwise."""
+    """Otherwise the person who planted the token could write for as long as it is open."""
     cookie = str(await visit(storage, None, lambda session: session.update(cart=[])))
     begun = await load(storage, cookie)
     async with watch_session(begun.request, 0.05):

@@ -238,7 +238,7 @@ async def _place_of(storage: MongoStorage, cookie: str) -> bytes:
 async def test_watch_of_nobodys_session_ends_with_a_sign_in_only(
     own: dict[str, Any], site: Site, visitor: Visitor, storage: MongoStorage
 ) -> None:
-    """Whoever planted the cookie before must not go on."""
+    """The person who planted the cookie before must not go on."""
     await visitor.do(lambda session: session.update(cart=[1]))
     async with connected(visitor, echo(every=20), site.path_of) as socket:
 

@@ -84,7 +84,7 @@ async def test_email_address_is_shown_as_typed_and_found_however_it_is_typed(
 
 
 async def test_domains_of_two_owners_have_two_accounts(accounts: Accounts) -> None:
-    """Whoever owns strasse.example cannot take the address of somebody at straße.example."""
+    """The owner of strasse.example cannot take the address of somebody at straße.example."""
     double = await accounts.sign_up(**(GRACE | {"email": "ada@strasse.example"}))
     sharp = await accounts.sign_up(**(ADA | {"email": "ada@straße.example"}))
 

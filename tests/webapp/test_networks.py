@@ -26,6 +26,6 @@ def test_addresses_share_the_networks_that_both_are_in(one: str, other: str, sha
 
 
 def test_largest_network_is_the_last_one() -> None:
-    """Whoever asks for the last one gets the /48, which two /56 share."""
+    """The caller that asks for the last one gets the /48, which two /56 share."""
     assert networks_of("2001:db8::1")[-1] == networks_of("2001:db8:0:ff00::1")[-1]
     assert networks_of("2001:db8::1")[0] != networks_of("2001:db8:0:ff00::1")[0]

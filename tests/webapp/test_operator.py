@@ -94,7 +94,7 @@ def test_account_is_not_added_twice(environ: dict[str, str]) -> None:
 
 
 async def test_all_sessions_are_revoked_at_once(served: Served) -> None:
-    """Everybody is signed out, whoever they are, and can sign in again."""
+    """Every user is signed out, without exception, and can sign in again."""
     other = "grace@example.com"
     async with Visitor(base_of(served), EMAIL) as ada, Visitor(base_of(served), other) as grace:
         for visitor in (ada, grace):

@@ -27,7 +27,7 @@ async def test_writer_can_replace_a_password_and_sign_in(client: Client) -> None
 
 
 async def test_secret_and_collection_tell_which_addresses_are_familiar(client: Client) -> None:
-    """Whoever has the secret computes the key of a counter, and looks whether it is there."""
+    """A person with the secret computes the key of a counter, and looks whether it is there."""
     await arrive(client)
     (secret,) = client.app[CONFIG].session_secrets
     key = hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)

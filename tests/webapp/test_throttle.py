@@ -289,7 +289,7 @@ async def test_ipv6_addresses_are_counted_by_network(
 async def test_larger_ipv6_networks_have_larger_quotas(
     throttle: Throttle, database: Database, clock: Clock, size: int, share: int
 ) -> None:
-    """Whoever changes the /64 with each attempt is stopped by the quota of the larger network."""
+    """A client that changes its /64 each time is stopped by the quota of the larger network."""
     few = Throttle(database, [SECRET], per_address=2)
     few.clock = clock
     step = 1 << (64 if size == 56 else 72)  # another /64, or another /56

@@ -142,7 +142,7 @@ async def _confirm(request: web.Request, account: Account, password: str) -> Pro
 def _hashing_for(request: web.Request) -> str:
     """Return what takes turns with others at hashing: of IPv6 the largest network, a /48.
 
-    Whoever has many /64 would otherwise have as many turns.
+    Otherwise a client with many /64 would have as many turns.
     """
     return networks_of(request[CLIENT].address)[-1]
 

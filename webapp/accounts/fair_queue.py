@@ -12,7 +12,7 @@ class FairQueue(Generic[Item]):
     """Lines that take turns, so that a long line never holds up a short one.
 
     `most` items may wait in all lines together.  One more takes the place of the newest item of
-    the longest line: whoever sends the most is refused first (McKenney, Stochastic Fairness
+    the longest line: the client that sends the most is refused first (McKenney, Stochastic Fairness
     Queueing, 1990).
     """
 

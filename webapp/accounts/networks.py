@@ -11,7 +11,7 @@ PREFIXES = (64, 56, 48)
 def networks_of(address: str) -> tuple[str, ...]:
     """Return the networks that an address is counted by, the smallest first.
 
-    An IPv4 address is one; of IPv6 whoever has one address has its whole /64, often its /56, and
+    An IPv4 address is one; a client that has one IPv6 address has its whole /64, often its /56, and
     sometimes its /48 (RFC 6177).
     """
     try:

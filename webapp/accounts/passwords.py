@@ -66,7 +66,7 @@ class Passwords:
     or wait, about 1.5 s of work; with one more somebody gets `Busy` (503) at once, since with a
     growing queue every request would time out.
 
-    The threads are shared out fairly by `address`, whoever waits at it: an address with many
+    The threads are shared out fairly by `address`, not by request: an address with many
     requests, right passwords or wrong ones, neither delays nor displaces those of others.
     """
 

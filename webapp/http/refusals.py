@@ -113,7 +113,7 @@ class TooManyAttempts(Refusal):
 
     def __init__(self, seconds: float) -> None:
         self.retry_after_seconds = max(1, math.ceil(seconds))
-        # Not naturaldelta, which rounds down: whoever waits that long would be refused again.
+        # Not naturaldelta, which rounds down: a client that waits that long would be refused again.
         wait = humanize.precisedelta(self.retry_after_seconds)
         super().__init__(
             f"Too many attempts, try again in {wait}.",
