@@ -80,7 +80,8 @@ class Batcher(Generic[Item, Result]):
         self._pace = Pace()
         # Items submitted and batches answered so far.
         self._events = 0
-        self._watched = False
+        # Whether the event loop is going to call _leave_if_quiet.
+        self._look_is_due = False
         self._waiting: deque[Pending[Item, Result]] = deque()
         # By ``id``, since a list has no hash.
         self._sent: dict[int, list[Pending[Item, Result]]] = {}
@@ -111,8 +112,8 @@ class Batcher(Generic[Item, Result]):
         self._events += 1
         if not self._workers:
             self._start_worker(loop)
-        elif not self._watched:
-            self._watch(loop)
+        elif not self._look_is_due:
+            self._look_later(loop)
         return waiter
 
     def wait_again(self, cancelled: asyncio.Future[Result]) -> asyncio.Future[Result] | None:
@@ -147,10 +148,10 @@ class Batcher(Generic[Item, Result]):
         context = self._waiting[0][3]
         self._workers.add(asyncio.Task(self._work(), loop=loop, context=context))
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look from the next turn of the event loop on whether another batch may leave."""
-        if not self._watched and len(self._workers) < self._pace.limit:
-            self._watched = True
+        if not self._look_is_due and len(self._workers) < self._pace.limit:
+            self._look_is_due = True
             # The first look only begins to count: the event loop calls it before anything else.
             now = loop.time()
             loop.call_soon(self._leave_if_quiet, loop, 0, now, now + PATIENCE_SECONDS)
@@ -162,7 +163,7 @@ class Batcher(Generic[Item, Result]):
 
         While there is something to do, others would pay for what a command costs.
         """
-        self._watched = False
+        self._look_is_due = False
         if not self._waiting or len(self._workers) >= self._pace.limit:
             return
         now = loop.time()
@@ -170,7 +171,7 @@ class Batcher(Generic[Item, Result]):
         if quiet or now >= at_last or len(self._waiting) >= self._size:
             self._start_worker(loop)
         else:
-            self._watched = True
+            self._look_is_due = True
             loop.call_soon(self._leave_if_quiet, loop, self._events, now, at_last)
 
     async def _work(self) -> None:
@@ -178,7 +179,7 @@ class Batcher(Generic[Item, Result]):
         try:
             if batch := self._take_batch():
                 if self._waiting:
-                    self._watch(asyncio.get_running_loop())
+                    self._look_later(asyncio.get_running_loop())
                 self._sent[id(batch)] = batch
                 await self._send_batch(batch)
                 del self._sent[id(batch)]

@@ -92,7 +92,8 @@ class Owners:
         """Delete the sessions of an owner beyond ``limit``, the least recently used ones.
 
         ``new`` is the one that was just stored. It counts by its dates as the others do: of two
-        sign-ins at once both end the same sessions, and never each other. Returns how many.
+        sign-ins at once both end the same sessions, and never each other. In the same millisecond
+        the new one stays, so that a limit of one may then end both. Returns how many.
         """
         beyond = await self._driver.find_all(
             self._owned_by(owner, but=new.identifier),

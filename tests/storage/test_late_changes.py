@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -171,7 +172,7 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
     session = await after(held[0])
     session["secret word"] = "speak friend"
     if saves:
-        with pytest.raises(RuntimeError) if after is _makes_new else _no_error():
+        with pytest.raises(RuntimeError) if after is _makes_new else nullcontext():
             await save_session(held[0])
     del session
     held.clear()
@@ -180,12 +181,6 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
     route = "new_session" if after is _makes_new else "GET /{number}"
     lost = not saves or after is _makes_new
     assert warnings_of(caplog) == ([LATE % (route, "'secret word'")] if lost else [])
-
-
-class _no_error:  # noqa: N801 - stands where pytest.raises does
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_error: object) -> None: ...
 
 
 async def test_change_before_the_answer_causes_no_warning(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import ClientResponse, ClientSession, CookieJar
 
 from tests.webapp.conftest import BROWSER, Client
 from webapp.accounts.throttle import THROTTLE
+from webapp.accounts.users import ACCOUNTS, Account
 
 Browser = Client | ClientSession
 
@@ -30,6 +33,7 @@ IPHONE = (
     " Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
 )
 NEW_PASSWORD = "copper window and slow tea"
+PATIENCE_SECONDS = 20
 
 
 def stop_throttle_clock(client: Client) -> None:
@@ -69,3 +73,29 @@ async def another_device(client: Client, user_agent: str = IPHONE) -> AsyncItera
         headers=BROWSER | {"User-Agent": user_agent},
     ) as device:
         yield device
+
+
+def hold_password_change(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Awaitable[asyncio.Event]]:
+    """Let a change of the password wait between the new password and the new token.
+
+    Returns what waits until the change is there, and then returns the event that lets it go on.
+    """
+    accounts = client.app[ACCOUNTS]
+    changed, go_on = asyncio.Event(), asyncio.Event()
+    really_change = accounts.change_password
+
+    async def change_and_wait(*arguments: Any, **keywords: Any) -> Account:
+        account = await really_change(*arguments, **keywords)
+        changed.set()
+        await go_on.wait()
+        return account
+
+    async def until_changed() -> asyncio.Event:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await changed.wait()
+        return go_on
+
+    monkeypatch.setattr(accounts, "change_password", change_and_wait)
+    return until_changed

@@ -10,16 +10,24 @@ import pytest
 from aiohttp import ClientResponse, web
 
 from tests.webapp.conftest import Client
-from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in, sign_up
+from tests.webapp.people import (
+    ADA,
+    NEW_PASSWORD,
+    PATIENCE_SECONDS,
+    another_device,
+    arrive,
+    hold_password_change,
+    sign_in,
+    sign_up,
+)
 from webapp.accounts.passwords import Cost, Passwords
-from webapp.accounts.users import ACCOUNTS, Account, Accounts
+from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.cli import actions
 from webapp.database.client import Database
 from webapp.http.app_keys import DATABASE, STORAGE
 
 OTHER_PASSWORD = "silver ladder and loud rain"
 OPERATORS = "set by the operator by hand"
-PATIENCE_SECONDS = 20
 
 
 class HeldPasswords(Passwords):
@@ -254,20 +262,9 @@ async def test_device_that_changes_the_password_stays_signed_in_while_its_tabs_p
 ) -> None:
     """Requests with the cookie of before come between the new password and the new token."""
     await arrive(client)
-    accounts = client.app[ACCOUNTS]
-    changed, go_on = asyncio.Event(), asyncio.Event()
-    really_change = accounts.change_password
-
-    async def change_and_wait(*arguments: Any, **keywords: Any) -> Account:
-        account = await really_change(*arguments, **keywords)
-        changed.set()
-        await go_on.wait()
-        return account
-
-    monkeypatch.setattr(accounts, "change_password", change_and_wait)
+    until_changed = hold_password_change(client, monkeypatch)
     changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await changed.wait()
+    go_on = await until_changed()
     polls = [await client.get(path) for path in ("/api/profile", "/profile", "/")]
     go_on.set()
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 
 from tests.webapp.conftest import BROWSER, Client
-from tests.webapp.people import ADA, NEW_PASSWORD, arrive
-from webapp.accounts.users import ACCOUNTS, Account
-
-PATIENCE_SECONDS = 20
+from tests.webapp.people import ADA, NEW_PASSWORD, arrive, hold_password_change
 
 
 class Tab:
@@ -52,27 +48,6 @@ async def tab_of(client: Client, http: ClientSession) -> Tab:
     return Tab(client, http, cookie.value)
 
 
-def paused_between(client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """Let a change of the password wait between the new password and the new token."""
-    accounts = client.app[ACCOUNTS]
-    changed, go_on = asyncio.Event(), asyncio.Event()
-    really_change = accounts.change_password
-
-    async def change_and_wait(*arguments: Any, **keywords: Any) -> Account:
-        account = await really_change(*arguments, **keywords)
-        changed.set()
-        await go_on.wait()
-        return account
-
-    async def until_changed() -> asyncio.Event:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await changed.wait()
-        return go_on
-
-    monkeypatch.setattr(accounts, "change_password", change_and_wait)
-    return until_changed
-
-
 SIGN_OUTS = [
     pytest.param("/logout", id="page"),
     pytest.param("/api/auth/logout", id="API"),
@@ -85,7 +60,7 @@ async def test_sign_out_during_a_password_change_is_final(
 ) -> None:
     """The change counts, and gives no new session."""
     tab = await tab_of(client, http)
-    until_changed = paused_between(client, monkeypatch)
+    until_changed = hold_password_change(client, monkeypatch)
 
     changing = asyncio.ensure_future(tab.change_password())
     go_on = await until_changed()
