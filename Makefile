@@ -41,7 +41,7 @@ coverage: venv  ## do the same and fail under 100 % (storage) and 95 % (webapp) 
 	$(PY) -m coverage report --include 'webapp/*' --fail-under 95
 
 # The tests in ALONE are run one after another: they freeze servers and measure time, which other tests
-# would disturb. ARGS may name other files, so that all are run so.
+# would disturb. What ARGS selects is run one after another too.
 ALONE := tests/faults tests/webapp
 test-long: venv node  ## run the long tests: browser, nginx, wheels, servers broken on purpose (FULL=1: the longest too)
 ifdef ARGS
