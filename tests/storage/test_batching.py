@@ -319,6 +319,22 @@ async def test_failed_batch_does_not_stop_the_queue(sender: Sender) -> None:
     assert await batcher.submit("c", later()) == "C"
 
 
+async def test_missing_result_is_an_error_for_the_event_loop() -> None:
+    """Whose result is missing gives up at the deadline; nobody else would say why."""
+    heard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+
+    async def send(items: list[str], _seconds: float) -> list[str]:
+        return items[:-1]
+
+    batcher: Batcher[str, str] = Batcher(send, refuse, report)
+    batcher.submit("a", later())
+    await batcher.drained()
+    gc.collect()
+
+    assert [type(context["exception"]) for context in heard] == [ValueError]
+
+
 async def test_item_of_a_cancelled_waiter_is_not_sent(sender: Sender) -> None:
     """Nobody needs its result; the others are sent."""
     batcher = batcher_of(sender)

@@ -119,6 +119,18 @@ async def test_encoder_may_return_bytes_or_a_subclass_of_str_or_bytes(
     assert seen == {expected}
 
 
+async def test_text_that_cannot_be_written_as_utf_8_is_refused_and_not_shown(
+    make_storage: MakeStorage,
+) -> None:
+    """An encoder may leave a lone surrogate in its text; Python's own error would show the text."""
+    storage = make_storage(encoder=partial(json.dumps, ensure_ascii=False))
+
+    with pytest.raises(SessionNotSerializable, match=r"^session\['name'\]: .*str") as refusal:
+        await visit(storage, None, lambda session: session.update(name="hidden\ud800"))
+
+    assert "hidden" not in str(refusal.value)
+
+
 async def test_refusal_of_an_encoder_or_a_decoder_never_shows_the_value(
     make_storage: MakeStorage,
 ) -> None:

@@ -13,6 +13,7 @@ from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from storage import MongoStorage, generate_secret, setup
+from storage.session import MongoSession
 from tests.storage.conftest import (
     NOON,
     SESSIONS,
@@ -20,6 +21,7 @@ from tests.storage.conftest import (
     CommandLog,
     MakeStorage,
     OpenSite,
+    Visitor,
     every_driver,
     real_drivers,
 )
@@ -114,6 +116,39 @@ async def test_counters_count_what_happened(
         "loads": 7, "hits": 4, "misses": 1, "expired": 1, "unreadable": 1,
         "inserts": 2, "updates": 1, "touches": 1, "deletes": 2, "unavailable": 0, "moved": 0,
     }  # fmt: skip
+
+
+async def end_by_sign_out(request: web.Request) -> None:
+    """End the session that the cookie names."""
+    (await aiohttp_session.get_session(request)).invalidate()
+
+
+async def end_by_renewal(request: web.Request) -> None:
+    """Move the session to a new token."""
+    session = await aiohttp_session.get_session(request)
+    assert isinstance(session, MongoSession)
+    session.renew()
+
+
+async def end_by_another_session(request: web.Request) -> None:
+    """Put a new session in the place of one that was not even loaded."""
+    (await aiohttp_session.new_session(request))["user_id"] = 8
+
+
+@pytest.mark.parametrize("end", [end_by_sign_out, end_by_renewal, end_by_another_session])
+async def test_each_ended_session_is_counted_once(
+    storage: MongoStorage, visitor: Visitor, end: Callable[[web.Request], Awaitable[None]]
+) -> None:
+    """By a sign-out, by a renewal, or by another session in its place."""
+
+    async def handler(request: web.Request) -> web.Response:
+        await end(request)
+        return web.Response()
+
+    await visitor.do(sign_in)
+    await visitor.visit(handler)
+
+    assert storage.counters["deletes"] == 1
 
 
 @every_driver
