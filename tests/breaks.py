@@ -3,6 +3,9 @@
 `make breaks` runs it. It works in a copy of the tracked files. One run of the tests with coverage
 shows which tests execute which line; each break then runs those tests only: first a few, and all
 of them if the few pass. The seed is printed: the same seed breaks the same files in the same way.
+
+A sample can be taken in pieces, as long as the files stay the same: the same --seed and --number,
+--measured to run the tests with coverage once, and --first and --count for the piece.
 """
 
 from __future__ import annotations
@@ -27,8 +30,14 @@ from coverage import CoverageData
 
 ROOT = Path(__file__).parent.parent
 WANTED = 0.95
-FEW = 40  # tests that run first
+FEW = 20  # tests that run first, besides one of each file
+# A test that takes longer does not run first.
+SLOW_SECONDS = 0.5
+# What a run of tests may take: a multiple of what it took before, and the start of a mongod.
+TIMES_LONGER, START_SECONDS = 10, 30
 PASSED, FAILED, INTERRUPTED = 0, 1, 2  # pytest's exit codes
+ALONE = ("-n", "0")
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")  # as in the Makefile
 
 # Breaks that change nothing which anybody could observe: file, what was there, what it became.
 MEANINGLESS: Mapping[tuple[str, str, str], str] = {
@@ -120,7 +129,7 @@ def _lines(node: ast.AST) -> range:
     return range(node.lineno, node.end_lineno + 1)  # type: ignore[attr-defined]
 
 
-def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911 - a case for each kind
+def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911, PLR0912 - a case for each kind
     match node:
         case ast.JoinedStr():
             return  # Python 3.11 does not know the positions inside
@@ -133,6 +142,9 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911 - a ca
         case ast.Assign(value=ast.Subscript() | ast.BinOp(op=ast.BitOr())):
             return  # a name for a type
         case ast.Call(func=ast.Name(id="TypeVar" | "NewType" | "ParamSpec")):
+            return
+        case ast.Call(func=ast.Name(id="zip"), args=args):
+            yield from args  # ``strict`` is an assertion: it fails where the program has a mistake
             return
         case ast.Call(func=ast.Name(id="cast"), args=[_, value]):
             yield value
@@ -153,7 +165,7 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911 - a ca
     yield from node.body
 
 
-def _replacements(node: ast.AST) -> Replacements:  # noqa: C901, PLR0912 - a case for each kind
+def _replacements(node: ast.AST) -> Replacements:  # noqa: C901, PLR0912, PLR0915 - a case for each kind
     match node:
         case ast.Compare(ops=[operator]) if type(operator) in COMPARISONS:
             yield node, _changed(node, "ops", [COMPARISONS[type(operator)]()])
@@ -186,6 +198,8 @@ def _replacements(node: ast.AST) -> Replacements:  # noqa: C901, PLR0912 - a cas
             yield node, "pass"
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.AugAssign():
             yield node, "pass"
+        case ast.Call(func=ast.Name(id="zip")):
+            return  # see _children
         case ast.Call(keywords=[_, *_]):
             for keyword in node.keywords:
                 rest = [other for other in node.keywords if other is not keyword]
@@ -233,7 +247,7 @@ class Measured:
         return cls(folder / ".coverage", folder / "times.xml")
 
 
-class Tests:
+class Coverage:
     """Which tests execute which lines, the quickest first."""
 
     def __init__(self, measured: Measured) -> None:
@@ -255,17 +269,34 @@ class Tests:
         at = self._at.get(broken.path, {})
         for lines in (broken.lines, broken.around, at):
             if found := {test for line in lines for test in at.get(line, ())}:
-                return sorted(found, key=self._quick)
+                return sorted(found, key=lambda test: (self._seconds_of(test), test))
         return []
 
-    def _quick(self, test: str) -> tuple[float, str]:
-        path, _, name = test.partition("::")
-        junit = f"{path.removesuffix('.py').replace('/', '.')}::{name}"
-        return self._seconds.get(junit, 1.0), test
+    def few_of(self, broken: Break) -> list[str]:
+        """Return the quickest of them, and the quickest one of each file."""
+        tests = self.of(broken)
+        of_files: dict[str, str] = {}
+        for test in tests:
+            if self._seconds_of(test) < SLOW_SECONDS:
+                of_files.setdefault(_file(test), test)
+        return list(dict.fromkeys([*tests[:FEW], *of_files.values()]))
+
+    def limit(self, tests: Sequence[str]) -> float:
+        """Return how many seconds these tests may take before they count as hanging."""
+        return START_SECONDS + TIMES_LONGER * sum(map(self._seconds_of, tests))
+
+    def _seconds_of(self, test: str) -> float:
+        name = test.partition("::")[2]
+        junit = f"{_file(test).removesuffix('.py').replace('/', '.')}::{name}"
+        return self._seconds.get(junit, 1.0)
 
 
 def _test(context: str) -> str:
     return context.rpartition("|")[0]
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 class Copy:
@@ -304,31 +335,40 @@ class Copy:
             return None, ""
         return process.returncode, said
 
-    def measure(self) -> Measured:
-        """Run the tests of `make test` with coverage."""
-        measured = Measured.under(self.root)
+    def measured(self, kept: Path | None) -> Measured:
+        """Run the tests of `make test` with coverage, unless the results have been kept."""
+        measured = Measured.under(kept or self.root)
+        if measured.coverage.exists():
+            return measured
+        measured.coverage.parent.mkdir(parents=True, exist_ok=True)
+        here = Measured.under(self.root)
         code, said = self.pytest(
-            *("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not long"),
+            *(*SIDE_BY_SIDE, "-m", "not long"),
             *("--cov=storage", "--cov-context=test", "--cov-report="),
-            f"--junitxml={measured.times}",
+            f"--junitxml={here.times}",
             seconds=3600,
         )
         if code != PASSED:
             sys.exit(f"The tests fail before anything is broken:\n{said}")
+        if kept is not None:
+            shutil.copy(here.times, measured.times)
+            shutil.copy(here.coverage, measured.coverage)
         return measured
 
-    def noticed_by(self, broken: Break, tests: Sequence[str], seconds: float) -> str | None:
-        """Break one place; returns what noticed it, or None."""
+    def noticed_by(
+        self, broken: Break, tests: Sequence[str], how: Sequence[str], seconds: float
+    ) -> str | None:
+        """Break one place; returns which of these tests noticed it, or None."""
         path = self.root / broken.path
         source = path.read_bytes()
         path.write_bytes(source[: broken.start] + broken.new.encode() + source[broken.end :])
         try:
-            return self._noticed(tests, seconds)
+            return self._noticed(tests, how, seconds)
         finally:
             path.write_bytes(source)
 
-    def _noticed(self, tests: Sequence[str], seconds: float) -> str | None:
-        code, said = self.pytest("-n", "0", "-x", *tests, seconds=seconds)
+    def _noticed(self, tests: Sequence[str], how: Sequence[str], seconds: float) -> str | None:
+        code, said = self.pytest(*how, "-x", *tests, seconds=seconds)
         if code is None:
             return "a test that did not end"
         if code == PASSED:
@@ -342,8 +382,8 @@ class Copy:
         if code == INTERRUPTED or "ImportError while loading conftest" in said:
             return "an error of import"
         # The name of a parametrised test may contain what is broken.
-        files = sorted({test.partition("::")[0] for test in tests})
-        code, said = self.pytest("-n", "0", "-x", "-m", "not long", *files, seconds=seconds)
+        files = sorted(set(map(_file, tests)))
+        code, said = self.pytest(*how, "-x", "-m", "not long", *files, seconds=seconds)
         return None if code == PASSED else f"exit code {code} of {' '.join(files)}"
 
 
@@ -352,18 +392,25 @@ def main() -> None:
     given = _arguments()
     with tempfile.TemporaryDirectory(prefix="breaks-") as folder:
         tree = Copy(Path(folder))
-        tests = Tests(Measured.under(given.measured) if given.measured else tree.measure())
+        tests = Coverage(tree.measured(given.measured))
         rng = random.Random(given.seed)
         places = [
             one for one in all_breaks(tree.root) if one.path in given.files or not given.files
         ]
-        drawn = rng.sample(places, min(given.number, len(places)))
+        drawn = rng.sample(places, min(given.number, len(places)))[given.first - 1 :][: given.count]
         print(f"Seed {given.seed}: {len(drawn)} of {len(places)} places", flush=True)
+
+        def noticed_by_few(broken: Break) -> str | None:
+            few = tests.few_of(broken)
+            return tree.noticed_by(broken, few, ALONE, tests.limit(few))
+
+        def noticed_by_all(broken: Break) -> str | None:
+            every = tests.of(broken)
+            return tree.noticed_by(broken, every, SIDE_BY_SIDE, tests.limit(every))
+
         # The survivors of a few tests are few; only they are worth all tests.
-        left = list(
-            _survivors(drawn, lambda one: tree.noticed_by(one, few_of(tests.of(one), rng), 90))
-        )
-        left = list(_survivors(left, lambda one: tree.noticed_by(one, tests.of(one), 1800)))
+        left = list(_survivors(drawn, noticed_by_few))
+        left = list(_survivors(left, noticed_by_all))
     noticed = len(drawn) - len(left)
     print(f"Seed {given.seed}: {noticed} of {len(drawn)} noticed ({noticed / len(drawn):.1%})")
     for one in left:
@@ -372,19 +419,15 @@ def main() -> None:
         sys.exit(f"Fewer than {WANTED:.0%} are noticed.")
 
 
-def few_of(tests: Sequence[str], rng: random.Random) -> Sequence[str]:
-    """Return the quickest tests and as many others, which are further from the place."""
-    quickest, others = tests[: FEW // 2], tests[FEW // 2 : len(tests) * 9 // 10]
-    return [*quickest, *rng.sample(others, min(len(others), FEW // 2))]
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.breaks", description=__doc__)
     parser.add_argument("--number", type=int, default=150, help="how many places (default: 150)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument(
-        "--measured", type=Path, help="a folder with .coverage and times.xml, to save time"
+        "--measured", type=Path, help="keep the coverage and the times in this folder for next time"
     )
+    parser.add_argument("--first", type=int, default=1, help="begin with this place of the sample")
+    parser.add_argument("--count", type=int, help="end after so many places")
     parser.add_argument("--files", nargs="*", default=[], help="only these, as storage/store.py")
     return parser.parse_args()
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
+from coverage import CoverageData
 
-from tests.breaks import MEANINGLESS, ROOT, WANTED, Places
+from tests.breaks import (
+    FEW,
+    MEANINGLESS,
+    ROOT,
+    START_SECONDS,
+    TIMES_LONGER,
+    WANTED,
+    Coverage,
+    Measured,
+    Places,
+)
 
 
 def breaks_of(source: str) -> set[tuple[str, str]]:
@@ -46,10 +58,11 @@ def test_each_kind_of_place_is_broken(source: str, expected: set[tuple[str, str]
         pytest.param("Name = tuple[int, Literal[1]]", id="a name for a type"),
         pytest.param("if TYPE_CHECKING: a = 1", id="what only mypy sees"),
         pytest.param("a = cast('int', b)", id="the type of a cast"),
+        pytest.param("a = zip(b, c, strict=True)", id="an assertion"),
     ],
 )
 def test_what_does_not_run_is_not_broken(source: str) -> None:
-    """No test could notice it."""
+    """Nor what is an assertion: no test could notice it."""
     assert breaks_of(source) == set()
 
 
@@ -74,3 +87,30 @@ def test_exceptions_exist_and_have_a_reason() -> None:
     assert MEANINGLESS.keys() <= existing
     assert all(reason.endswith(".") for reason in MEANINGLESS.values())
     assert WANTED == 0.95
+
+
+def test_few_tests_are_the_quickest_and_the_quickest_of_each_file(tmp_path: Path) -> None:
+    """Those that do not execute the line, and slow ones, are not among them."""
+    measured = Measured.under(tmp_path)
+    seconds = {f"tests/storage/test_a.py::test_{number:02}": 0.01 for number in range(2 * FEW)}
+    seconds |= {"tests/storage/test_b.py::test_it": 0.1, "tests/storage/test_b.py::test_other": 0.2}
+    seconds |= {"tests/webapp/test_c.py::test_slow": 5.0}
+    cases = ""
+    for test, time in seconds.items():
+        file, name = test.split("::")
+        path = file.removesuffix(".py").replace("/", ".")
+        cases += f'<testcase classname="{path}" name="{name}" time="{time}"/>'
+    measured.times.write_text(f"<testsuite>{cases}</testsuite>")
+    data = CoverageData(measured.coverage)
+    for test in [*seconds, "tests/storage/test_d.py::test_elsewhere"]:
+        data.set_context(f"{test}|run")
+        data.add_lines({"/somewhere/storage/it.py": [2 if "elsewhere" in test else 1]})
+    data.write()
+    (broken,) = Places("storage/it.py", b"a = 1\nb = c").found
+
+    tests = Coverage(measured)
+
+    few = [*list(seconds)[:FEW], "tests/storage/test_b.py::test_it"]
+    assert tests.of(broken) == list(seconds)
+    assert tests.few_of(broken) == few
+    assert tests.limit(few) == pytest.approx(START_SECONDS + TIMES_LONGER * (FEW * 0.01 + 0.1))
