@@ -264,7 +264,7 @@ class MongoStorage(AbstractStorage):
         now_ms = self._now_ms()
         if is_unchanged(session, now_ms):
             return
-        replaced, loaded = self._replaced(request) if session.snapshot is None else ((), False)
+        replaced, loaded = self._replaced(request) if session.snapshot is None else ((), True)
         try:
             await self._saving.save(Visit(request, response, session, replaced, now_ms, loaded))
         except StorageUnavailable:
@@ -285,7 +285,7 @@ class MongoStorage(AbstractStorage):
         async with session.turn:
             if session.ended:
                 raise SessionEnded
-            replaced, loaded = self._replaced(request) if session.snapshot is None else ((), False)
+            replaced, loaded = self._replaced(request) if session.snapshot is None else ((), True)
             await self._saving.save_so_far(
                 Visit(
                     request,

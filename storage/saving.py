@@ -46,8 +46,8 @@ class Visit(NamedTuple):
     # The tokens of the stored sessions that a new one replaces.
     replaced: Sequence[bytes]
     now_ms: int
-    # Whether the request has loaded what is replaced: then its end follows a renewal.
-    loaded: bool = False
+    # Whether the request has loaded the session that it ends: then the end follows a renewal.
+    loaded: bool
     # Whether it saves without its answer: nothing put on ``response`` is sent by this save.
     by_hand: bool = False
 
@@ -411,7 +411,7 @@ class Saving:
 
         What the request has loaded is followed to where it was renewed meanwhile.
         """
-        if visit.session.snapshot is None and not visit.loaded:
+        if not visit.loaded:
             await self._store.delete(deadline, *map(document_id, dict.fromkeys(tokens)))
             return {}
         forwards = await self._store.end(dict.fromkeys(tokens), visit.now_ms, deadline)

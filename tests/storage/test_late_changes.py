@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
 
+import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import save_session
+from storage import MongoStorage, save_session, setup
 from storage.session import MongoSession
-from tests.storage.conftest import Handler, Site, Visitor, until
+from tests.storage.conftest import Handler, OpenSite, Site, Visitor, until
 
 ADA = {"user_id": 7, "cart": [1], "secret word": "mellon"}
 LATE = (
@@ -183,13 +184,18 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
     assert warnings_of(caplog) == ([LATE % (route, "'secret word'")] if lost else [])
 
 
+@pytest.mark.parametrize("set_up", [setup, aiohttp_session.setup], ids=lambda f: f.__module__)
 async def test_change_before_the_answer_causes_no_warning(
-    visitor: Visitor, caplog: pytest.LogCaptureFixture
+    set_up: Callable[[web.Application, MongoStorage], None],
+    open_site: OpenSite,
+    storage: MongoStorage,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is saved, or dropped because the app has failed."""
+    visitor = await (await open_site(storage, set_up)).visitor()
 
     async def fails(request: web.Request) -> web.StreamResponse:
-        _set(await get_session(request))
+        (await get_session(request))["cart"] = [2]
         return web.Response(status=500)
 
     await visitor.do(lambda session: session.update(ADA))

@@ -206,13 +206,14 @@ async def test_changes_of_a_handler_that_crashes_are_not_saved_with_an_outer_err
     assert await visitor.session() == {"balance": 10}
 
 
+@pytest.mark.parametrize("status", [500, 413])
 async def test_refused_save_may_be_answered_with_a_file(
-    open_site: OpenSite, make_storage: MakeStorage
+    open_site: OpenSite, make_storage: MakeStorage, status: int
 ) -> None:
     """The file does not try to save the refused session again."""
 
     async def page(_request: web.Request, _error: Exception) -> web.StreamResponse:
-        return web.FileResponse(__file__, status=500)
+        return web.FileResponse(__file__, status=status)
 
     site = await open_site(make_storage(max_bytes=1000), _with_error_page(StorageError, page))
     visitor = await site.visitor()
@@ -220,6 +221,6 @@ async def test_refused_save_may_be_answered_with_a_file(
 
     response = await visitor.do(lambda session: session.update(name="x" * 2000))
 
-    assert response.status == 500
+    assert response.status == status
     assert (await response.text()).startswith('"""')
     assert await visitor.session() == {"name": "Ada"}

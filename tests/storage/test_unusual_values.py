@@ -225,6 +225,12 @@ async def test_size_limit_is_exact_and_names_the_largest_new_value(
     assert await values(exact, cookie) == {"a": "z", "bb": "y"}
 
 
+async def test_size_limit_is_256_kib_if_the_app_sets_none(make_storage: MakeStorage) -> None:
+    """The message says so."""
+    with pytest.raises(SessionTooLarge, match=r"allows 262144$"):
+        await visit(make_storage(), None, lambda session: session.update(a="x" * 262_144))
+
+
 async def test_session_above_the_size_limit_may_shrink_and_be_renewed_but_not_grow(
     make_storage: MakeStorage,
 ) -> None:
