@@ -95,7 +95,8 @@ async def test_memory_and_descriptors_stay_constant_over_many_requests(
     grown = resident_bytes(app) - before
     remark(f"{requests} requests of {visitors} visitors: memory grew by {grown / 1e6:.1f} MB")
     assert grown < FLAT_BYTES
-    until(lambda: descriptors(app) <= opened)
+    # The driver's pool opens a connection for each command that is under way at the same time.
+    until(lambda: descriptors(app) <= opened + 2 * MOST_UNDER_WAY)
 
 
 async def test_idle_connections_leave_no_memory_and_no_descriptors(app: App) -> None:
