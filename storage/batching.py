@@ -206,6 +206,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._send([pending[0] for pending in batch], seconds)
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
+            self._pace.fail()
             self._report(error)
             for pending in batch:
                 if not pending[2].done():

@@ -26,13 +26,16 @@ class Pace:
     A server that answers in less time than a command costs gets one command at a time: what waits
     meanwhile is worth more in the next one. Further away that would be a wait for a stranger's
     round trip, so as many may be under way as the event loop could send in one.
+
+    After a command that failed there is one again, and one more with every sixteen that succeed.
     """
 
-    __slots__ = ("_learned", "_least", "_least_before", "limit")
+    __slots__ = ("_bound", "_learned", "_least", "_least_before", "limit")
 
     def __init__(self) -> None:
         """Begin with one command at a time."""
         self.limit: int = 1
+        self._bound = MOST_UNDER_WAY
         self._learned = 0
         self._least = self._least_before = inf
 
@@ -40,8 +43,19 @@ class Pace:
         """Note how long a command that succeeded has taken."""
         if self._learned % REMEMBERED == 0:
             self._least_before, self._least = self._least, inf
+            self._bound = min(self._bound + 1, MOST_UNDER_WAY)
         self._learned += 1
         if seconds < self._least:
             self._least = seconds
             allowed = min(seconds, self._least_before) / COMMAND_SECONDS
-            self.limit = max(1, min(MOST_UNDER_WAY, int(allowed)))
+            self.limit = max(1, min(self._bound, int(allowed)))
+
+    def fail(self) -> None:
+        """Begin again with one command at a time: a command has failed.
+
+        A driver that loses a connection closes them all, and each command that is under way then
+        opens one. The more there are, the more of them meet the same fault.
+        """
+        self.limit = 1
+        self._bound = self._learned = 0
+        self._least = self._least_before = inf

@@ -234,6 +234,19 @@ async def test_failed_batch_teaches_nothing_about_the_distance(sender: Sender) -
     assert batcher._pace.limit == 1
 
 
+async def test_after_a_failed_batch_one_is_under_way_at_a_time(sender: Sender) -> None:
+    """A driver that lost a connection opens one for each command that is under way."""
+    batcher = batcher_of(sender, size=1)
+    batcher._pace.limit = 4
+
+    with pytest.raises(StorageUnavailable):
+        await batcher.submit("a?", later())
+    sender.most_under_way = 0
+    assert await asyncio.gather(*(batcher.submit(str(n), later()) for n in range(8)))
+
+    assert sender.most_under_way == 1
+
+
 async def test_no_batch_is_larger_than_the_limit(sender: Sender) -> None:
     """Further items are sent with the next batches, in their order."""
     batcher = batcher_of(sender, size=3)

@@ -53,6 +53,31 @@ def test_new_distance_is_learned(before: float, after: float, visitors: int) -> 
     assert moved.rate(60 * far, 80 * far) >= 0.9 * steady
 
 
+@pytest.mark.parametrize("visitors", [8, 64])
+@pytest.mark.parametrize("milliseconds", [5, 20])
+def test_lost_connection_costs_speed_for_a_hundred_round_trips(
+    milliseconds: float, visitors: int
+) -> None:
+    """After them a process is as fast as one that lost none."""
+    trip = milliseconds / 1000
+    sent: list[int] = []
+
+    def distance(now: float) -> float:
+        if now >= 20 * trip and not sent:
+            sent.append(len(broken.limits))
+            raise ConnectionError("connection closed")
+        return trip
+
+    broken = Simulation(visitors, trip, seconds=160 * trip, distance=distance)
+    _ = broken.run()
+    steady = simulation(trip, visitors).run()
+
+    before, after = broken.limits[: sent[0]], broken.limits[sent[0] :]
+    # What was under way at that time and is answered raises the limit too.
+    assert min(after) <= 3 < max(before)
+    assert broken.rate(120 * trip, 160 * trip) >= 0.9 * steady
+
+
 @pytest.mark.parametrize("visitors", [2, 8, 64])
 @pytest.mark.parametrize("milliseconds", [0.2, 1, 5, 20])
 def test_requests_per_second_do_not_oscillate(milliseconds: float, visitors: int) -> None:
@@ -106,3 +131,31 @@ def test_least_time_is_forgotten() -> None:
         pace.learn(0.005)
 
     assert pace.limit == 20
+
+
+def test_limit_grows_by_one_with_every_sixteen_commands_after_one_that_failed() -> None:
+    """Many at once would each open a connection, of which some would break again."""
+    pace = Pace()
+    pace.learn(0.005)
+
+    pace.fail()
+
+    assert pace.limit == 1
+    limits = []
+    for _ in range(REMEMBERED * 21):
+        pace.learn(0.005)
+        limits.append(pace.limit)
+    assert limits == sorted(limits)
+    assert [limits.count(n) for n in range(1, 21)] == [REMEMBERED] * 19 + [2 * REMEMBERED]
+
+
+def test_failed_command_makes_the_distance_unknown() -> None:
+    """Another server may answer from now on."""
+    pace = Pace()
+    pace.learn(0.0001)
+
+    pace.fail()
+    for _ in range(REMEMBERED * MOST_UNDER_WAY):
+        pace.learn(1.0)
+
+    assert pace.limit == MOST_UNDER_WAY
