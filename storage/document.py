@@ -269,10 +269,12 @@ def expired(now_ms: int) -> Filter:
 
 def values_are(fields: Mapping[str, bytes | None]) -> Filter:
     """Return the filter of a session with exactly these sealed values; ``None``: without it."""
-    return {
-        f"values.{field}": {"$exists": False} if sealed is None else sealed
-        for field, sealed in fields.items()
-    }
+    return {f"values.{field}": sealed for field, sealed in fields.items()}
+
+
+def changes_nothing(now_ms: int) -> MongoUpdate:
+    """Return an update that leaves every session as it is that has not expired at ``now_ms``."""
+    return {"$max": {TTL_FIELD: to_datetime(now_ms)}}
 
 
 def max_age_is(stored: Stored) -> Filter:
@@ -293,15 +295,16 @@ def is_forward(raw: bytes) -> bool:
     return decode(raw)[0].get("forward") is not None
 
 
-def is_carried_out(raw: bytes, change: MongoUpdate, guarded: Iterable[str]) -> bool:
-    """Tell whether a document has, in its guarded fields, what an update has given them.
+def is_carried_out(raw: bytes, change: MongoUpdate, guard: Filter) -> bool:
+    """Tell whether a document has, in its guarded fields, what it has after an update.
 
     Raises ``Unreadable``.
     """
     document, values = decode(raw)
     document["values"] = values
-    assigned = change.get("$set", {})
-    return all(_value_at(document, field) == assigned.get(field) for field in guarded)
+    removed = dict.fromkeys(change.get("$unset", {}))
+    afterwards = {**guard, **removed, **change.get("$set", {})}
+    return all(_value_at(document, field) == afterwards[field] for field in guard)
 
 
 def owned_by(owner_hashes: Sequence[bytes], *, but: bytes | None = None) -> Filter:

@@ -44,9 +44,7 @@ async def save_late(
         if place is None:
             return None
         late, set_it = _still_as_loaded(old, place, draft, owner_key, set_max_age=set_max_age)
-        saved: Snapshot | None = place
-        if late.diff or set_it:
-            saved = await store.update_if_unchanged(place, late, set_max_age=set_it)
+        saved = await store.update_if_unchanged(place, late, draft.diff.names, set_max_age=set_it)
         if saved is not None:
             if old.owner is not None:
                 return store.view_at(saved, view)
@@ -102,6 +100,9 @@ async def _reach(store: Store, token: bytes, now_ms: int, deadline: float) -> Sn
     """Return a session as it is now, however often it was renewed; ``None``: it has ended."""
     for _ in range(MOST_MOVES):
         found = await store.look(token, now_ms, deadline)
+        # Nobody is told that a session has ended while a failover may undo that.
+        if found is None and await store.is_there(token, now_ms, deadline):
+            found = await store.look(token, now_ms, deadline)
         if not isinstance(found, Forward):
             return found
         token = found.token

@@ -36,6 +36,7 @@ from storage.document import (
     build,
     build_forward,
     by_ids,
+    changes_nothing,
     checked_values,
     decode,
     identifier_of,
@@ -261,28 +262,43 @@ class Store:
         return self._writes.submit(update, draft.deadline)
 
     async def update_if_unchanged(
-        self, there: Snapshot, draft: Draft, *, set_max_age: bool
+        self, there: Snapshot, draft: Draft, names: Iterable[str], *, set_max_age: bool
     ) -> Snapshot | None:
-        """Write a late save, if every field that it changes is still as in ``there``.
+        """Write a late save, if the values of these names are still as in ``there``.
 
-        Returns what MongoDB has then; ``None``: nothing was written.
+        ``names`` are those that it changes, and those that it leaves to somebody else. Where it
+        leaves all of them the update changes nothing, and is sent all the same: a find also sees
+        what a failover may undo, and then nobody's change would be left.
+
+        Returns what MongoDB has then; ``None``: something is not as in ``there``.
         """
         change, new = self._changed(
             there, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
         )
-        diff, before = draft.diff, there.values
-        fields: dict[str, bytes | None] = {
-            new.values[name].field: before[name].sealed if name in before else None
-            for name in diff.written
-        }
-        fields |= {before[name].field: before[name].sealed for name in diff.removed}
-        guard = values_are(fields) | (max_age_is(there.stored) if set_max_age else {})
-        identifier = there.stored.identifier
-        update = Update(identifier, draft.now_ms, change.to_mongodb(), guard)
+        sealed: dict[str, bytes | None] = {}
+        for name in names:
+            found = there.values.get(name)
+            if found is None:
+                sealed[there.keys.field(name)] = None
+            else:
+                sealed[found.field] = found.sealed
+        guard = values_are(sealed) | max_age_is(there.stored)
+        operators = change.to_mongodb()
+        sent = operators or changes_nothing(draft.now_ms)
+        update = Update(there.stored.identifier, draft.now_ms, sent, guard)
         if await self._writes.submit(update, draft.deadline) is not None:
             return None
-        self.updated(new, draft)
+        if operators:
+            self.updated(new, draft)
         return new
+
+    async def is_there(self, token: bytes, now_ms: int, deadline: float) -> bool:
+        """Tell whether a session has not ended; its end is then as durable as every write.
+
+        A find also sees an end that a failover may undo.
+        """
+        update = Update(document_id(token), now_ms, changes_nothing(now_ms))
+        return await self._writes.submit(update, deadline) is None
 
     def own_view(self, old: Snapshot, draft: Draft, *, set_max_age: bool) -> Snapshot:
         """Return what a request takes its session for, after a save at a place that it left."""

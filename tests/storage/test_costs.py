@@ -352,6 +352,21 @@ async def test_save_after_a_renewal_costs_two_finds_and_one_update_more(
     assert _all_by_id(log)
 
 
+async def test_save_after_a_renewal_and_an_end_costs_three_finds_and_one_update_more(
+    storage: MongoStorage, collection: Any, log: CommandLog
+) -> None:
+    """The last update changes nothing: its answer is durable, unlike that of a find."""
+    (late,) = await _late(storage, log, 1, 1, {"a": 1})
+    await collection.delete_many({"forward": None})
+    log.commands.clear()
+    late.session["b"] = 2
+
+    await late.save()
+
+    assert log.names == ["update", "find", "find", "update", "find"]
+    assert _all_by_id(log)
+
+
 async def test_late_saves_at_the_same_time_share_their_commands(
     storage: MongoStorage, log: CommandLog
 ) -> None:

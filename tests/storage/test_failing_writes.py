@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import WriteConcernError
 
 from storage import MongoStorage, renewal
 from tests.conftest import NewMongod
@@ -56,12 +57,16 @@ def fail(server: Mongod, command: str, times: int = 1) -> None:
 
 
 @contextmanager
-def unconfirmed(server: Mongod, *commands: str) -> Iterator[None]:
-    """Let the server run commands of these names, but answer with a write concern error."""
+def unconfirmed(server: Mongod, *commands: str, skip: int = 0) -> Iterator[None]:
+    """Let the server run commands of these names, but answer with a write concern error.
+
+    The first `skip` of them are answered as usual. A failover may undo the others.
+    """
     too_few = {"code": 64, "errmsg": "waiting for replication timed out"}
     data = {"failCommands": commands, "writeConcernError": too_few}
     with MongoClient[dict[str, Any]](server.uri) as client:
-        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        mode = {"skip": skip}
+        client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
         try:
             yield
         finally:
@@ -325,6 +330,71 @@ async def test_renewal_that_cannot_copy_a_parallel_change_still_succeeds(
         # As with every late save, no `max_age` follows from nobody.
         assert (max_age == 9000) is ("user_id" in stored)
     assert ("renewed without" in caplog.text) is (not seconds)
+
+
+async def test_copy_that_a_failover_undoes_is_tried_again(
+    site: Site, faulty_mongod: Mongod, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new session has the change already, but too few members have confirmed it."""
+    monkeypatch.setattr(renewal, "PAUSE_SECONDS", 0.01)
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(user_id=7))
+    other = await site.visitor(visitor.cookie)
+
+    with ExitStack() as failing:
+
+        async def meanwhile() -> None:
+            await other.do(lambda session: session.update(late=True))
+            failing.enter_context(unconfirmed(faulty_mongod, "update"))
+
+        response = await during(visitor, meanwhile, lambda session: session.renew())
+        # By now the first of the later tries has looked: its find left before this one, or with it.
+        before = await visitor.session()
+        document = await collection.find_one({"values": {"$exists": True}})
+        *_, copied = document["values"]
+        undo = {"$unset": {f"values.{copied}": ""}}
+        # It is not confirmed either.
+        with suppress(WriteConcernError):
+            await collection.update_one({"_id": document["_id"]}, undo)
+
+    async def is_copied() -> bool:
+        return await visitor.session() == {"user_id": 7, "late": True}
+
+    assert response.status == 200
+    assert before == {"user_id": 7, "late": True}
+    await until(is_copied, 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda session: session.update(step="theirs"), id="changed"),
+        pytest.param(lambda session: session.pop("step"), id="removed"),
+        pytest.param(lambda session: session.invalidate(), id="signed out"),
+    ],
+)
+async def test_late_save_that_leaves_its_value_to_an_unconfirmed_write_is_a_503(
+    change: Callable[[Any], Any], site: Site, faulty_mongod: Mongod
+) -> None:
+    """A failover may undo that write, and then neither of the two changes would be there."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(user_id=7, step=1))
+    other = await site.visitor(visitor.cookie)
+    theirs = []
+
+    with ExitStack() as failing:
+
+        async def meanwhile() -> None:
+            await other.do(lambda session: session.renew())
+            with unconfirmed(faulty_mongod, "update", "delete"):
+                theirs.append(await other.do(change))
+            # The late save's first update finds the forward, and nothing to write.
+            failing.enter_context(unconfirmed(faulty_mongod, "update", skip=1))
+
+        late = await during(visitor, meanwhile, lambda session: session.update(step="late"))
+
+    assert [answer.status for answer in theirs] == [503]
+    assert late.status == 503
 
 
 async def test_copy_that_is_tried_again_does_not_delay_the_end_of_the_app(

@@ -215,6 +215,23 @@ async def test_value_that_somebody_changes_during_a_late_save_stays(
     }  # fmt: skip
 
 
+async def test_value_that_is_put_back_during_a_late_save_is_changed_by_it(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a failover undoes the change that the late save would have left alone."""
+    other = make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old, lambda session: session.update(step="theirs"))
+    between_look_and_update(
+        monkeypatch, storage, lambda: visit(other, new, lambda session: session.update(step=1))
+    )
+
+    late.session.update(step="late", colour="late")
+    await late.save()
+
+    assert await values(storage, new) == {**ADA, "step": "late", "colour": "late"}
+
+
 async def test_value_that_somebody_removes_during_a_late_save_is_removed_once(
     storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +452,26 @@ async def test_late_save_into_a_session_that_has_ended_writes_nothing(
     assert await collection.find({}).to_list(None) == before
     assert late.session.abandoned
     assert "colour" not in await values(storage, newest)
+
+
+async def test_late_save_reaches_a_session_whose_end_is_undone(
+    storage: MongoStorage, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a failover undoes a sign-out: the late save makes sure before it gives up."""
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+    document = await collection.find_one_and_delete({"_id": id_of(new)})
+    is_there = storage._store.is_there
+
+    async def undone(*args: Any) -> bool:
+        await collection.insert_one(document)
+        return await is_there(*args)
+
+    monkeypatch.setattr(storage._store, "is_there", undone)
+    late.session["colour"] = "red"
+    await late.save()
+
+    assert await values(storage, new) == {**ADA, "colour": "red"}
 
 
 @pytest.mark.parametrize("moves", [1, 2, 8, 9])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storage.commands import Delete, Insert, Missed, Update, write_documents
+from storage.document import changes_nothing
 from storage.driver import Driver
 from tests.storage.conftest import NOON, real_drivers
 
@@ -16,9 +17,11 @@ LATER = datetime.fromtimestamp(NOON, UTC) + timedelta(days=1)
 EARLIER = datetime.fromtimestamp(NOON, UTC) - timedelta(days=1)
 SET: dict[str, Any] = {"$set": {"values.a": b"new"}}
 UNSET: dict[str, Any] = {"$unset": {"values.a": ""}}
+SAME = changes_nothing(NOW_MS)
 AS_IT_WAS: dict[str, Any] = {"values.a": b"old"}
 OTHERWISE: dict[str, Any] = {"values.a": b"other"}
-NOT_THERE: dict[str, Any] = {"values.a": {"$exists": False}}
+NOT_THERE: dict[str, Any] = {"values.a": None}
+ONE_IS_NOT_THERE: dict[str, Any] = {**AS_IT_WAS, "values.b": None}
 
 
 def identifier(name: str) -> bytes:
@@ -43,6 +46,9 @@ OUTCOMES: list[Any] = [
     pytest.param(Update(SESSION, NOW_MS, SET, OTHERWISE), "missed", id="changed meanwhile"),
     pytest.param(Update(SESSION, NOW_MS, UNSET, OTHERWISE), "missed", id="not to be removed"),
     pytest.param(Update(SESSION, NOW_MS, SET, NOT_THERE), "missed", id="added meanwhile"),
+    pytest.param(Update(SESSION, NOW_MS, SAME, AS_IT_WAS), "done", id="guarded, changes nothing"),
+    pytest.param(Update(SESSION, NOW_MS, SAME, ONE_IS_NOT_THERE), "done", id="one is not there"),
+    pytest.param(Update(SESSION, NOW_MS, SAME, OTHERWISE), "missed", id="not as it was"),
     pytest.param(Update(FORWARD, NOW_MS, SET, AS_IT_WAS), "not done", id="guarded, of a forward"),
     pytest.param(Update(GONE, NOW_MS, SET, AS_IT_WAS), "missed", id="guarded, of nothing"),
     pytest.param(Delete(SESSION, NOW_MS), "done", id="delete"),
