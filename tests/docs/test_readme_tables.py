@@ -1,4 +1,4 @@
-"""The tables of README, the guide and planning, and the stored document, field by field."""
+"""The tables of README, the guide and speed, and the stored document, field by field."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.storage.conftest import Clock, CommandLog, MakeStorage, OpenSite, Sit
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide.md"
 PLANNING = ROOT / "docs" / "planning.md"
+SPEED = ROOT / "docs" / "speed.md"
 REQUIRED = inspect.Parameter.empty
 NAMES = {"json": json}
 
@@ -79,14 +80,14 @@ ROWS: dict[str, tuple[list[Change], str, Change]] = {
 
 def test_every_row_of_the_cost_table_is_measured() -> None:
     """Every row of the table has a test."""
-    assert [cells[0] for cells in table(PLANNING, "What a request costs")] == list(ROWS)
+    assert [cells[0] for cells in table(SPEED, "What a request costs")] == list(ROWS)
 
 
 @pytest.mark.parametrize(
     ("row", "commands"),
     [
         pytest.param(row, commands, id=row)
-        for row, commands in table(PLANNING, "What a request costs")
+        for row, commands in table(SPEED, "What a request costs")
     ],
 )
 async def test_request_costs_what_the_table_says(

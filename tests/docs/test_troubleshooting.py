@@ -296,7 +296,7 @@ async def test_mongodb_cannot_be_reached(aiohttp_client: AiohttpClient) -> None:
 
 def test_every_cause_of_a_503_is_on_the_page() -> None:
     """Each with its remedy, in the words of the log."""
-    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    page = (ROOT / "docs" / "mongodb-away.md").read_text()
     sentences = [cause.sentence for cause in vars(causes).values() if isinstance(cause, Cause)]
 
     rows = ["| {} | {} |".format(*sentence.split("; ", 1)) for sentence in sentences]
