@@ -250,12 +250,20 @@ async def _close(storage: MongoStorage, _cookie: str) -> None:
     await storage.aclose()
 
 
-@pytest.mark.parametrize("end", [_log_out, _renew, _revoke, _clear, _close])
+async def _sign_in_beyond_the_limit(storage: MongoStorage, _cookie: str) -> None:
+    await visit(storage, None, lambda session: session.update(user_id=0))
+    assert await storage.count() == 1
+
+
+ENDS = [_log_out, _renew, _revoke, _clear, _close, _sign_in_beyond_the_limit]
+
+
+@pytest.mark.parametrize("end", ENDS)
 async def test_ended_session_is_removed_from_the_cache(
     make_storage: MakeStorage, end: Callable[[MongoStorage, str], Awaitable[None]]
 ) -> None:
     """A process that has ended a session keeps no value and no key of it."""
-    storage = make_storage()
+    storage = make_storage(max_sessions_per_owner=1)
     [cookie] = await stored(storage, 1)
     await snapshot_of(storage, cookie)
 

@@ -541,6 +541,22 @@ async def test_client_that_was_closed_too_early_is_named(
     assert reported(caplog) == [as_logged(causes.CLIENT_CLOSED)]
 
 
+def test_causes_that_may_pass_without_anybodys_help_are_warnings_and_no_others() -> None:
+    """Whoever watches the log for errors is called for what has to be fixed alone."""
+    found = {name: cause for name, cause in vars(causes).items() if isinstance(cause, Cause)}
+
+    passing = {name for name, cause in found.items() if cause.passing}
+
+    assert passing == {
+        "AWAY",
+        "SLOW",
+        "CONNECTION_BROKE",
+        "NO_PRIMARY",
+        "THROTTLED",
+        "NOT_CONFIRMED",
+    }
+
+
 async def test_cause_is_logged_again_after_a_minute(
     connect: Connect,
     make_storage: MakeStorage,

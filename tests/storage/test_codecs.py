@@ -235,6 +235,24 @@ async def test_new_encoder_rewrites_no_unchanged_value(
     assert spaced.counters["updates"] == 0
 
 
+async def test_nested_value_that_did_not_change_is_not_encoded(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding it costs five times what comparing it does."""
+    storage, dumps = make_storage(), json.dumps
+    cookie = await visit(storage, None, lambda session: session.update(cart=[1], name="Ada"))
+    encoded: list[object] = []
+
+    def counted(value: object) -> str:
+        encoded.append(value)
+        return dumps(value)
+
+    monkeypatch.setattr(json, "dumps", counted)
+    await visit(storage, cookie, lambda session: session.update(name="Bob"))
+
+    assert encoded == ["Bob"]
+
+
 async def test_nested_value_of_a_foreign_type_is_saved(visitor: Visitor) -> None:
     """A nested change to an `OrderedDict` is noticed and stored."""
     await visitor.do(lambda session: session.update(cart=[]))

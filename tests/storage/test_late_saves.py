@@ -753,6 +753,26 @@ async def test_late_save_is_carried_out_when_the_visitor_goes_at_any_step(
         await until(arrived, 5)
 
 
+async def test_closing_waits_for_a_late_save_whose_visitor_has_gone(
+    make_storage: MakeStorage,
+) -> None:
+    """An app that ends meanwhile loses no change."""
+    here = make_storage()
+    for turns in range(1, 20):
+        storage = make_storage()
+        old, late = await begun(storage, ADA)
+        new = await renewed(here, old)
+        late.session["colour"] = "red"
+
+        request = asyncio.ensure_future(late.save())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        request.cancel()
+        await storage.aclose()
+
+        assert "colour" in await values(here, new), turns
+
+
 async def test_nothing_follows_a_cancelled_write_whose_batch_has_failed(
     storage: MongoStorage,
 ) -> None:

@@ -356,6 +356,20 @@ async def test_refused_value_is_said_and_nothing_is_written(
     assert await values(storage, cookie) == {"user_id": 0, "n": [], "step": 1}
 
 
+async def test_owner_whom_the_next_load_would_not_recognise_is_refused(
+    storage: MongoStorage,
+) -> None:
+    """A tuple comes back as a list, which is another owner."""
+    cookie = await visit(storage, None, lambda session: session.update(user_id="(1, 2)"))
+    begun = await load(storage, cookie)
+    begun.session["user_id"] = (1, 2)
+
+    with pytest.raises(SessionNotSerializable, match="this tuple names another owner"):
+        await save_session(begun.request)
+
+    assert await values(storage, cookie) == {"user_id": "(1, 2)"}
+
+
 @every_driver
 @pytest.mark.parametrize("by", ["another storage", "the same storage"])
 async def test_save_follows_a_renewal(

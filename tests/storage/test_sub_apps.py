@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ from tests.storage.conftest import (
     make_app,
     set_cookie_of,
 )
-from tests.storage.direct import visit
+from tests.storage.direct import values, visit
 
 SetUp = Callable[[web.Application, MongoStorage], None]
 
@@ -310,6 +311,36 @@ async def test_sub_app_may_keep_its_sessions_in_a_storage_of_another_kind(
     assert (await visitor.client.get("/sub/change")).status == 200
     assert await (await visitor.client.get("/sub/read")).json() == {"a": 1}
     assert await collection.count_documents({}) == 0
+
+
+async def test_outer_app_may_keep_its_sessions_in_a_storage_of_another_kind(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """Its session is the request's again after the sub-app, and is saved with its changes."""
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        session = await get_session(request)
+        session["before"] = 1
+        response = await handler(request)
+        session["after"] = 2
+        assert await get_session(request) is session
+        return response
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        aiohttp_session.setup(app, aiohttp_session.SimpleCookieStorage(cookie_name="other"))
+        app.middlewares.append(outer)
+        _add_sub_app(app, storage)
+
+    site = await open_site(storage, set_up)
+    visitor = await site.visitor()
+    path = site.path_of(_after(lambda session: session.update(below=3), _plain))
+
+    response = await visitor.client.get(f"/sub{path}")
+
+    assert response.status == 200
+    assert json.loads(response.cookies["other"].value)["session"] == {"before": 1, "after": 2}
+    assert await values(storage, visitor.cookie) == {"below": 3}
 
 
 async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_outer_app(
