@@ -1,6 +1,6 @@
 """Move an app from another session storage to MongoDB, and sign nobody out.
 
-The handlers were written for the old storage and do not change. `docs/moving.md` explains the steps.
+The handlers were written for the old storage and do not change. `docs/moving.md` has the steps.
 """
 
 from typing import Any

@@ -85,10 +85,7 @@ def test_every_row_of_the_cost_table_is_measured() -> None:
 
 @pytest.mark.parametrize(
     ("row", "commands"),
-    [
-        pytest.param(row, commands, id=row)
-        for row, commands in table(SPEED, "What a request costs")
-    ],
+    [pytest.param(row, commands, id=row) for row, commands in table(SPEED, "What a request costs")],
 )
 async def test_request_costs_what_the_table_says(
     row: str, commands: str, visitor: Visitor, log: CommandLog, clock: Clock
