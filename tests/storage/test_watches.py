@@ -315,7 +315,7 @@ def _all_entered(storage: MongoStorage) -> bool:
 async def _stay(
     request: web.Request, leave: asyncio.Event, *, every: float = SOON, keep_alive: bool = True
 ) -> None:
-    async with watch_session(request, every, keep_alive):
+    async with watch_session(request, every, keep_alive), asyncio.timeout(20):
         await leave.wait()
 
 
