@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser
 
 from storage import __all__ as public_names
-from tests.browser.chromium import visiting
+from tests.browser.chromium import PHONE, visiting
 from tests.browser.conftest import browser
 from tests.docs.markdown import ROOT
 
@@ -27,6 +27,8 @@ FETCHED = re.compile(
     r"|@import\s+(?:url\()?[\"']?(?:https?:)?//"
     r"|url\([\"']?(?:https?:)?//",
 )
+
+WIDER_THAN_THE_WINDOW = "document.documentElement.scrollWidth > window.innerWidth"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,41 @@ def test_every_page_is_in_the_site(built: Path) -> None:
     written = {page.stem for page in (ROOT / "docs").glob("*.md")}
 
     assert written <= {page.stem for page in built.glob("*.html")}
+
+
+def test_page_has_the_same_name_in_the_navigation_and_as_its_heading() -> None:
+    """The nav names every page but the first as the page itself does."""
+    nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
+    named = {file: name for name, file in re.findall(r"- (.+): (\S+\.md)$", nav, re.MULTILINE)}
+    pages = {page.name: page.read_text() for page in (ROOT / "docs").glob("*.md")}
+
+    assert named.pop("index.md") == "Start"
+    assert named == {
+        name: text.partition("\n")[0].removeprefix("# ")
+        for name, text in pages.items()
+        if name != "index.md"
+    }
+
+
+def test_cells_of_a_long_table_name_their_column(built: Path) -> None:
+    """A phone shows a row of the settings as a list, and breaks names only between words."""
+    page = (built / "guide.html").read_text()
+
+    (row,) = re.findall(r"<tr>\s*(<td[^>]*><code>touch_interval</code>.*?)</tr>", page, re.DOTALL)
+
+    assert re.findall(r'<td data-column="(.*?)">', row) == [
+        "argument",
+        "default",
+        "unit, accepted values",
+        "meaning",
+    ]
+    promises = (built / "promises.html").read_text()
+    assert "<code>tests/<wbr>docs/<wbr>test_<wbr>planning.py::<wbr>test_" in promises
+
+
+def test_table_of_numbers_stays_a_table_on_a_phone(built: Path) -> None:
+    """Its rows are compared with each other; it scrolls."""
+    assert "data-column" not in (built / "benchmarks.html").read_text()
 
 
 def test_no_file_loads_anything_from_another_host(built: Path) -> None:
@@ -80,8 +117,8 @@ def test_api_page_has_every_public_name(built: Path) -> None:
 async def test_browser_requests_no_other_host_and_reports_no_error(
     built: Path, browser: Browser
 ) -> None:
-    """Every page is opened in a real Chromium."""
-    pages = _names(built)
+    """Every page is opened in a real Chromium; no page is wider than a phone."""
+    pages, wide = _names(built), []
 
     async def send(request: web.Request) -> web.Response:
         file = built / request.match_info["name"]
@@ -95,12 +132,15 @@ async def test_browser_requests_no_other_host_and_reports_no_error(
     app.router.add_get("/{name:.+}", send)
     async with TestServer(app) as server:
         site = str(server.make_url("/")).rstrip("/")
-        async with visiting(browser, site) as visitor:
+        async with visiting(browser, site, size=PHONE) as visitor:
             for name in pages:
                 await visitor.open(f"/{name}")
                 await visitor.page.wait_for_load_state("load")
+                if await visitor.page.evaluate(WIDER_THAN_THE_WINDOW):
+                    wide.append(name)
 
     assert visitor.complaints == []
+    assert wide == []
 
 
 def _names(built: Path) -> list[str]:
