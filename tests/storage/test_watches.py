@@ -324,11 +324,11 @@ async def test_leaving_the_last_block_leaves_nothing_running(storage: MongoStora
     one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
     before = asyncio.all_tasks()
 
-    async with watch_session(one.request):
-        async with watch_session(two.request):
+    async with watch_session(one.request, 20):
+        async with watch_session(two.request, 20):
             assert len(asyncio.all_tasks() - before) == 1
         (task,) = asyncio.all_tasks() - before
-    await until(task.done)
+    await until(task.done, 5)
 
     assert asyncio.all_tasks() == before
     assert _places(storage) == []
