@@ -285,23 +285,27 @@ async def test_app_with_a_closed_storage_does_not_start(
 async def test_stopping_the_app_closes_the_storage_before_the_client(
     make_storage: MakeStorage, aiohttp_server: AiohttpServer
 ) -> None:
-    """The clean-up of the app, which closes the client, runs afterwards."""
+    """Sessions can be used in `on_shutdown`; the clean-up, which closes the client, is later."""
     storage = make_storage()
     app = web.Application()
     seen = []
+
+    async def count_sessions(_app: web.Application) -> None:
+        seen.append(f"{await storage.count()} sessions")
 
     async def close_client(_app: web.Application) -> None:
         with pytest.raises(RuntimeError):
             await storage.count()
         seen.append("closed")
 
+    app.on_shutdown.append(count_sessions)
     app.on_cleanup.append(close_client)
     setup(app, storage)
     server = await aiohttp_server(app)
 
     await server.close()
 
-    assert seen == ["closed"]
+    assert seen == ["0 sessions", "closed"]
 
 
 async def test_aiohttp_session_setup_leaves_closing_to_the_app(

@@ -237,3 +237,26 @@ async def test_owner_that_changes_when_stored_is_refused_by_name(
         await visit(storage, cookie, lambda session: session.update(user_id=owner))
 
     assert storage.counters["inserts"] == known
+
+
+@pytest.mark.parametrize(
+    ("stored", "left"),
+    [
+        pytest.param({"user_id": 1}, {}, id="owner under the old name"),
+        pytest.param({"account": "ada"}, {}, id="no owner, a value under the new name"),
+        pytest.param({"cart": [1]}, {"cart": [1]}, id="neither"),
+    ],
+)
+async def test_sessions_with_either_name_end_when_the_app_changes_its_owner_key(
+    make_storage: MakeStorage,
+    open_site: OpenSite,
+    stored: dict[str, object],
+    left: dict[str, object],
+) -> None:
+    """Nobody gets a session that is not in the list of its owner."""
+    before = await (await open_site(make_storage(owner_key="user_id"))).visitor()
+    await before.do(lambda session: session.update(stored))
+
+    after = await (await open_site(make_storage(owner_key="account"))).visitor(before.cookie)
+
+    assert await after.session() == left
