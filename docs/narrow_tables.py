@@ -37,7 +37,7 @@ def _marked(table: re.Match[str]) -> str:
 
 
 def _breakable(name: re.Match[str]) -> str:
-    return re.sub(r"(_|/|::)(?=\w)", r"\1<wbr>", name[0].removesuffix("</code>")) + "</code>"
+    return re.sub(r"(_|/|::)(?=[^\W\d])", r"\1<wbr>", name[0].removesuffix("</code>")) + "</code>"
 
 
 def _text(html: str) -> str:
