@@ -64,6 +64,15 @@ def test_every_row_of_the_comparison_has_a_test() -> None:
     assert all("::test_" in tests for tests in backed.values())
 
 
+def test_every_row_of_the_promises_names_a_test() -> None:
+    """A promise without a test is not on the page."""
+    lines = [line for line in PROMISES.read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in lines if not line.endswith("| test |")]
+
+    assert len(rows) > 100
+    assert [row for row in rows if "::test_" not in row] == []
+
+
 def test_changelog_begins_with_the_version_of_the_project() -> None:
     """The first entry of the changelog is for the current version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
