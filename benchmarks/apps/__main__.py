@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 
 import uvloop
 from aiohttp import web
@@ -15,7 +16,19 @@ async def make_app(name: str, mongo: str, redis: str) -> web.Application:
     """Build the app of one peer."""
     app = web.Application()
     await STORAGES[name](app, mongo, redis)
+    app.on_startup.append(leave_what_the_start_created)
     return app
+
+
+async def leave_what_the_start_created(_app: web.Application) -> None:
+    """Take what the start has created out of what the garbage collector walks through.
+
+    Every Python peer does so, as the web app does. Otherwise the collector stops a peer now and
+    then for 20 to 50 ms, mostly to walk through what the libraries consist of, and the 99th
+    percentile says how often that happens, whatever the storage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def main() -> None:

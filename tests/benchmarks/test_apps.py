@@ -1,0 +1,23 @@
+"""The peers written in Python are served as the web app is."""
+
+from __future__ import annotations
+
+import gc
+
+from aiohttp.test_utils import TestServer
+
+from benchmarks.apps.__main__ import make_app
+
+
+async def test_collector_leaves_out_what_the_start_of_a_peer_created() -> None:
+    """A peer that has started has what it created then frozen, and the collector is still on."""
+    app = await make_app("none", mongo="", redis="")
+
+    try:
+        async with TestServer(app):
+            frozen, collects = gc.get_freeze_count(), gc.isenabled()
+    finally:
+        gc.unfreeze()
+
+    assert frozen > 0
+    assert collects
