@@ -214,7 +214,6 @@ class MongoSession(Session):
         if not self._written:
             self._note_first_write()
         self._removed = True
-        self.assigned.discard(key)
 
     def invalidate(self) -> None:
         """End this session; what is written afterwards starts a new one under a new token."""

@@ -73,6 +73,7 @@ async def test_late_save_reaches_the_renewed_session_and_sends_no_cookie(
     del expected["log"]
     assert await values(storage, new) == expected
     assert await values(storage, old) == {}
+    assert storage.counters["updates"] == 1
 
 
 @real_drivers

@@ -270,11 +270,14 @@ async def _nothing(_request: web.Request) -> web.StreamResponse:
     return None  # type: ignore[return-value]
 
 
+TOO_EARLY = "RuntimeError: the handler has sent its response before the session could be saved"
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        pytest.param(_sent_already, "before the session could be saved", id="sent too early"),
-        pytest.param(_raised_too_late, "before the session could be saved", id="raised too late"),
+        pytest.param(_sent_already, TOO_EARLY, id="sent too early"),
+        pytest.param(_raised_too_late, TOO_EARLY, id="raised too late"),
         pytest.param(_nothing, "returned NoneType, not a response", id="no response"),
     ],
 )

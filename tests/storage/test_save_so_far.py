@@ -22,6 +22,7 @@ from storage import (
     save_session,
     watch_session,
 )
+from storage.lifetime import from_datetime
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     SESSIONS,
@@ -300,14 +301,19 @@ async def test_new_session_that_is_left_empty_ends_the_one_that_it_replaces(
 
 @every_driver
 async def test_changed_max_age_is_stored_and_owes_the_cookie_to_the_next_answer(
-    storage: MongoStorage, clock: Clock
+    storage: MongoStorage, clock: Clock, collection: Any
 ) -> None:
-    """Of this request if it has not started, else of the next one."""
+    """Of this request if it has not started, else of the next one.
+
+    What says so is the stored end, a millisecond early.
+    """
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
     begun.session.max_age = 2 * FORTNIGHT
 
     await save_session(begun.request)
+    document = await collection.find_one({})
+    assert from_datetime(document["expires_at"]) == (clock.now + 2 * FORTNIGHT) * 1000 - 1
     clock.advance(1.5 * FORTNIGHT)
     response = web.Response()
     later = await load(storage, cookie)

@@ -44,6 +44,20 @@ async def test_requests_that_run_at_once_share_one_find(
     assert len(log.commands[0][1]["filter"]["_id"]["$in"]) == 50
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_each_of_a_few_requests_that_run_at_once_gets_its_own_session(
+    number: int, storage: MongoStorage, log: CommandLog
+) -> None:
+    """A lone load asks for one document, two or three for several."""
+    cookies = await stored(storage, number)
+    log.commands.clear()
+
+    visits = await loaded(storage, cookies)
+
+    assert [begun.session["user_id"] for begun in visits] == list(range(number))
+    assert log.names == ["find"]
+
+
 async def test_saves_that_run_at_once_share_one_bulk_write(
     storage: MongoStorage, log: CommandLog
 ) -> None:

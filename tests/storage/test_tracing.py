@@ -12,10 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 
-from storage import MongoStorage, setup
+from storage import MongoStorage, setup, watch_session
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import OpenSite, Visitor, real_drivers
-from tests.storage.direct import stored
+from tests.storage.direct import load, stored
 
 pytestmark = real_drivers
 
@@ -114,6 +114,21 @@ async def test_shared_command_is_below_one_of_the_requests_that_it_serves(
         ids = command["filter"]["_id"]
         served = ids["$in"] if isinstance(ids, dict) else [ids]
         assert span in {groups[bytes(identifier)] for identifier in served}
+
+
+async def test_look_at_watched_sessions_is_below_no_request(
+    storage: MongoStorage, log: Spans
+) -> None:
+    """Not below the connection that was the first to watch one."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    log.seen.clear()
+    SPAN.set("connection")
+
+    async with watch_session(begun.request):
+        pass
+
+    assert log.seen == [("find", "none")]
 
 
 def _request(cookie: str) -> web.Request:
