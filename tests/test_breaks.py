@@ -89,6 +89,27 @@ def test_exceptions_exist_and_have_a_reason() -> None:
     assert WANTED == 0.95
 
 
+def test_place_that_runs_at_import_is_for_the_tests_of_its_module_too(tmp_path: Path) -> None:
+    """They may read a constant, and execute no line of the module."""
+    measured = Measured.under(tmp_path)
+    measured.times.write_text(
+        '<testsuite><testcase classname="tests.storage.test_it" name="test_number" time="0.1"/>'
+        '<testcase classname="tests.storage.test_other" name="test_other" time="0.2"/></testsuite>'
+    )
+    data = CoverageData(measured.coverage)
+    data.set_context("tests/storage/test_other.py::test_other|run")
+    data.add_lines({"/somewhere/storage/it.py": [2]})
+    data.write()
+    source = b"NUMBER = 1\nif NUMBER: f()"
+    places = Places("storage/it.py", source).found
+    other = "tests/storage/test_other.py::test_other"
+
+    found = {one.old: Coverage(measured).of(one) for one in places}
+
+    assert found["1"] == ["tests/storage/test_it.py::test_number", other]
+    assert found["f()"] == [other]
+
+
 def test_few_tests_are_the_quickest_and_the_quickest_of_each_file(tmp_path: Path) -> None:
     """Those that do not execute the line, and slow ones, are not among them."""
     measured = Measured.under(tmp_path)
