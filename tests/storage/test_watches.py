@@ -55,13 +55,13 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def echo(*, every: float = SOON, keep_alive: bool = True) -> Handler:
+def echo(*, every: float = SOON, **options: Any) -> Handler:
     """Return a handler that answers over a WebSocket as long as the session lives."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        async with watch_session(request, every, keep_alive):
+        async with watch_session(request, every, **options):
             await socket.send_str("watched")
             async for message in socket:
                 await socket.send_str(message.data)
