@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from contextvars import Context, ContextVar
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from storage import StorageUnavailable, batching
 from storage.batching import Batcher
+from storage.pacing import COMMAND_SECONDS
 from tests.storage.conftest import until
 
 WHERE = ContextVar("WHERE", default="outside")
+CURRENT: ContextVar[object] = ContextVar("CURRENT")
 
 
 class Sender:
@@ -66,9 +69,9 @@ def report(_error: Exception) -> None:
     """Write nothing down."""
 
 
-def batcher_of(sender: Sender, *, keep: bool = False, **options: Any) -> Batcher[str, str]:
+def batcher_of(sender: Sender, **options: Any) -> Batcher[str, str]:
     """Make a batcher for the sender."""
-    return Batcher(sender, refuse, report, keep_cancelled=keep, **options)
+    return Batcher(sender, refuse, report, **options)
 
 
 def later(seconds: float = 5) -> float:
@@ -166,6 +169,26 @@ async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sende
     await asyncio.gather(first, *waiting)
 
     assert sender.batches == [["a"], ["b", "c", "d", "e", "f"]]
+
+
+async def test_nothing_leaves_while_turns_of_the_event_loop_take_long(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would pay for what a command costs, also where no item arrives."""
+    monkeypatch.setattr(batching, "PATIENCE_SECONDS", 60)
+    batcher = batcher_of(sender)
+    batcher._pace.limit = 2
+    first = await sent_first(batcher, sender, "a")
+
+    second = batcher.submit("b", later())
+    for _ in range(5):
+        time.sleep(COMMAND_SECONDS)  # noqa: ASYNC251 - the event loop is busy
+        await asyncio.sleep(0)
+
+    assert sender.batches == [["a"]]
+    await until(lambda: sender.batches == [["a"], ["b"]])
+    sender.go.set()
+    await asyncio.gather(first, second)
 
 
 async def test_event_loop_that_is_never_idle_sends_what_waits_after_a_while(
@@ -395,7 +418,7 @@ async def test_queue_of_cancelled_waiters_sends_nothing(sender: Sender) -> None:
 
 async def test_item_is_sent_after_cancellation_with_keep_cancelled(sender: Sender) -> None:
     """A write is sent although the visitor has disconnected."""
-    batcher = batcher_of(sender, keep=True)
+    batcher = batcher_of(sender, keep_cancelled=True)
     first = await sent_first(batcher, sender, "a")
     gone, stays = batcher.submit("b", later()), batcher.submit("c", later())
 
@@ -408,7 +431,7 @@ async def test_item_is_sent_after_cancellation_with_keep_cancelled(sender: Sende
 
 async def test_refused_item_is_not_sent_even_with_keep_cancelled(sender: Sender) -> None:
     """An item that was refused at its deadline must not be sent later."""
-    batcher = batcher_of(sender, keep=True)
+    batcher = batcher_of(sender, keep_cancelled=True)
     first = await sent_first(batcher, sender, "a")
 
     with pytest.raises(StorageUnavailable):
@@ -486,6 +509,20 @@ async def test_every_deadline_in_the_queue_is_kept(sender: Sender) -> None:
     assert all(isinstance(waiter.exception(), StorageUnavailable) for waiter in waiting.values())
     assert all(answered[item] - start >= span - 0.001 for item, span in lengths.items())
     assert sorted(answered, key=answered.__getitem__) == ["c", "d", "b"]
+    sender.go.set()
+    assert await first == "A"
+
+
+async def test_event_loop_sleeps_from_one_deadline_to_the_next(sender: Sender) -> None:
+    """Waiters that have their errors are not looked at again."""
+    batcher = batcher_of(sender)
+    first = await sent_first(batcher, sender, "a")
+
+    with pytest.raises(StorageUnavailable):
+        await batcher.submit("b", later(0.01))
+
+    assert batcher._timer is not None
+    assert batcher._timer.when() > later(1)
     sender.go.set()
     assert await first == "A"
 
@@ -647,6 +684,24 @@ async def test_nothing_is_kept_of_items_that_have_their_results(sender: Sender) 
 
     assert after - before < 100
     assert (len(batcher), batcher._sent, batcher._workers) == (0, {}, set())
+
+
+async def test_context_of_a_request_is_not_kept_until_its_deadline(sender: Sender) -> None:
+    """It may hold anything, and the deadline is seconds after the answer."""
+    batcher = batcher_of(sender)
+
+    async def request() -> weakref.ref[Sender]:
+        CURRENT.set(current := Sender())
+        await batcher.submit("a", later())
+        return weakref.ref(current)
+
+    current = await asyncio.create_task(request())
+    del request
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert batcher._timer is not None
+    assert current() is None
 
 
 @pytest.mark.parametrize("item", ["item", "item!"], ids=["result", "error"])
