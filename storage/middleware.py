@@ -65,7 +65,7 @@ def _check_set_up(app: web.Application, earlier: _Sessions | None) -> None:
             "setup: this app has sessions already; call setup(app, storage) once, and give a "
             "second storage to a sub-app"
         )
-    if any(getattr(m, "__module__", "") == aiohttp_session.__name__ for m in app.middlewares):
+    if any(getattr(m, "__module__", None) == aiohttp_session.__name__ for m in app.middlewares):
         raise RuntimeError(
             "setup: aiohttp_session.setup was called for this app; remove that call, for "
             "setup(app, storage) does the same and more"
@@ -290,7 +290,7 @@ class _Sessions:
         """Go on with a storage that an ``on_startup`` of the app has made."""
         if storage is self._storage:
             storage.reopen()
-        self._storage, self.stopped = storage, False
+        self._storage = storage
         storage.begin_index_work()
 
 

@@ -56,11 +56,6 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
     ("storage/saving.py", "return {}", "return None"): (
         "A session that was not loaded has no old token to look up in what is returned."
     ),
-    (
-        "storage/renewal.py",
-        "dataclass(frozen=True, slots=True, repr=False)",
-        "(dataclass(slots=True, repr=False))",
-    ): "Nothing assigns to the fields; mypy is what notices an assignment.",
 }
 
 Replacements = Iterator[tuple[ast.AST, str]]
@@ -149,6 +144,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901, PLR0911, PLR09
             return  # a name for a type
         case ast.Call(func=ast.Name(id="TypeVar" | "NewType" | "ParamSpec")):
             return
+        case ast.Call(func=ast.Name(id="dataclass")):
+            return  # nothing assigns to frozen fields; mypy is what notices an assignment
         case ast.Call(func=ast.Name(id="zip"), args=args):
             yield from args  # ``strict`` is an assertion: it fails where the program has a mistake
             return
@@ -204,7 +201,7 @@ def _replacements(node: ast.AST) -> Replacements:  # noqa: C901, PLR0912, PLR091
             yield node, "pass"
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]) | ast.AugAssign():
             yield node, "pass"
-        case ast.Call(func=ast.Name(id="zip")):
+        case ast.Call(func=ast.Name(id="dataclass" | "zip")):
             return  # see _children
         case ast.Call(keywords=[_, *_]):
             for keyword in node.keywords:

@@ -59,6 +59,7 @@ def test_each_kind_of_place_is_broken(source: str, expected: set[tuple[str, str]
         pytest.param("if TYPE_CHECKING: a = 1", id="what only mypy sees"),
         pytest.param("a = cast('int', b)", id="the type of a cast"),
         pytest.param("a = zip(b, c, strict=True)", id="an assertion"),
+        pytest.param("@dataclass(frozen=True, slots=True)\nclass A: pass", id="a dataclass"),
     ],
 )
 def test_what_does_not_run_is_not_broken(source: str) -> None:

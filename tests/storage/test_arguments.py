@@ -18,6 +18,7 @@ OTHER = generate_secret()
 # No server listens there; a storage sends nothing when it is made.
 NOWHERE = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1"
 
+STARTS_WITH_SLASH = "use a path that starts with /"
 WRONG = [
     # keyword, value, error, part of the message
     pytest.param("max_age", 0, ValueError, "1 ms", id="max_age zero"),
@@ -74,11 +75,11 @@ WRONG = [
     pytest.param("cookie_name", None, TypeError, "letters", id="cookie_name None"),
     pytest.param("domain", "a.example; Path=/", ValueError, "host name", id="domain with a path"),
     pytest.param("domain", 7, TypeError, "host name", id="domain a number"),
-    pytest.param("path", "", ValueError, "starts with /", id="path empty"),
-    pytest.param("path", "shop", ValueError, "starts with /", id="path without a slash"),
-    pytest.param("path", "/; Domain=x", ValueError, "starts with /", id="path with a domain"),
-    pytest.param("path", "/\n", ValueError, "starts with /", id="path with a line break"),
-    pytest.param("path", None, TypeError, "starts with /", id="path None"),
+    pytest.param("path", "", ValueError, STARTS_WITH_SLASH, id="path empty"),
+    pytest.param("path", "shop", ValueError, STARTS_WITH_SLASH, id="path without a slash"),
+    pytest.param("path", "/; Domain=x", ValueError, STARTS_WITH_SLASH, id="path with a domain"),
+    pytest.param("path", "/\n", ValueError, STARTS_WITH_SLASH, id="path with a line break"),
+    pytest.param("path", None, TypeError, STARTS_WITH_SLASH, id="path None"),
     pytest.param("secure", "yes", TypeError, "True, False, None", id="secure as text"),
     pytest.param("secure", 1, TypeError, "True, False, None", id="secure a number"),
     pytest.param("httponly", None, TypeError, "True, False", id="httponly None"),

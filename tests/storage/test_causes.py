@@ -17,6 +17,7 @@ import pytest
 from bson import Int64
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.settings import TopologySettings
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -24,7 +25,10 @@ from pymongo.errors import (
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
+    ServerSelectionTimeoutError,
 )
+from pymongo.server_description import ServerDescription
+from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
@@ -759,6 +763,57 @@ async def test_throttled_index_work_is_tried_again(
 def test_error_has_its_cause(error: Exception | None, cause: Cause) -> None:
     """What a test cannot make a server do: the error is written down here."""
     assert cause_of(error) == cause
+
+
+CODES = {
+    causes.WRONG_PASSWORD: [11, 18, 8000],
+    causes.RIGHTS_MISSING: [13],
+    causes.SLOW: [50, 262],
+    causes.NOT_SUPPORTED: [59, 115, 303],
+    causes.NOT_CONFIRMED: [64],
+    causes.WRITE_CONCERN: [79, 100],
+    causes.TIME_SERIES: [72],
+    causes.CAPPED: [10003],
+    causes.VALIDATOR: [121],
+    causes.VIEW: [166],
+    causes.UNIQUE_INDEX: [11000, 11001],
+    causes.DISK_FULL: [14031],
+    causes.THROTTLED: [16500],
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"), [(code, cause) for cause, codes in CODES.items() for code in codes]
+)
+def test_code_of_a_server_has_its_cause(code: int, cause: Cause) -> None:
+    """MongoDB's codes, Atlas', Azure Cosmos DB's and Amazon DocumentDB's."""
+    assert cause_of(OperationFailure("", code)) == cause
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("SSL handshake failed", causes.TLS_FAILED),
+        ("the certificate has expired", causes.TLS_FAILED),
+        ("db:27017: connection closed", causes.CONNECTION_CLOSED),
+        ("the connection is already closed", causes.CONNECTION_CLOSED),
+        ("[Errno 104] Connection reset by peer", causes.CONNECTION_CLOSED),
+        ("[Errno -2] Name or service not known", causes.UNKNOWN_HOST),
+        ("[Errno -3] Temporary failure in name resolution", causes.UNKNOWN_HOST),
+        ("[Errno -5] No address associated with hostname", causes.UNKNOWN_HOST),
+        ("[Errno 8] nodename nor servname provided, or not known", causes.UNKNOWN_HOST),
+        ("[Errno 11001] getaddrinfo failed", causes.UNKNOWN_HOST),
+        ("[Errno 111] Connection refused", causes.AWAY),
+    ],
+)
+def test_connection_that_failed_has_the_cause_that_its_text_says(text: str, cause: Cause) -> None:
+    """As Linux, macOS and Windows say it."""
+    server = ServerDescription(("db", 27017), error=AutoReconnect(text))
+    topology = TopologyDescription(
+        TOPOLOGY_TYPE.Unknown, {server.address: server}, None, None, None, TopologySettings()
+    )
+
+    assert cause_of(ServerSelectionTimeoutError(text), topology) == cause
 
 
 def test_error_of_another_library_is_named_by_its_class_only() -> None:

@@ -100,8 +100,9 @@ async def test_grace_at_its_bounds_is_accepted(grace: Any, visitor: Visitor, sit
         await renew_session(request, grace)
         return web.Response()
 
-    await visitor.visit(renew)
+    response = await visitor.visit(renew)
 
+    assert response.status == 200
     assert await late.session() == (ADA if grace else {})
 
 

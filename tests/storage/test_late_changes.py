@@ -132,6 +132,29 @@ async def test_unsaved_change_after_the_request_is_one_warning_when_it_is_droppe
     assert warnings_of(caplog) == [TEXT % named]
 
 
+async def test_nested_change_after_the_answer_is_a_warning_if_the_app_calls_changed(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session was loaded before the answer, and nothing else tells of a nested change."""
+    await visitor.do(lambda session: session.update(ADA))
+    held: list[web.Request] = []
+
+    async def handshake(request: web.Request) -> web.StreamResponse:
+        await get_session(request)
+        held.append(request)
+        return web.Response()
+
+    await visitor.visit(handshake)
+    session = await get_session(held[0])
+    session["cart"].append(2)
+    session.changed()
+    del session
+    held.clear()
+    await visitor.visit(_nothing)
+
+    assert warnings_of(caplog) == [TEXT % "'cart'"]
+
+
 async def _nothing(_request: web.Request) -> web.StreamResponse:
     return web.Response()
 

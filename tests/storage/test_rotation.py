@@ -66,6 +66,7 @@ async def test_save_seals_everything_again_under_the_first_secret(
 
     await visit(rotating, cookie, lambda session: session.update(a="changed"))
 
+    assert rotating.counters["updates"] == 2
     assert await key_ids(collection) == {NEW_ID}
     (document,) = await collection.find().to_list(None)
     assert document["owner"] == Keyring(NEW).owner_hash("7")

@@ -131,6 +131,16 @@ async def test_look_at_watched_sessions_is_below_no_request(
     assert log.seen == [("find", "none")]
 
 
+async def test_index_work_is_below_no_request(storage: MongoStorage, log: Spans) -> None:
+    """Under aiohttp-session's own set-up the first save begins it."""
+    SPAN.set("request")
+
+    await storage.start_index_work()
+
+    assert ("createIndexes", "none") in log.seen
+    assert {span for _name, span in log.seen} == {"none"}
+
+
 def _request(cookie: str) -> web.Request:
     return make_mocked_request("GET", "/", headers={"Cookie": f"session={cookie}"})
 

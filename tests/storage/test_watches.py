@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from aiohttp import (
 )
 from aiohttp_session import get_session
 
-from storage import MongoStorage, SessionEnded, watch_session
+from storage import MongoStorage, SessionEnded, watch_session, watching
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     Clock,
@@ -456,9 +457,12 @@ async def test_wrong_argument_of_a_watch_is_refused_by_name(
 
 @every_driver
 async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
-    site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock
+    site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock, collection: Any
 ) -> None:
-    """Without a cookie; the next request finds its touch due and sends it."""
+    """Without a cookie; the next request finds its touch due and sends it.
+
+    What says so is the stored end, a millisecond early.
+    """
     await visitor.do(lambda session: session.update(ADA))
     async with connected(visitor, echo(), site.path_of) as socket:
         for touches in range(3):
@@ -470,6 +474,10 @@ async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
             await until(lambda before=touches: storage.counters["touches"] > before)
         await socket.send_str("still here?")
         assert await socket.receive_str(timeout=10) == "still here?"
+        document = await collection.find_one({})
+        assert document["expires_at"] - document["last_seen_at"] == timedelta(
+            days=14, milliseconds=-1
+        )
 
         answer = await visitor.do(len)
 
@@ -832,6 +840,39 @@ async def test_only_the_sessions_of_a_revoked_owner_are_looked_at(
 
     assert log.names == ["delete", "delete", "find"]
     assert len(log.commands[2][1]["filter"]["_id"]["$in"]) == 1
+
+
+async def test_sessions_are_looked_at_in_the_order_of_their_watches(
+    storage: MongoStorage, log: CommandLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are more than one batch, nobody waits for others who came later."""
+    monkeypatch.setattr(watching, "BATCH_SIZE", 2)
+    cookies = await stored(storage, 5)
+    visits = [await load(storage, cookie) for cookie in cookies]
+    leave = asyncio.Event()
+    log.commands.clear()
+
+    tasks = [asyncio.create_task(_stay(begun.request, leave, every=20)) for begun in visits]
+    await until(lambda: len(log.commands) == 3)
+    leave.set()
+    await asyncio.gather(*tasks)
+
+    asked = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+    assert asked == [[*map(id_of, part)] for part in (cookies[:2], cookies[2:4], cookies[4:])]
+
+
+async def test_first_look_is_not_in_the_log(
+    storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That MongoDB answers again is said after an outage alone."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+
+    with caplog.at_level(logging.INFO, "storage"):
+        async with watch_session(begun.request):
+            pass
+
+    assert caplog.records == []
 
 
 async def test_block_that_begins_while_the_storage_is_closed_is_not_left_waiting(
