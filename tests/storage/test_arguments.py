@@ -248,6 +248,22 @@ def test_values_at_their_bounds_are_accepted(collection: Any) -> None:
         MongoStorage(collection, SECRET, **arguments)
 
 
+def test_aiohttp_session_knows_the_cookie_as_it_is_sent(collection: Any) -> None:
+    """Other libraries read these public attributes of a storage."""
+    cookie = {
+        "max_age": 60,
+        "domain": ".example.com",
+        "path": "/shop",
+        "secure": True,
+        "httponly": False,
+        "samesite": "Strict",
+    }
+    storage = MongoStorage(collection, SECRET, cookie_name="shop", **cookie)
+
+    assert dict(storage.cookie_params) == cookie
+    assert (storage.cookie_name, storage.max_age) == ("shop", 60)
+
+
 def test_secrets_in_another_container_are_refused(collection: Any) -> None:
     """A sequence has an order, the first one seals; the message names the type."""
     with pytest.raises(TypeError, match=r"^secrets: set is not accepted"):

@@ -20,7 +20,7 @@ from storage.document import (
     readable_session,
 )
 from storage.errors import Unreadable
-from storage.lifetime import Dates, checked_lifetime
+from storage.lifetime import Dates, checked_lifetime, from_datetime
 
 NOON_MS = 1_795_435_200_000
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -79,6 +79,16 @@ def test_dates_are_read_in_every_form_that_a_driver_gives() -> None:
     """As milliseconds, aware or naive."""
     for instant in (DatetimeMS(NOON_MS), NOON, NOON.replace(tzinfo=None)):
         assert read({**build(STORED, VALUES), "created_at": instant}).dates.created_ms == NOON_MS
+
+
+def test_dates_are_read_up_to_the_year_9000() -> None:
+    """With any timeout added they still fit a datetime."""
+    last = datetime(9000, 1, 1, tzinfo=UTC)
+    document = build(STORED, VALUES)
+
+    assert read({**document, "expires_at": last}).dates.expires_ms == from_datetime(last)
+    with pytest.raises(Unreadable, match="not a date of this age"):
+        read({**document, "expires_at": last + timedelta(milliseconds=1)})
 
 
 WRONG: dict[str, list[Any]] = {

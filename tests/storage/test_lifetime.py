@@ -51,6 +51,16 @@ def test_session_ends_when_its_absolute_timeout_has_passed() -> None:
     assert lifetime(absolute_timeout=3600).has_expired(dates, HOUR_MS)
 
 
+def test_session_is_too_old_when_its_absolute_timeout_has_passed() -> None:
+    """It counts from the creation; without one no session is too old."""
+    dates = Dates(created_ms=MINUTE_MS, last_seen_ms=HOUR_MS, expires_ms=DAY_MS, max_age=None)
+    end_ms = MINUTE_MS + HOUR_MS
+
+    assert not lifetime(absolute_timeout=3600).is_too_old(dates, end_ms - 1)
+    assert lifetime(absolute_timeout=3600).is_too_old(dates, end_ms)
+    assert not lifetime().is_too_old(dates, DAY_MS)
+
+
 def test_session_ends_at_its_stored_end_when_that_comes_first() -> None:
     """A raised timeout does not extend a stored session; its next touch does."""
     dates = Dates(created_ms=0, last_seen_ms=0, expires_ms=1000, max_age=None)
