@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from webapp.accounts import password_rules
 from webapp.http.refusals import FieldsRefused
 
-MAX_TEXT_LENGTH = 1024
-"""Characters in one field; the longest field that is accepted is a password."""
+MAX_TEXT_LENGTH = password_rules.MAX_LENGTH
+"""Characters in one field; a password is the longest."""
 
 
 @dataclass(frozen=True, kw_only=True)

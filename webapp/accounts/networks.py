@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
+from ipaddress import IPv4Address, IPv6Address
+
+from webapp.http.proxy import peer_address
 
 PREFIXES = (64, 56, 48)
 """Of IPv6: the least that a customer is given, what homes are given, what sites are given."""
@@ -14,19 +16,15 @@ def networks_of(address: str) -> tuple[str, ...]:
     An IPv4 address is one; a client that has one IPv6 address has its whole /64, often its /56, and
     sometimes its /48 (RFC 6177).
     """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = peer_address(address)
+    if parsed is None:
         return (address,)  # no IP address, as behind a Unix socket: all such peers are one
-    if isinstance(parsed, ipaddress.IPv4Address):
+    if isinstance(parsed, IPv4Address):
         return (str(parsed),)
-    # A socket for both families names IPv4 peers ::ffff:198.51.100.7; they share no network.
-    if parsed.ipv4_mapped:
-        return (str(parsed.ipv4_mapped),)
     return tuple(_network(parsed, prefix) for prefix in PREFIXES)
 
 
-def _network(address: ipaddress.IPv6Address, prefix: int) -> str:
+def _network(address: IPv6Address, prefix: int) -> str:
     number = int(address) >> (128 - prefix)
     # A /64 without its length: that is how it was counted before there were others.
     return str(number) if prefix == PREFIXES[0] else f"{number}/{prefix}"

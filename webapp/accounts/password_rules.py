@@ -18,7 +18,7 @@ SHORT_BLOCK = 4
 """A repeated block of up to so many characters is refused, whether it is a listed word or not."""
 
 KEYBOARD_PATHS = (
-    "0123456789" * 103,  # runs of digits may wrap around, as in 890123
+    "0123456789" * (MAX_LENGTH // 10 + 1),  # runs of digits may wrap around, as in 890123
     "abcdefghijklmnopqrstuvwxyz",
     "1234567890qwertyuiopasdfghjklzxcvbnm",
     "qwertzuiopasdfghjklyxcvbnm",

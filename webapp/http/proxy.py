@@ -125,9 +125,11 @@ class ForwardedPolicy:
 def peer_address(peer: str) -> Address | None:
     """Parse the address of a directly connected peer; IPv4-mapped ones are unwrapped."""
     try:
-        return _unwrapped(ip_address(peer.partition("%")[0]))
+        address = ip_address(peer.partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def host_name_of(host: str) -> str | None:
@@ -160,12 +162,6 @@ def _address(entry: str) -> Address:
     address = peer_address(match["v4"] or match["v6"] or match["bracketed"]) if match else None
     if address is None:
         raise BadForwarded("an entry of X-Forwarded-For is not an address")
-    return address
-
-
-def _unwrapped(address: Address) -> Address:
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped
     return address
 
 
