@@ -72,7 +72,7 @@ def database_of(uri: str) -> str | None:
     return name
 
 
-def says(uri: str, *names: str) -> bool:
+def has_option(uri: str, *names: str) -> bool:
     """Tell whether an accepted address sets one of these options itself."""
     return any(name.casefold() in {n.casefold() for n, _ in _pairs(uri)} for name in names)
 
@@ -81,7 +81,7 @@ def dangers(uri: str, *, plaintext_allowed: bool) -> Iterator[str]:
     """Yield why an accepted address is not safe in production."""
     options = _options(uri)
     for name in UNCHECKED_TLS:
-        if says(uri, name) and options.get(name):
+        if has_option(uri, name) and options.get(name):
             yield f"{name} lets an attacker pose as the database; remove it in production"
     encrypted = options.get("tls", uri.startswith(SRV))
     if not (encrypted or plaintext_allowed or all(map(_is_loopback, _hosts(uri)))):

@@ -23,7 +23,6 @@ from webapp.config.variables import (
     host_name,
     listed,
     misspelt,
-    network,
     networks,
     one_of,
     origin,
@@ -42,14 +41,8 @@ LIFETIME = seconds(1, 400 * 24 * 60 * 60)
 # Longer than the 90 s of Heroku's router: the side that closes first must be the router.
 KEEP_ALIVE = timedelta(seconds=95)
 # The ranges of private networks and of carriers (RFC 1918, 4193, 6598), where routers are.
-PRIVATE_RANGES = tuple(
-    map(
-        network,
-        (
-            *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
-            *("127.0.0.0/8", "::1/128", "fc00::/7"),
-        ),
-    )
+PRIVATE_RANGES = networks(
+    "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 127.0.0.0/8, ::1/128, fc00::/7"
 )
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 HOPS_HINT = "use 1 behind one router, as on Heroku"
@@ -180,7 +173,9 @@ class Config:
         for name, its in declared(cls).items():
             production = values.get("app_env") == "production"  # declared first, so read first
             values[name] = variables.read(its, production=production)
-        values["mongo_database"] = _database(variables, **values)
+        values["mongo_database"] = _database(
+            variables, values["mongo_uri"], values["mongo_database"]
+        )
         config = cls(**values)
         problems = (*variables.problems, *_contradictions(config))
         if problems:
@@ -192,17 +187,16 @@ class Config:
 KNOWN = (*(its.name for its in declared(Config).values()), "MONGOD", "WEB_CONCURRENCY")
 
 
-def _database(
-    variables: Variables, *, mongo_uri: str, mongo_database: str, **_others: object
-) -> str:
-    named = mongo_address.database_of(mongo_uri) if mongo_uri else None
+def _database(variables: Variables, uri: str, database: str) -> str:
+    """Return `database`, or the one in the address if `MONGO_DATABASE` is not set."""
+    named = mongo_address.database_of(uri) if uri else None
     if named is None or variables.text("MONGO_DATABASE") is not None:
-        return mongo_database
+        return database
     try:
         return mongo_address.database(named)
     except ValueError as problem:
         variables.refuse("MONGO_URI", f"what follows the last / {problem}")
-        return mongo_database
+        return database
 
 
 def _contradictions(config: Config) -> Iterator[str]:

@@ -97,7 +97,7 @@ class Variables:
                 self.refuse(variable.name, f"is not set{self._set_instead(variable)}; {how}")
             return default
         try:
-            return variable.parse(_unquoted(_utf8(text)))
+            return variable.parse(_checked(text))
         except ValueError as problem:
             self.refuse(variable.name, str(problem))
             return default
@@ -113,18 +113,13 @@ class Variables:
         return f", but {printable(min(near))} is, which is not read" if near else ""
 
 
-def _utf8(text: str) -> str:
-    # What is no UTF-8 comes in as surrogates, which fail wherever the text is encoded later.
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("is not UTF-8 text; write it again, with ASCII alone") from None
-    return text
-
-
-def _unquoted(text: str) -> str:
-    # A shell removes them; `docker --env-file` and most platforms' forms do not.
+def _checked(text: str) -> str:
+    """Return the text of any variable as it is. Raises `ValueError` for bytes and quotes."""
+    try:
+        text.encode()  # bytes that are not UTF-8 come in as surrogates, which fail here
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text; write it again, with ASCII alone") from None
+    # A shell removes quotes; `docker --env-file` and most platforms' forms do not.
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         raise ValueError("still has its quotes; remove the quotes")
     return text

@@ -44,9 +44,9 @@ def connect(config: Config) -> AsyncIOMotorClient[dict[str, Any]]:
     seconds, unless the address says otherwise.
     """
     defaults: dict[str, Any] = {"appname": "webapp", "tz_aware": True}
-    if not mongo_address.says(config.mongo_uri, "journal", "j"):
+    if not mongo_address.has_option(config.mongo_uri, "journal", "j"):
         defaults["journal"] = True
-    if not mongo_address.says(config.mongo_uri, "timeoutMS"):
+    if not mongo_address.has_option(config.mongo_uri, "timeoutMS"):
         defaults["timeoutMS"] = round(OPERATION_SECONDS * 1000)
     return AsyncIOMotorClient(config.mongo_uri, **defaults)
 
@@ -55,7 +55,7 @@ def open_database(client: AsyncIOMotorClient[dict[str, Any]], name: str) -> Data
     """Return the database of the app, which is read from the primary whatever the address says.
 
     A secondary lags, by hours where it must: a password that was changed would sign in again, and
-    a session that was ended would be alive.  The read concern is part of it: with the one of an
+    a session that was ended would be accepted.  The read concern is part of it: with the one of an
     address, "majority", the primary too answers with the past while the others lag.
     """
     return client.get_database(
@@ -78,7 +78,7 @@ def collection(database: Database, name: Collection) -> Documents:
     return database[name].with_options(codec_options=CodecOptions(tz_aware=True, tzinfo=UTC))
 
 
-async def ping(database: Database) -> None:
+async def ping(database: Database, *, seconds: float = START_SECONDS) -> None:
     """Wait for any answer of MongoDB; raises PyMongo's error when none comes in time."""
-    with pymongo.timeout(START_SECONDS):
+    with pymongo.timeout(seconds):
         await database.command("ping")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 
-import pymongo
 from aiohttp import hdrs, web
 from pymongo.errors import PyMongoError
 
+from webapp.database.client import ping
 from webapp.http.app_keys import CLIENT, CONFIG, DATABASE, FORWARDED_POLICY, IN_FLIGHT, METRICS
 from webapp.http.metrics import CONTENT_TYPE
 from webapp.http.proxy import BadForwarded, peer_address
@@ -35,8 +35,7 @@ async def readyz(request: web.Request) -> web.Response:
     if request.app[IN_FLIGHT].draining:
         return web.json_response({"status": "ending"}, status=503)
     try:
-        with pymongo.timeout(PING_SECONDS):
-            await request.app[DATABASE].command("ping")
+        await ping(request.app[DATABASE], seconds=PING_SECONDS)
     except PyMongoError:
         return web.json_response({"status": "MongoDB does not answer"}, status=503)
     return web.json_response({"status": "ready"})
