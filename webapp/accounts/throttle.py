@@ -11,8 +11,8 @@ update each:
 - A *quota* is a number of attempts in a time. One guards the whole app from one address: as many
   attempts as `THROTTLE_PER_ADDRESS` says per `QUOTA_WINDOW`; an IPv6 address is counted by its
   /64, /56 and /48, each larger network with a larger quota. Another one guards an account:
-  `FAILURES_IN_A_ROW` per `ROW_WINDOW` (NIST SP 800-63B 3.2.2), until a success or the operator's
-  reset.
+  `FAILURES_IN_A_ROW` per `IN_A_ROW_WINDOW` (NIST SP 800-63B 3.2.2), until a success or the
+  operator's reset.
 
 An address that signed in to an account within `FAMILIAR_FOR` has a lock of its own for it and no
 quota, so that guesses from elsewhere, or by others behind this address, never lock the owner out
@@ -46,7 +46,7 @@ QUOTA_WINDOW = timedelta(minutes=15)
 NETWORK_SHARES = (1, 4, 16)
 """How many quotas the /64, the /56 and the /48 of an IPv6 address have."""
 FAILURES_IN_A_ROW = 100
-ROW_WINDOW = timedelta(days=30)
+IN_A_ROW_WINDOW = timedelta(days=30)
 FAMILIAR_FOR = timedelta(days=30)
 
 _KEY_BYTES = 16
@@ -108,7 +108,7 @@ class Throttle:
         try:
             yield
         except Busy:
-            await self._take_back(attempt)
+            await self._undo(attempt)
             raise
         await self._succeed(attempt)
 
@@ -120,7 +120,7 @@ class Throttle:
 
     async def forget_failures(self, email: str) -> None:
         """Open the lock of an account and start its counts again: it has another password."""
-        await self._counters.bulk_write([self._forgetting(fold_email(email))])
+        await self._counters.bulk_write([self._deletion_of_failures(fold_email(email))])
 
     async def _count(self, email: str, address: str) -> _Attempt:
         """Count an attempt, or raise `TooManyAttempts`.
@@ -130,9 +130,9 @@ class Throttle:
         """
         account = fold_email(email)
         familiar = ("familiar", account, networks_of(address)[0])
-        quotas = [*self._address_quotas("sign-in", address), _row(account)]
+        quotas = [*self._address_quotas("sign-in", address), _failures_in_a_row(account)]
         await self._carry_over([familiar, _lock(account), *(quota.name for quota in quotas)])
-        lock = await self._open_lock(familiar, _lock(account))
+        lock = await self._choose_lock(familiar, _lock(account))
         if lock == familiar:
             quotas = []
         await self._spend(quotas)
@@ -157,10 +157,10 @@ class Throttle:
             UpdateOne({"_id": self._id(*attempt.familiar)}, {"$set": known}, upsert=True),
         ]
         if attempt.lock != attempt.familiar:
-            changes.append(self._forgetting(attempt.account))
+            changes.append(self._deletion_of_failures(attempt.account))
         await self._counters.bulk_write(changes, ordered=False)
 
-    async def _take_back(self, attempt: _Attempt) -> None:
+    async def _undo(self, attempt: _Attempt) -> None:
         reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": _OPEN}}
         changes = [
             *map(self._one_less, attempt.quotas),
@@ -168,8 +168,8 @@ class Throttle:
         ]
         await self._counters.bulk_write(changes, ordered=False)
 
-    async def _open_lock(self, familiar: _Name, unfamiliar: _Name) -> _Name:
-        """Return the lock for this attempt; raise `TooManyAttempts` while it is closed."""
+    async def _choose_lock(self, familiar: _Name, unfamiliar: _Name) -> _Name:
+        """Return the lock that this attempt uses; raise `TooManyAttempts` while it is closed."""
         now = self._now()
         identifiers = [self._id(*familiar), self._id(*unfamiliar)]
         found = {
@@ -186,7 +186,7 @@ class Throttle:
         now = self._now()
         before = await self._counters.find_one_and_update(
             {"_id": self._id(*lock)},
-            _using(now),
+            _lock_update(now),
             upsert=True,
             return_document=ReturnDocument.BEFORE,
         )
@@ -199,7 +199,7 @@ class Throttle:
         for number, quota in enumerate(quotas):
             before = await self._counters.find_one_and_update(
                 {"_id": self._id(*quota.name)},
-                _spending(quota, now),
+                _quota_update(quota, now),
                 upsert=True,
                 return_document=ReturnDocument.BEFORE,
             )
@@ -243,9 +243,9 @@ class Throttle:
             {"_id": self._id(*quota.name), "spent": {"$gt": 0}}, {"$inc": {"spent": -1}}
         )
 
-    def _forgetting(self, account: str) -> DeleteMany:
+    def _deletion_of_failures(self, account: str) -> DeleteMany:
         """Build the deletion of an account's failures, also of those under an older secret."""
-        names = (_lock(account), _row(account).name)
+        names = (_lock(account), _failures_in_a_row(account).name)
         return DeleteMany(
             {"_id": {"$in": [_hashed(key, name) for name in names for key in self._keys]}}
         )
@@ -269,8 +269,8 @@ def _lock(account: str) -> _Name:
     return ("account", account)
 
 
-def _row(account: str) -> _Quota:
-    return _Quota(("in a row", account), FAILURES_IN_A_ROW, ROW_WINDOW)
+def _failures_in_a_row(account: str) -> _Quota:
+    return _Quota(("in a row", account), FAILURES_IN_A_ROW, IN_A_ROW_WINDOW)
 
 
 def _refuse_until(moment: datetime, now: datetime) -> None:
@@ -278,7 +278,7 @@ def _refuse_until(moment: datetime, now: datetime) -> None:
         raise TooManyAttempts((moment - now).total_seconds())
 
 
-def _using(now: datetime) -> list[dict[str, Any]]:
+def _lock_update(now: datetime) -> list[dict[str, Any]]:
     """Build the update that counts one attempt, and changes nothing while the lock is closed."""
     is_closed = {"$gt": ["$locked_until", now]}
     is_remembered = {"$gt": ["$expires_at", now]}
@@ -298,7 +298,7 @@ def _using(now: datetime) -> list[dict[str, Any]]:
     ]
 
 
-def _spending(quota: _Quota, now: datetime) -> list[dict[str, Any]]:
+def _quota_update(quota: _Quota, now: datetime) -> list[dict[str, Any]]:
     """Build the update that counts one attempt of a quota, in a new window after the last."""
     is_running = {"$gt": ["$expires_at", now]}
     one_more = {"$min": [{"$add": ["$spent", 1]}, quota.limit]}
