@@ -121,7 +121,7 @@ async def serve(
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         when_open()
         await signals.wait()
-        await _be_left_out(app[CONFIG].drain_delay.total_seconds(), app[IN_FLIGHT])
+        await _wait_for_routers(app[CONFIG].drain_delay.total_seconds(), app[IN_FLIGHT])
         await _drain(runner, site, listener, app[IN_FLIGHT])
     finally:
         gc.unfreeze()
@@ -146,7 +146,7 @@ def _listen(config: Config) -> socket.socket:
         ) from None
 
 
-async def _be_left_out(seconds: float, in_flight: InFlight) -> None:
+async def _wait_for_routers(seconds: float, in_flight: InFlight) -> None:
     """Serve on while `/readyz` says 503, so that a router hears of the end before the port closes.
 
     Kubernetes tells the process and the balancers at the same time, and these need some seconds.

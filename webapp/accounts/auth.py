@@ -59,7 +59,7 @@ async def sign_up(request: web.Request, form: SignUp) -> Account:
     except TooManyAttempts:
         event(request, "throttled", on="sign_up")
         raise
-    account = await accounts.sign_up(**fields, address=_hashing_for(request))
+    account = await accounts.sign_up(**fields, address=_hashing_network(request))
     event(request, "sign_up", account=account.id)
     return account
 
@@ -72,7 +72,7 @@ async def sign_in(request: web.Request, form: SignIn) -> Account:
     accounts = request.app[ACCOUNTS]
     email = await accounts.email_of(form.email)
     async with _throttled(request, email):
-        account = await accounts.authenticate(email, form.password, _hashing_for(request))
+        account = await accounts.authenticate(email, form.password, _hashing_network(request))
         # Looked up again: hashing takes a while, in which the password may have been changed or the
         # account disabled. Its owner would find a session in the list that opens nothing.
         if account is None or await accounts.get(account.id) != account:
@@ -133,14 +133,14 @@ async def _confirm(request: web.Request, account: Account, password: str) -> Pro
     """
     async with _throttled(request, account.email):
         try:
-            return await request.app[ACCOUNTS].confirm(account, password, _hashing_for(request))
+            return await request.app[ACCOUNTS].confirm(account, password, _hashing_network(request))
         except WrongPassword:
             event(request, "password_refused", account=account.id)
             raise
 
 
-def _hashing_for(request: web.Request) -> str:
-    """Return what takes turns with others at hashing: of IPv6 the largest network, a /48.
+def _hashing_network(request: web.Request) -> str:
+    """Return the network whose requests share one turn at hashing: of IPv6 the largest, a /48.
 
     Otherwise a client with many /64 would have as many turns.
     """

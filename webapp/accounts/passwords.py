@@ -111,7 +111,12 @@ class Passwords:
         if self._idle:
             self._start(wanted)
         elif refused := self._waiting.put(address, wanted):
-            refused.answer.set_exception(_busy())
+            refused.answer.set_exception(
+                Busy(
+                    "Too many people are signing in at this moment, please try again shortly.",
+                    retry_after_seconds=BUSY_RETRY_SECONDS,
+                )
+            )
         try:
             result: _Result = await wanted.answer
         finally:
@@ -161,10 +166,3 @@ class Passwords:
         except (InvalidKey, ValueError):  # ValueError: PHC text that is damaged in the database
             return False
         return True
-
-
-def _busy() -> Busy:
-    return Busy(
-        "Too many people are signing in at this moment, please try again shortly.",
-        retry_after_seconds=BUSY_RETRY_SECONDS,
-    )

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import Self
 
 from pymongo import MongoClient
@@ -140,12 +139,7 @@ class Mongod:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop it, whatever happened."""
         self.stop()
 

@@ -15,7 +15,7 @@ from webapp.accounts.forms import Confirmation, SignIn, SignUp, from_json
 from webapp.accounts.users import Account
 from webapp.handlers import devices, openapi
 from webapp.handlers.devices import Device
-from webapp.handlers.pages import LEAVING
+from webapp.handlers.pages import CLEAR_SITE_DATA
 from webapp.http.api_prefix import API
 from webapp.http.app_keys import CONFIG
 from webapp.http.bodies import json_fields
@@ -36,7 +36,7 @@ async def sign_in(request: web.Request) -> web.Response:
 async def sign_out(request: web.Request) -> web.Response:
     """End the session if there is one: 204 either way."""
     await auth.sign_out(request)
-    return _no_content(leaving=True)
+    return _no_content(clear=True)
 
 
 async def profile(request: web.Request) -> web.Response:
@@ -50,7 +50,7 @@ async def delete_profile(request: web.Request) -> web.Response:
     account = await auth.current_account(request)
     form = from_json(Confirmation, values)
     await auth.delete_account(request, account, form)
-    return _no_content(leaving=True)
+    return _no_content(clear=True)
 
 
 async def device_list(request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ async def sign_out_device(request: web.Request) -> web.Response:
     device = await devices.sign_out(request, account, request.match_info["handle"])
     if device is None:
         raise web.HTTPNotFound(text="You have no session with this handle.")
-    return _no_content(leaving=device.current)
+    return _no_content(clear=device.current)
 
 
 async def sign_out_others(request: web.Request) -> web.Response:
@@ -103,8 +103,8 @@ def add_routes(app: web.Application) -> None:
     )
 
 
-def _no_content(*, leaving: bool = False) -> web.Response:
-    return web.Response(status=204, headers=LEAVING if leaving else None)
+def _no_content(*, clear: bool = False) -> web.Response:
+    return web.Response(status=204, headers=CLEAR_SITE_DATA if clear else None)
 
 
 def _profile(account: Account) -> dict[str, str]:

@@ -95,7 +95,7 @@ async def signed_in(request: web.Request, account: Account) -> list[Device]:
     return found
 
 
-async def this_one(request: web.Request) -> Device | None:
+async def current(request: web.Request) -> Device | None:
     """Return the device that sent a request, from what its own session says; no list is read.
 
     `None` for a session without the time of its sign-in.

@@ -34,20 +34,20 @@ from webapp.http.refusals import NotSignedIn, Refusal
 _TEMPLATES = Path(__file__).parent / "templates"
 # ASVS 5.0, 14.3.1. Not "cookies": that would also delete those of sites under the same domain.
 # Not "cache": browsers search their whole disk cache for it, and nothing personal is in there.
-LEAVING = {"Clear-Site-Data": '"storage"'}
-# What the layout asks for, of a page without any of it.
-_BARE: dict[str, object] = {"account": None, "notice": None, "problem": None, "errors": {}}
+CLEAR_SITE_DATA = {"Clear-Site-Data": '"storage"'}
+# The variables of layout.html, for a page that sets none of them.
+_DEFAULTS: dict[str, Any] = {"account": None, "notice": None, "problem": None, "errors": {}}
 _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
 
 async def home(request: web.Request) -> web.Response:
     """Show the start page, also while the database does not answer."""
-    return _page(request, "home.html", notice=notices.named(request), **await _somebody(request))
+    return _page(request, "home.html", notice=notices.named(request), **await _layout(request))
 
 
 async def sign_up_form(request: web.Request) -> web.Response:
     """Show the empty sign-up form, also while the database does not answer."""
-    return _page(request, "signup.html", **await _somebody(request))
+    return _page(request, "signup.html", **await _layout(request))
 
 
 async def sign_up(request: web.Request) -> web.Response:
@@ -56,7 +56,7 @@ async def sign_up(request: web.Request) -> web.Response:
     try:
         await auth.sign_up(request, from_page(SignUp, values))
     except Refusal as refusal:
-        return _again(request, "signup.html", refusal, values, await _visitor(request))
+        return _form_again(request, "signup.html", refusal, values, await _visitor(request))
     raise web.HTTPSeeOther(with_query("/login", notice="signed-up"))
 
 
@@ -76,14 +76,14 @@ async def sign_in(request: web.Request) -> web.Response:
         await auth.sign_in(request, from_page(SignIn, values))
     except Refusal as refusal:
         visitor = await _visitor(request)
-        return _again(request, "login.html", refusal, values, visitor, next=next_)
+        return _form_again(request, "login.html", refusal, values, visitor, next=next_)
     raise web.HTTPSeeOther(next_)
 
 
 async def sign_out(request: web.Request) -> NoReturn:
     """End the session and redirect to the start page."""
     await auth.sign_out(request)
-    raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
+    raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=CLEAR_SITE_DATA)
 
 
 async def profile(request: web.Request) -> web.Response:
@@ -94,7 +94,7 @@ async def profile(request: web.Request) -> web.Response:
         "profile.html",
         account,
         notice=await notices.take(request),
-        device=await devices.this_one(request),
+        device=await devices.current(request),
     )
 
 
@@ -112,7 +112,7 @@ async def change_password(request: web.Request) -> web.Response:
     except NotSignedIn as refusal:  # the account was deleted meanwhile
         raise _to_sign_in(request, refusal) from None
     except Refusal as refusal:
-        return _again(request, "password.html", refusal, values, account)
+        return _form_again(request, "password.html", refusal, values, account)
     await notices.keep(request, "Your password is changed. All other devices are signed out.")
     raise web.HTTPSeeOther("/profile")
 
@@ -136,8 +136,8 @@ async def delete_account(request: web.Request) -> web.Response:
     except NotSignedIn as refusal:  # the account was deleted meanwhile
         raise _to_sign_in(request, refusal) from None
     except Refusal as refusal:
-        return _again(request, "delete.html", refusal, values, account)
-    raise web.HTTPSeeOther(with_query("/", notice="account-deleted"), headers=LEAVING)
+        return _form_again(request, "delete.html", refusal, values, account)
+    raise web.HTTPSeeOther(with_query("/", notice="account-deleted"), headers=CLEAR_SITE_DATA)
 
 
 async def device_list(request: web.Request) -> web.Response:
@@ -159,7 +159,7 @@ async def sign_out_devices(request: web.Request) -> web.Response:
         raise web.HTTPSeeOther("/profile/sessions")
     device = await devices.sign_out(request, account, handle)
     if device and device.current:
-        raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=LEAVING)
+        raise web.HTTPSeeOther(with_query("/", notice="signed-out"), headers=CLEAR_SITE_DATA)
     await notices.keep(
         request,
         f"{device.label} was signed out." if device else "That device was signed out already.",
@@ -173,7 +173,7 @@ def error_page(request: web.Request, *, status: int, heading: str, sentence: str
         "error.html",
         request,
         {
-            **_BARE,
+            **_DEFAULTS,
             "signed_in": _may_be_signed_in(request),
             "path": "",
             "status": status,
@@ -234,7 +234,7 @@ def _may_be_signed_in(request: web.Request) -> bool:
     return request.app[STORAGE].load_cookie(request) is not None
 
 
-async def _somebody(request: web.Request) -> dict[str, Any]:
+async def _layout(request: web.Request) -> dict[str, Any]:
     """Return what the layout says of the visitor, also while the database does not answer."""
     try:
         account = await _visitor(request)
@@ -273,7 +273,7 @@ def _page(
     **context: Any,
 ) -> web.Response:
     context = {
-        **_BARE,
+        **_DEFAULTS,
         "account": account,
         "signed_in": account is not None,
         "path": request.path,
@@ -284,7 +284,7 @@ def _page(
     return aiohttp_jinja2.render_template(template, request, context, status=status)
 
 
-def _again(
+def _form_again(
     request: web.Request,
     template: str,
     refusal: Refusal,

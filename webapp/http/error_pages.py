@@ -21,8 +21,8 @@ from webapp.http.refusals import Busy, Refusal
 
 _log = logging.getLogger(__name__)
 
-STORE_RETRY_SECONDS = 5
-_STORE_AWAY = "Our database does not answer at the moment, please try again shortly."
+DATABASE_RETRY_SECONDS = 5
+_DATABASE_AWAY = "Our database does not answer at the moment, please try again shortly."
 
 _WORDS = {
     400: ("This request could not be read", "Something in it is not valid."),
@@ -63,7 +63,7 @@ def error_answers(page: ErrorPage) -> Middleware:
         except Exception as error:
             if isinstance(error, PyMongoError) and is_away(error):
                 _log.warning("MongoDB did not answer", exc_info=True)
-                away = Busy(_STORE_AWAY, retry_after_seconds=STORE_RETRY_SECONDS)
+                away = Busy(_DATABASE_AWAY, retry_after_seconds=DATABASE_RETRY_SECONDS)
                 raise _explain(request, away, page) from None
             _log.error("unhandled error", exc_info=error)
             raise _explain(request, web.HTTPInternalServerError(), page) from error
@@ -85,11 +85,10 @@ def _explain(request: web.Request, error: web.HTTPException, page: ErrorPage) ->
 
 def _words(error: web.HTTPException) -> tuple[str, str]:
     heading, sentence = _WORDS.get(error.status, (error.reason, "This did not work."))
-    if isinstance(error, Refusal):
-        return heading, error.sentence
     # aiohttp's own texts are like "404: Not Found"; any other sentence was written to be read.
-    own = error.text and error.text != f"{error.status}: {error.reason}"
-    return heading, error.text or "" if own else sentence
+    if error.text and error.text != f"{error.status}: {error.reason}":
+        sentence = error.text
+    return heading, sentence
 
 
 def problem(status: int, sentence: str) -> dict[str, object]:

@@ -52,11 +52,11 @@ class Connection(web.RequestHandler):
     A class because aiohttp's hook for such answers, `handle_error`, is a method of this one.
     """
 
-    __slots__ = ("_target",)
+    __slots__ = ("target",)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._target = "/"
+        self.target = "/"  # the beginning of the path that was asked for last
 
     def data_received(self, data: bytes) -> None:
         """Remember what is asked for: the parser does not say it of what it cannot parse.
@@ -65,7 +65,7 @@ class Connection(web.RequestHandler):
         another one: all that follows from it is the format of the refusal.
         """
         if match := _TARGET.match(data):
-            self._target = match[1].decode()
+            self.target = match[1].decode()
         super().data_received(data)
 
     def handle_error(
@@ -88,11 +88,6 @@ class Connection(web.RequestHandler):
             answer = web.Response(text=f"{sentence}\n", status=code)
         answer.force_close()
         return answer
-
-    @property
-    def target(self) -> str:
-        """The beginning of the path that was asked for last."""
-        return self._target
 
 
 class _Server(web.Server):
