@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bson
 import pytest
 from bson import Int64
 from bson.datetime_ms import DatetimeMS
@@ -14,6 +15,7 @@ from storage.document import (
     Stored,
     build,
     checked_values,
+    decode,
     not_expired,
     parse_without_values,
     readable,
@@ -89,6 +91,16 @@ def test_dates_are_read_up_to_the_year_9000() -> None:
     assert read({**document, "expires_at": last}).dates.expires_ms == from_datetime(last)
     with pytest.raises(Unreadable, match="not a date of this age"):
         read({**document, "expires_at": last + timedelta(milliseconds=1)})
+
+
+def test_text_of_others_that_is_no_utf_8_does_not_hide_a_session() -> None:
+    """A field that is not ours may hold what a program in another language wrote."""
+    raw = bson.encode({**build(STORED, VALUES), "note": "????"}).replace(b"????", b"\xff\xfe??")
+
+    document, sealed = decode(raw)
+
+    assert parse_without_values(document) == STORED
+    assert sealed == VALUES
 
 
 WRONG: dict[str, list[Any]] = {

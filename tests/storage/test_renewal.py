@@ -209,6 +209,24 @@ async def test_second_save_after_a_renewal_does_not_restore_a_removed_value(
     assert await values(storage, cookie) == {"a": 1}
 
 
+async def test_second_save_after_a_renewal_does_not_write_what_was_moved_again(
+    make_storage: MakeStorage,
+) -> None:
+    """Somebody may have changed it meanwhile at the new place."""
+    storage = make_storage()
+    cookie = await visit(storage, None, lambda session: session.update(a=1, b=2))
+    renewing = await load(storage, cookie)
+    await visit(storage, cookie, lambda session: session.update(b=3))
+
+    renewing.session.renew()
+    cookie = await renewing.save()
+    await visit(storage, cookie, lambda session: session.update(b=4))
+    renewing.session["a"] = 5
+    await renewing.save()
+
+    assert await values(storage, cookie) == {"a": 5, "b": 4}
+
+
 async def test_session_written_after_invalidate_gets_one_new_token(
     make_storage: MakeStorage,
 ) -> None:

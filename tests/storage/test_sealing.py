@@ -262,6 +262,13 @@ def test_label_is_no_value_and_a_value_is_no_label(keyring: Keyring, keys: Sessi
         keyring.open_label(bytes.fromhex(KNOWN_SEALED), IDENTIFIER, CREATED_MS)
 
 
+def test_label_may_be_empty(keyring: Keyring) -> None:
+    """Nothing that is sealed is shorter."""
+    sealed = keyring.seal_label("", IDENTIFIER, CREATED_MS)
+
+    assert keyring.open_label(sealed, IDENTIFIER, CREATED_MS) == ""
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "$set", "a\0b", "ключ", "🍪", "\udcff", "n" * 10_000])
 def test_any_name_is_hidden_in_sixteen_characters(keys: SessionKeys, name: str) -> None:
     """MongoDB gets no dots, dollar signs, NUL or surrogates, and the name is read back."""
