@@ -15,8 +15,8 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until
 from tests.processes import free_port
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 NAME = "faults"

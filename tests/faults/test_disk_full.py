@@ -15,8 +15,8 @@ from pymongo.errors import PyMongoError
 
 from tests.faults.conftest import Report, StartApp
 from tests.faults.load import VISITORS, Load
-from tests.faults.waiting import until
 from tests.processes import free_port
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long

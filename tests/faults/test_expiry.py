@@ -13,8 +13,8 @@ from aiohttp import ClientSession
 from pymongo import MongoClient
 
 from tests.faults.conftest import App, StartApp
-from tests.faults.waiting import until
 from tests.processes import free_port
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 
 from tests.faults.conftest import App, StartApp
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until_async
+from tests.waiting import until_async
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long

@@ -13,7 +13,7 @@ from storage.pacing import MOST_UNDER_WAY
 from tests.conftest import only_in_full
 from tests.faults.conftest import App, Remark, StartApp
 from tests.faults.raw import pour
-from tests.faults.waiting import until
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long

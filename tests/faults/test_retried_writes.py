@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from tests.faults.conftest import App, Report, StartApp
 from tests.faults.load import VISITORS, Load
 from tests.faults.replica_set import ReplicaSet, replica_set
-from tests.faults.waiting import until_async
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.long
 

@@ -17,8 +17,8 @@ from aiohttp import ClientSession
 from tests.faults.conftest import Report, StartApp
 from tests.faults.load import VISITORS, Load
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until
 from tests.processes import free_port
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long

@@ -25,7 +25,7 @@ from tests.faults.test_memory import (
     requests_of,
     resident_bytes,
 )
-from tests.faults.waiting import until
+from tests.waiting import until
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
