@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage import generate_secret
-from tests.webapp.certificates import certificate
+from tests.certificates import certificate
 from webapp.config.settings import PLACEHOLDERS, Config, ConfigError
 from webapp.config.variables import NAME, network
 

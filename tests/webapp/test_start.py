@@ -16,9 +16,9 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, NotPrimaryError, OperationFailure
 
 from storage import StorageUnavailable, causes
+from tests.certificates import certificate
 from tests.conftest import NewMongod
 from tests.processes import LISTENING, free_port, run_webapp, webapp
-from tests.webapp.certificates import certificate
 from tests.webapp.commands import run_command
 from tests.webapp.test_config import REFUSED, SECRET
 from webapp.app import create_app, parts
