@@ -134,13 +134,27 @@ def free_port() -> int:
     Not one of those that the kernel gives to outgoing connections (from 32768 on): a server that
     is killed and started again must find its port free.
     """
-    while True:
-        port = LOWEST_PORT + secrets.randbelow(PORTS)
+    while not is_free(port := LOWEST_PORT + secrets.randbelow(PORTS)):
+        pass
+    return port
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on a port of the loopback interface."""
+    with socket.socket() as probe:
+        # As servers do: accept a port whose old connections are in TIME_WAIT.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def listens(*ports: int) -> bool:
+    """Tell whether connections to each of these ports of the loopback interface are accepted."""
+    for port in ports:
         with socket.socket() as probe:
-            # As servers do: accept a port whose old connections are in TIME_WAIT.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return False
+    return True

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from storage import generate_secret
+from tests import certificates
 from tests.conftest import missing
-from tests.processes import LISTENING, PATIENCE_SECONDS, ROOT, Process, free_port
+from tests.processes import LISTENING, ROOT, Process, free_port, is_free, listens
+from tests.waiting import until
 from tests.webapp.browsing import Visitor
 
 HOST = "app.example"
@@ -91,18 +90,10 @@ class Router:
 
 
 def neighbouring_ports() -> tuple[int, int]:
-    """Return two free ports, the second one higher, as honcho numbers its processes.
-
-    They are below the range of ports that the system assigns, so that no other program takes one.
-    """
-    while True:
-        first = random.randrange(20_000, 30_000)
-        try:
-            for port in (first, first + 1):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first, first + 1
+    """Return two free ports, the second one higher, as honcho numbers its processes."""
+    while not is_free((first := free_port()) + 1):
+        pass
+    return first, first + 1
 
 
 @dataclass
@@ -147,13 +138,14 @@ class Fleet:
 
     def access_line(self, request_id: str) -> dict[str, object]:
         """Return the access line of one request; it is written after the answer."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            for line in self.output().splitlines():
-                if request_id in line and '"event": "request"' in line:
-                    found: dict[str, object] = json.loads(line)
-                    return found
-        raise AssertionError(f"no access line for {request_id}")
+
+        def access_line() -> str | None:
+            lines = self.output().splitlines()
+            parts = (request_id, '"event": "request"')
+            return next((line for line in lines if all(part in line for part in parts)), None)
+
+        found: dict[str, object] = json.loads(until(access_line))
+        return found
 
     def output(self) -> str:
         """Return what all processes wrote, including the ones that have stopped."""
@@ -181,11 +173,7 @@ def fleet(mongo_uri: str, database_name: str) -> Iterator[Fleet]:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a certificate for the host, with its key in the same folder."""
     folder = tmp_path_factory.mktemp("certificate")
-    command = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
-    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder / "cert.pem"
+    return certificates.certificate(folder, f"DNS:{HOST}").with_name("cert.pem")
 
 
 @pytest.fixture
@@ -218,9 +206,13 @@ def run_nginx(router: Router, servers: str, folder: Path) -> Iterator[None]:
     command += ["-e", str(router.error_log)]
     subprocess.run([*command, "-t", "-q"], check=True)
     router.running = Process(*command, environ={})
-    _wait_for_ports(router)
-    yield
-    assert router.running.end() == 0
+    try:
+        until(lambda: router.complaints() or listens(router.http_port, router.https_port))
+        assert not router.complaints()
+        yield
+    finally:
+        code = router.running.end()
+    assert code == 0
 
 
 def _main_configuration(folder: Path, example: str) -> str:
@@ -235,16 +227,6 @@ def _main_configuration(folder: Path, example: str) -> str:
         + "events { worker_connections 512; }\n"
         + f"http {{\naccess_log off;\nproxy_next_upstream off;\n{temporary}{example}}}\n"
     )
-
-
-def _wait_for_ports(router: Router) -> None:
-    for port in (router.http_port, router.https_port):
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                assert not router.complaints()
 
 
 def cookie_lines(headers: str) -> list[str]:

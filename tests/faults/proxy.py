@@ -13,7 +13,6 @@ import struct
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 
 # SO_LINGER with zero seconds: closing the socket sends RST, as if the peer's machine had crashed.
@@ -87,12 +86,7 @@ class Proxy:
         )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Close every connection and stop the thread."""
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)

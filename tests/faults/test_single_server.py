@@ -65,23 +65,14 @@ def kept_every_promise(load: Load) -> None:
     assert (record.stale, record.overtaken, record.wrong) == (0, 0, [])
 
 
+@pytest.mark.parametrize(("times", "shown"), [(1, "once"), (8, "8 times")])
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
-    server: Mongod, start_app: StartApp, report: Report
+    server: Mongod, start_app: StartApp, report: Report, times: int, shown: str
 ) -> None:
-    """SIGKILL once; `journal=true` makes an acknowledgement mean "on the disk"."""
-    load = await kill_under_load(server, start_app, 1)
+    """After each restart; `journal=true` makes an acknowledgement mean "on the disk"."""
+    load = await kill_under_load(server, start_app, times)
 
-    report("single mongod killed with SIGKILL, once", load.record, VISITORS)
-    kept_every_promise(load)
-
-
-async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again(
-    server: Mongod, start_app: StartApp, report: Report
-) -> None:
-    """SIGKILL eight times, restarts in between."""
-    load = await kill_under_load(server, start_app, 8)
-
-    report("single mongod killed with SIGKILL, 8 times", load.record, VISITORS)
+    report(f"single mongod killed with SIGKILL, {shown}", load.record, VISITORS)
     kept_every_promise(load)
 
 

@@ -6,11 +6,9 @@ import asyncio
 import itertools
 import logging
 import os
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,7 +30,8 @@ from pymongo.topology_description import TOPOLOGY_TYPE, TopologyDescription
 
 from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
-from tests.conftest import NewMongod, missing
+from tests.certificates import certificate
+from tests.conftest import NewMongod
 from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of, until
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
@@ -68,28 +67,12 @@ def guarded(new_mongod: NewMongod) -> Iterator[Mongod]:
 @pytest.fixture(scope="module")
 def encrypted(new_mongod: NewMongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """Run a server that speaks TLS only, with a certificate that nobody trusts."""
-    pem = _certificate(tmp_path_factory.mktemp("certificate"))
+    pem = certificate(tmp_path_factory.mktemp("certificate"))
     with new_mongod("--tlsMode", "allowTLS", "--tlsCertificateKeyFile", str(pem)) as server:
         with Admin(server.uri) as client:
             for mode in ("preferTLS", "requireTLS"):  # one step at a time
                 client.admin.command("setParameter", 1, tlsMode=mode)
         yield server
-
-
-def _certificate(folder: Path) -> Path:
-    key, certificate, pem = (folder / name for name in ("key", "certificate", "pem"))
-    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
-    try:
-        subprocess.run(
-            [*command, *subject, "-keyout", key, "-out", certificate],
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        missing("openssl is not installed")
-    pem.write_bytes(key.read_bytes() + certificate.read_bytes())
-    return pem
 
 
 @pytest.fixture(scope="module")

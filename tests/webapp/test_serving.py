@@ -13,7 +13,8 @@ import pytest
 from aiohttp import ClientSession
 
 from storage import generate_secret
-from tests.processes import LISTENING, Process, free_port, webapp
+from tests.processes import LISTENING, Process, free_port, listens, webapp
+from tests.waiting import until
 from tests.webapp.browsing import PASSWORD, Visitor
 from webapp.server import DRAIN_SECONDS
 
@@ -89,7 +90,7 @@ async def test_request_whose_body_still_arrives_is_answered_and_saved(
             await asyncio.to_thread(process.wait_for, "ending: 1 requests in flight")
             process.signal(signal.SIGTERM)
             process.signal(signal.SIGINT)
-            await asyncio.to_thread(_refused, served)
+            await asyncio.to_thread(until, lambda: not listens(int(served["PORT"])))
             go_on.set()
 
             assert await signing_in == (200, "close")
@@ -205,12 +206,3 @@ async def test_unreadable_requests_are_logged_like_others(served: dict[str, str]
     assert b"X-Request-Id: " + str(line["request_id"]).encode() in answer
     assert b"private" not in answer
     assert "private" not in process.output
-
-
-def _refused(served: dict[str, str]) -> None:
-    """Connect until the port is closed."""
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", int(served["PORT"]))).close()
-        except ConnectionRefusedError:
-            return
