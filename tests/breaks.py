@@ -50,6 +50,11 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
     ("storage/driver.py", "3600.0", "(3601.0)"): (
         "About a day, for what may take long; a second more or less is no difference."
     ),
+    (
+        "storage/batching.py",
+        "deadline < self._timer.when()",
+        "(deadline <= self._timer.when())",
+    ): "The timer would be set again for the same instant.",
     ("storage/watching.py", "0.0", "(1.0)"): (
         "The first watch sets this instant before anything reads it."
     ),
