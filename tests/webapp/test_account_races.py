@@ -23,6 +23,7 @@ from tests.webapp.people import (
 from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.cli import actions
+from webapp.cli.actions import NotDone
 from webapp.database.client import Database
 from webapp.http.app_keys import DATABASE, STORAGE
 
@@ -114,6 +115,23 @@ async def test_change_under_way_never_undoes_an_operators_reset(
     assert (await changing).status == 403
     assert await signs_in(client, password)
     assert not await signs_in(client, NEW_PASSWORD)
+
+
+async def test_operator_is_told_that_the_account_was_deleted_meanwhile(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a sentence: nothing was set."""
+    await arrive(client)
+    find = Accounts.find
+
+    async def find_and_delete(accounts: Accounts, email: str) -> object:
+        found = await find(accounts, email)
+        assert (await delete(client)).status < 400
+        return found
+
+    monkeypatch.setattr(Accounts, "find", find_and_delete)
+    with pytest.raises(NotDone, match="was deleted just now"):
+        await actions.set_password(client.app, ADA["email"], OPERATORS)
 
 
 async def test_deletion_under_way_never_follows_an_operators_reset(client: Client) -> None:

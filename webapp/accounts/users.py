@@ -212,11 +212,11 @@ class Accounts:
         """
         await self._while_proved(proof, self._users.find_one_and_delete)
 
-    async def set_password(self, account: Account, password: str) -> Account:
+    async def set_password(self, account: Account, password: str) -> Account | None:
         """Store a new password, whatever the current one is: for the operator.
 
-        The caller ends the sessions. Raises `FieldsRefused`, `Busy`, or `LookupError` when the
-        account is gone.
+        The caller ends the sessions. Returns `None` when the account is gone; raises
+        `FieldsRefused` or `Busy`.
         """
         document = await self._users.find_one_and_update(
             {"_id": ObjectId(account.id)},
@@ -224,7 +224,7 @@ class Accounts:
             return_document=ReturnDocument.AFTER,
         )
         if document is None:
-            raise LookupError("this account was deleted in the meantime")
+            return None
         return _account(document)
 
     async def set_disabled(self, account: Account, *, disabled: bool) -> bool:

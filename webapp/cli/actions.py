@@ -100,7 +100,8 @@ async def add_user(app: web.Application, email: str, username: str, password: st
 async def set_password(app: web.Application, email: str, password: str) -> Outcome:
     """Give an account a new password, end its sessions, and let it be tried again."""
     account = await _account(app, email)
-    await app[ACCOUNTS].set_password(account, password)
+    if await app[ACCOUNTS].set_password(account, password) is None:
+        raise NotDone(f"The account with the email address {email!r} was deleted just now.")
     await app[THROTTLE].forget_failures(account.email)
     ended = await app[STORAGE].revoke_owner(account.id)
     return Outcome(f"{account.email} has a new password.", [{"ended_sessions": ended}])
