@@ -223,9 +223,7 @@ class Accounts:
             await self._new_password(account, password, "password", address=""),
             return_document=ReturnDocument.AFTER,
         )
-        if document is None:
-            return None
-        return _account(document)
+        return _account(document) if document else None
 
     async def set_disabled(self, account: Account, *, disabled: bool) -> bool:
         """Lock or unlock an account; `True` if that changed anything.
