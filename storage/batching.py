@@ -146,7 +146,16 @@ class Batcher(Generic[Item, Result]):
         # Tracing shows the command below the first of the requests that it serves. Not with
         # create_task(): an eager task would send the first item before the others are submitted.
         context = self._waiting[0][3]
-        self._workers.add(asyncio.Task(self._work(), loop=loop, context=context))
+        worker = asyncio.Task(self._work(), loop=loop, context=context)
+        self._workers.add(worker)
+        worker.add_done_callback(self._replace_unstarted)
+
+    def _replace_unstarted(self, worker: asyncio.Task[None]) -> None:
+        """Go on without a worker that was cancelled before its first step: nothing of it ran."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            if self._waiting:
+                self._start_worker(worker.get_loop())
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look from the next turn of the event loop on whether another batch may leave."""

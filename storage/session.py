@@ -300,6 +300,9 @@ class MongoSession(Session):
         self.ended |= taken.ended
         self.abandoned |= taken.abandoned
         self.by_forward |= taken.by_forward
+        if not self.max_age_assigned:
+            # Where the save followed a renewal it may be another one than was loaded.
+            self.own_max_age, self.persistent = taken.own_max_age, taken.persistent
 
     def outlive_answer(self, route: str) -> None:
         """Say so if it is dropped with unsaved changes: no answer will save them.

@@ -742,3 +742,29 @@ async def test_nothing_is_left_to_wait_for_after_a_batch_that_failed(sender: Sen
     await batcher.drained()
 
     assert batcher.wait_again(cancelled) is None
+
+
+async def test_worker_that_is_cancelled_before_it_starts_leaves_no_item_waiting(
+    sender: Sender,
+) -> None:
+    """As by an app that cancels every task when it ends."""
+    batcher = batcher_of(sender)
+    first = batcher.submit("a", later())
+    (worker,) = batcher._workers
+    worker.cancel()
+
+    assert await asyncio.wait_for(first, 1) == "A"
+    assert await asyncio.wait_for(batcher.submit("b", later()), 1) == "B"
+    await asyncio.wait_for(batcher.drained(), 1)
+
+
+async def test_worker_that_is_cancelled_with_nothing_waiting_is_forgotten(sender: Sender) -> None:
+    """Its only item was given up too."""
+    batcher = batcher_of(sender)
+    batcher.submit("a", later())
+    (worker,) = batcher._workers
+    batcher._waiting.clear()
+    worker.cancel()
+
+    await asyncio.wait_for(batcher.drained(), 1)
+    assert not batcher._workers

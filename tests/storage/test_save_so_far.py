@@ -553,3 +553,23 @@ async def test_session_of_another_storage_is_refused_by_name(
     app.router.add_get("/", handler)
 
     assert (await (await aiohttp_client(app)).get("/")).status == 200
+
+
+async def test_max_age_of_a_renewal_that_was_followed_is_not_overwritten_by_the_next_save(
+    storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """The request has not changed it, so its second save must not write what it had loaded."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+
+    def renew(session: Any) -> None:
+        session.renew()
+        session.max_age = 3600
+
+    new = str(await visit(make_storage(), cookie, renew))
+
+    for number in range(2):
+        begun.session[f"step {number}"] = number
+        await save_session(begun.request)
+
+    assert (await load(storage, new)).session.max_age == 3600
