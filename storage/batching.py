@@ -190,8 +190,10 @@ class Batcher(Generic[Item, Result]):
                 if self._waiting:
                     self._look_later(asyncio.get_running_loop())
                 self._sent[id(batch)] = batch
-                await self._send_batch(batch)
-                del self._sent[id(batch)]
+                try:
+                    await self._send_batch(batch)
+                finally:
+                    del self._sent[id(batch)]
         finally:
             # Here, not in a callback: an item submitted in between would wait for ever.
             self._workers -= {asyncio.current_task()}
@@ -214,12 +216,14 @@ class Batcher(Generic[Item, Result]):
         results: Sequence[Result | BaseException]
         try:
             results = await self._send([pending[0] for pending in batch], seconds)
+        except asyncio.CancelledError:
+            # From outside, as by an app that cancels every task when it ends.
+            self._fail(batch, None)
+            raise
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
             self._pace.fail()
             self._report(error)
-            for pending in batch:
-                if not pending[2].done():
-                    pending[2].set_exception(self._refuse(error))
+            self._fail(batch, error)
             return
         self._events += 1
         self._pace.learn(loop.time() - begun_at)
@@ -230,6 +234,11 @@ class Batcher(Generic[Item, Result]):
             elif self._keep_cancelled and waiter.cancelled():
                 # Its task is told of the cancellation in the next turn of the loop only.
                 self._unclaimed[waiter] = result
+
+    def _fail(self, batch: list[Pending[Item, Result]], error: BaseException | None) -> None:
+        for _item, _deadline, waiter, _context in batch:
+            if not waiter.done():
+                waiter.set_exception(self._refuse(error))
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         # One timer for all: nearly always every waiter has its answer before it fires.

@@ -148,6 +148,8 @@ class Watches:
             self._wake = asyncio.Event()
             self._started_at = loop.time()
             self._due_at.clear()
+            for place in self._places.values():  # the task before was cancelled from outside
+                self._plan(place)
         identifier = snapshot.stored.identifier
         self._add(_Place(snapshot.token, identifier, snapshot.stored.dates), [watch])
         self.look_at(identifier)

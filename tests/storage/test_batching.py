@@ -758,6 +758,23 @@ async def test_worker_that_is_cancelled_before_it_starts_leaves_no_item_waiting(
     await asyncio.wait_for(batcher.drained(), 1)
 
 
+async def test_worker_that_is_cancelled_during_a_command_refuses_its_items(sender: Sender) -> None:
+    """Nobody waits until the deadline, nothing is kept, and the next item is sent."""
+    batcher = batcher_of(sender)
+    first = await sent_first(batcher, sender, "a")
+    second = batcher.submit("b", later())
+    (worker,) = batcher._workers
+
+    worker.cancel()
+    with pytest.raises(StorageUnavailable):
+        await asyncio.wait_for(first, 1)
+    sender.go.set()
+
+    assert await asyncio.wait_for(second, 1) == "B"
+    await asyncio.wait_for(batcher.drained(), 1)
+    assert batcher._sent == {}
+
+
 async def test_worker_that_is_cancelled_with_nothing_waiting_is_forgotten(sender: Sender) -> None:
     """Its only item was given up too."""
     batcher = batcher_of(sender)
