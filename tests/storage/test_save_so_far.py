@@ -555,6 +555,21 @@ async def test_session_of_another_storage_is_refused_by_name(
     assert (await (await aiohttp_client(app)).get("/")).status == 200
 
 
+async def test_max_age_that_is_set_during_a_save_is_for_the_next_one(storage: MongoStorage) -> None:
+    """What the save has noted must not replace it."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    begun.session["step"] = 1
+    saving = asyncio.create_task(save_session(begun.request))
+    await asyncio.sleep(0)
+
+    begun.session.max_age = 600
+    await saving
+    await save_session(begun.request)
+
+    assert (await load(storage, cookie)).session.max_age == 600
+
+
 async def test_max_age_of_a_renewal_that_was_followed_is_not_overwritten_by_the_next_save(
     storage: MongoStorage, make_storage: MakeStorage
 ) -> None:
