@@ -161,7 +161,8 @@ class Store:
         await self._driver.drained()
         await self._finds.drained()
         await self._writes.drained()
-        # What follows a write of a visitor who has gone begins when the write has ended.
+        # What follows a write of a visitor who has gone begins one turn after its answer.
+        await asyncio.sleep(0)
         await self._driver.drained()
         self._cache.clear()
 

@@ -754,6 +754,31 @@ async def test_late_save_is_carried_out_when_the_visitor_goes_at_any_step(
         await until(arrived, 5)
 
 
+async def test_closing_waits_for_a_late_save_whose_write_was_answered_just_now(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request has not run since: what follows is begun in the next turn of the event loop."""
+    here, storage = make_storage(), make_storage()
+    old, late = await begun(storage, ADA)
+    new = await renewed(here, old)
+    late.session["colour"] = "red"
+    submit, sent = storage._store._writes.submit, []
+
+    def recorded(*args: Any) -> asyncio.Future[Any]:
+        sent.append(submit(*args))
+        return sent[-1]
+
+    monkeypatch.setattr(storage._store._writes, "submit", recorded)
+    request = asyncio.ensure_future(late.save())
+    async with asyncio.timeout(5):
+        while not (sent and sent[0].done()):
+            await asyncio.sleep(0)
+    request.cancel()
+    await storage.aclose()
+
+    assert "colour" in await values(here, new)
+
+
 async def test_closing_waits_for_a_late_save_whose_visitor_has_gone(
     make_storage: MakeStorage,
 ) -> None:
