@@ -265,11 +265,11 @@ class Store:
     async def update_if_unchanged(
         self, there: Snapshot, draft: Draft, names: Iterable[str], *, set_max_age: bool
     ) -> Snapshot | None:
-        """Write a late save, if the values of these names are still as in ``there``.
+        """Write a late save, if these values and the idle timeout are still as in ``there``.
 
-        ``names`` are those that it changes, and those that it leaves to somebody else. Where it
-        leaves all of them the update changes nothing, and is sent all the same: a find also sees
-        what a failover may undo, and then nobody's change would be left.
+        ``names`` are those of the values that it changes, and of those that it leaves to somebody
+        else. Where it leaves all of them the update changes nothing, and is sent all the same: a
+        find also sees what a failover may undo, and then nobody's change would be left.
 
         Returns what MongoDB has then; ``None``: something is not as in ``there``.
         """

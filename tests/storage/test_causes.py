@@ -529,7 +529,7 @@ async def test_client_that_was_closed_too_early_is_named(
 
 
 def test_causes_that_may_pass_without_anybodys_help_are_warnings_and_no_others() -> None:
-    """Whoever watches the log for errors is called for what has to be fixed alone."""
+    """Only what somebody has to fix is logged as an error."""
     found = {name: cause for name, cause in vars(causes).items() if isinstance(cause, Cause)}
 
     passing = {name for name, cause in found.items() if cause.passing}
