@@ -7,7 +7,7 @@ large ones. What waits leaves
 - when a command is answered;
 - when the event loop has nothing else to do, while fewer commands are under way than ``Pace``
   allows: then a command costs nobody's time, and far from the server nobody waits for the round
-  trip of a stranger.
+  trip of a stranger. A batch is then a part of what waits and is under way.
 
 This module knows nothing of sessions or of MongoDB.
 """
@@ -21,7 +21,7 @@ from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from storage.pacing import COMMAND_SECONDS, Pace
+from storage.pacing import COMMAND_SECONDS, Pace, idle_seconds
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,6 +78,7 @@ class Batcher(Generic[Item, Result]):
         self._keep_cancelled = keep_cancelled
         self._size, self._longest_queue = size, queue
         self._pace = Pace()
+        self._idle_seconds = idle_seconds
         # Items submitted and batches answered so far.
         self._events = 0
         # Whether the event loop is going to call _leave_if_quiet.
@@ -202,7 +203,9 @@ class Batcher(Generic[Item, Result]):
 
     def _take_batch(self) -> list[Pending[Item, Result]]:
         batch: list[Pending[Item, Result]] = []
-        while self._waiting and len(batch) < self._size:
+        under_way = sum(map(len, self._sent.values()))
+        size = min(self._size, self._pace.share(len(self._waiting) + under_way))
+        while self._waiting and len(batch) < size:
             pending = self._waiting.popleft()
             waiter = pending[2]
             if not waiter.done() or (self._keep_cancelled and waiter.cancelled()):
@@ -211,8 +214,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
         loop = asyncio.get_running_loop()
-        begun_at = loop.time()
-        seconds = max([pending[1] for pending in batch]) - begun_at
+        seconds = max([pending[1] for pending in batch]) - loop.time()
+        idle = self._idle_seconds()
         results: Sequence[Result | BaseException]
         try:
             results = await self._send([pending[0] for pending in batch], seconds)
@@ -226,7 +229,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         self._events += 1
-        self._pace.learn(loop.time() - begun_at)
+        self._pace.learn(self._idle_seconds() - idle)
         for pending, result in zip(batch, results, strict=True):
             waiter = pending[2]
             if not waiter.done():

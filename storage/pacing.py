@@ -1,54 +1,59 @@
-"""How many commands may be under way at once: learned from the time that they take.
+"""How many commands may be under way at once: learned from the time in which the process was idle.
 
 Knows nothing of sessions, of MongoDB or of asyncio.
 """
 
 from __future__ import annotations
 
-from math import inf
+from time import perf_counter, process_time
 
-# What a command costs the event loop, whatever it carries: 0.15 to 0.5 ms where it was measured.
+# What a command costs the process, whatever it carries: 0.25 ms and more where it was measured.
 COMMAND_SECONDS = 0.00025
 # PyMongo's pool has 100 connections, and who waits for one is served in no order. Finds and writes
 # share the pool with what the app does itself.
 MOST_UNDER_WAY = 32
-# The least time is that of this number of commands, and of as many before. Few, so that a move to
-# a server that is further away is noticed soon.
-REMEMBERED = 16
+# One part more for each so many commands that the idle time allows: another command then costs an
+# eighth of that time at most.
+COMMANDS_PER_PART = 8
+# After a command that failed, the limit grows by one with as many that succeed.
+CAREFUL = 16
+
+
+def idle_seconds() -> float:
+    """Return for how long this process has used no processor; only differences have a meaning.
+
+    What its other threads use counts too: Motor's commands run in threads.
+    """
+    return perf_counter() - process_time()
 
 
 class Pace:
-    """The limit of commands under way, from the least time that a command takes.
+    """The limit of commands under way: one, and those that the process could send while it waits.
 
-    The least, since the time of most commands includes waiting for the server or for the event
-    loop, and more commands would not shorten that.
+    Beside the server a process is hardly ever idle during a command. It sends one at a time: what
+    waits meanwhile is worth more in the next one. Further away that would be a wait for a
+    stranger's round trip. A process that has enough to do sends few large ones at any distance.
 
-    A server that answers in less time than a command costs gets one command at a time: what waits
-    meanwhile is worth more in the next one. Further away that would be a wait for a stranger's
-    round trip, so as many may be under way as the event loop could send in one.
-
-    After a command that failed there is one again, and one more with every sixteen that succeed.
+    Each command moves the limit by one at most, so that a slow one does not change much.
     """
 
-    __slots__ = ("_bound", "_learned", "_least", "_least_before", "limit")
+    __slots__ = ("_succeeded", "limit")
 
     def __init__(self) -> None:
         """Begin with one command at a time."""
         self.limit: int = 1
-        self._bound = MOST_UNDER_WAY
-        self._learned = 0
-        self._least = self._least_before = inf
+        # Commands since one that failed.
+        self._succeeded = CAREFUL * MOST_UNDER_WAY
 
-    def learn(self, seconds: float) -> None:
-        """Note how long a command that succeeded has taken."""
-        if self._learned % REMEMBERED == 0:
-            self._least_before, self._least = self._least, inf
-            self._bound = min(self._bound + 1, MOST_UNDER_WAY)
-        self._learned += 1
-        if seconds < self._least:
-            self._least = seconds
-            allowed = min(seconds, self._least_before) / COMMAND_SECONDS
-            self.limit = max(1, min(self._bound, int(allowed)))
+    def learn(self, idle: float) -> None:
+        """Note for how many seconds the process was idle during a command that succeeded."""
+        self._succeeded += 1
+        # Less than nothing where several threads were busy at once.
+        more = max(idle, 0.0) / COMMAND_SECONDS
+        if more >= self.limit:
+            self.limit = min(self.limit + 1, MOST_UNDER_WAY, 1 + self._succeeded // CAREFUL)
+        elif more < self.limit - 1:
+            self.limit -= 1
 
     def fail(self) -> None:
         """Begin again with one command at a time: a command has failed.
@@ -57,5 +62,13 @@ class Pace:
         opens one. The more there are, the more of them meet the same fault.
         """
         self.limit = 1
-        self._bound = self._learned = 0
-        self._least = self._least_before = inf
+        self._succeeded = 0
+
+    def share(self, items: int) -> int:
+        """Return how many of the items, waiting and under way, one command may carry.
+
+        All of them, unless the process would be idle for long. The answer to one part is then
+        handled while the others are under way.
+        """
+        parts = 1 + self.limit // COMMANDS_PER_PART
+        return -(-items // parts)

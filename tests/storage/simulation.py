@@ -30,12 +30,13 @@ class _Selector(selectors.SelectSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
+        self.now = self.idle = 0.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """Let the time pass."""
         assert timeout is not None, "every task waits for something that never comes"
         self.now += TURN_SECONDS + max(timeout, 0)
+        self.idle += max(timeout, 0)
         return []
 
 
@@ -64,7 +65,7 @@ class Fixed(Pace):
         super().__init__()
         self.limit = limit
 
-    def learn(self, seconds: float) -> None:
+    def learn(self, idle: float) -> None:
         """Keep the limit."""
 
 
@@ -98,6 +99,7 @@ class Simulation:
 
     async def _run(self, pace: Pace | None) -> None:
         self._batcher: Batcher[int, int] = Batcher(self._send, RuntimeError, lambda _: None)
+        self._batcher._idle_seconds = lambda: self._loop.selector.idle
         if pace is not None:
             self._batcher._pace = pace
         await asyncio.gather(*(self._visit(number) for number in range(self.visitors)))

@@ -154,6 +154,22 @@ async def test_item_does_not_wait_for_a_batch_of_others_far_from_the_server(
     await batcher.drained()
 
 
+async def test_far_from_the_server_half_of_the_items_leave_before_the_others(
+    sender: Sender,
+) -> None:
+    """Items under way count: all that come at once would otherwise come at once for ever."""
+    batcher = batcher_of(sender)
+    batcher._pace.limit = 8
+    first = await sent_first(batcher, sender, "a")
+
+    waiting = [batcher.submit(item, later()) for item in "bcdefgh"]
+    await until(lambda: len(sender.batches) == 3)
+
+    assert sender.batches == [["a"], ["b", "c", "d", "e"], ["f", "g", "h"]]
+    sender.go.set()
+    await asyncio.gather(first, *waiting)
+
+
 async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sender) -> None:
     """A busy event loop sends few large batches; they leave when a turn has brought no item."""
     batcher = batcher_of(sender)
