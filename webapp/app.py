@@ -19,6 +19,7 @@ from webapp.accounts.users import ACCOUNTS, Accounts
 from webapp.config.settings import Config, ConfigError
 from webapp.database.client import (
     OPERATION_SECONDS,
+    START_SECONDS,
     Collection,
     Database,
     connect,
@@ -114,7 +115,7 @@ def checked_policy(config: Config) -> ForwardedPolicy:
 async def prepare_database(app: web.Application) -> None:
     """Reach MongoDB, then check that the user may write and create the indexes."""
     try:
-        await ping(app[DATABASE])
+        await ping(app[DATABASE], seconds=START_SECONDS)
         # Before the indexes: without rights, or with a w= that cannot be met, they fail too, and
         # would be named as the cause.
         await check_rights(app[DATABASE])

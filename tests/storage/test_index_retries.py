@@ -145,6 +145,28 @@ async def test_slow_index_build_delays_neither_start_nor_stop(
     assert asyncio.get_running_loop().time() - started < 30
 
 
+@pytest.mark.long
+async def test_app_serves_after_ten_seconds_while_an_index_is_built(
+    open_site: OpenSite, make_storage: MakeStorage, late_mongod: Mongod, collection: Any
+) -> None:
+    """The real ten seconds: no other test waits for them."""
+    await asyncio.to_thread(late_mongod.start)
+    await collection.database.client.admin.command(
+        "configureFailPoint",
+        "failCommand",
+        mode="alwaysOn",
+        data={"failCommands": ["createIndexes"], "blockConnection": True, "blockTimeMS": 60_000},
+    )
+    loop = asyncio.get_running_loop()
+    begun_at = loop.time()
+
+    site = await open_site(make_storage(operation_timeout=60))
+
+    assert 9 < loop.time() - begun_at < 14
+    visitor = await site.visitor()
+    assert (await visitor.do(lambda session: session.update(a=1))).status == 200
+
+
 @pytest.mark.parametrize(
     ("command", "code", "error"),
     [

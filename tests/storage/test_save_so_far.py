@@ -428,6 +428,26 @@ async def test_watched_connection_follows_a_renewal_for_longer_than_a_minute(
         assert await values(storage, new) == {**dict(late.session), "step": 2}
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(59, True), (60, False)])
+async def test_unwatched_connection_saves_for_a_minute_after_a_renewal(
+    storage: MongoStorage, make_storage: MakeStorage, clock: Clock, seconds: int, *, saved: bool
+) -> None:
+    """Afterwards nothing tells it where the session of this user is: SessionEnded."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    new = str(await visit(make_storage(), cookie, lambda session: session.renew()))
+
+    clock.advance(seconds)
+    begun.session["step"] = 1
+    if saved:
+        await save_session(begun.request)
+    else:
+        with pytest.raises(SessionEnded):
+            await save_session(begun.request)
+
+    assert ("step" in await values(storage, new)) is saved
+
+
 async def test_watched_connection_of_nobody_saves_nothing_a_minute_after_a_renewal(
     storage: MongoStorage, make_storage: MakeStorage, clock: Clock
 ) -> None:

@@ -29,7 +29,7 @@ async def test_without_its_database_it_is_alive_and_not_ready(
     with new_mongod(port=free_port()) as own:
         client = await make_app(MONGO_URI=own.uri)
         own.stop()
-        monkeypatch.setattr("webapp.database.client.START_SECONDS", 0.5)
+        monkeypatch.setattr("webapp.http.health.PING_SECONDS", 0.5)
         away = [(await client.get(path)).status for path in ("/healthz", "/readyz")]
         own.start()
         monkeypatch.undo()

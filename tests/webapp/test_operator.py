@@ -188,7 +188,7 @@ def test_missing_mongodb_is_one_sentence(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands run the start-up hooks, so they fail like a start."""
-    monkeypatch.setattr("webapp.database.client.START_SECONDS", 0.2)
+    monkeypatch.setattr("webapp.app.START_SECONDS", 0.2)
     uri = f"mongodb://127.0.0.1:{free_port()}"
 
     code, output = run(environ | {"MONGO_URI": uri}, "sessions", "stats")

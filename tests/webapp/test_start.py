@@ -72,7 +72,7 @@ def _children_seconds() -> float:
 @pytest.fixture
 def soon_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for a MongoDB for a second only."""
-    monkeypatch.setattr("webapp.database.client.START_SECONDS", 1.0)
+    monkeypatch.setattr("webapp.app.START_SECONDS", 1.0)
 
 
 WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}

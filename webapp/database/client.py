@@ -78,7 +78,7 @@ def collection(database: Database, name: Collection) -> Documents:
     return database[name].with_options(codec_options=CodecOptions(tz_aware=True, tzinfo=UTC))
 
 
-async def ping(database: Database, *, seconds: float = START_SECONDS) -> None:
+async def ping(database: Database, *, seconds: float) -> None:
     """Wait for any answer of MongoDB; raises PyMongo's error when none comes in time."""
     with pymongo.timeout(seconds):
         await database.command("ping")
