@@ -10,12 +10,7 @@ from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import (
-    SessionEnded,
-    SessionNotSerializable,
-    SessionTooLarge,
-    StorageUnavailable,
-)
+from storage.errors import SessionEnded, StorageUnavailable
 from storage.mongo import LOADED, MongoStorage, has_failed
 from storage.route_warnings import route_of
 from storage.session import MongoSession
@@ -84,7 +79,9 @@ class _RequestSession:
     request's items, so that a session which only the clone has asked for is found here.
     """
 
-    __slots__ = ("_loaded", "_session", "asked_for", "failed", "started", "storage", "stream")
+    __slots__ = (
+        "_loaded", "_session", "asked_for", "failed", "serving", "started", "storage", "stream",
+    )  # fmt: skip
 
     def __init__(self, storage: MongoStorage) -> None:
         self.storage = storage
@@ -92,6 +89,8 @@ class _RequestSession:
         self.asked_for = False
         # Whether it could not be loaded.
         self.failed = False
+        # Whether the handler runs: an app inside of another one leaves the saving to that one.
+        self.serving = False
         # Whether a response has started: no cookie can follow it.
         self.started = False
         # The stream or WebSocket that has started, as long as the handler runs.
@@ -219,8 +218,11 @@ class _Sessions:
         storage = self._storage
         outer = request.get(STORAGE_KEY)
         if isinstance(outer, _RequestSession) and outer.storage is storage:
-            # The outer app saves: it decides which response is sent, and so which cookie.
-            return await _respond(request, handler, outer)
+            if outer.serving:
+                # The outer app saves: it decides which response is sent, and so which cookie.
+                return await _respond(request, handler, outer)
+            # A middleware outside of this one calls its handler again, to repeat what has failed.
+            return await _respond_and_save(request, handler, outer)
         held = _RequestSession(storage)
         if outer is None or outer is _OUTSIDE:
             request[STORAGE_KEY] = held
@@ -298,11 +300,14 @@ async def _respond_and_save(
     request: web.Request, handler: Handler, held: _RequestSession
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
+    held.serving, held.failed = True, False
     try:
         response = await _respond(request, handler, held)
     except web.HTTPException as error:
         await _save(request, error, held)
         raise
+    finally:
+        held.serving = False
     if not isinstance(response, web.StreamResponse):
         raise TypeError(f"the handler has returned {type(response).__name__}, not a response")
     await _save(request, response, held)
@@ -357,10 +362,13 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
         if (session := _unsaved(request, response, held)) is not None:
             held.note_loaded(request)
             await held.storage.save_session(request, response, session)
-    except (SessionTooLarge, SessionNotSerializable):
+    except BaseException:
         # The error page, a file perhaps, would be refused as well.
         held.forget(request)
         raise
+    if has_failed(response):
+        # Whoever repeats the request begins with what is stored.
+        held.forget(request)
     if held.stream is not None:
         held.end_stream(request, held.stream)
 

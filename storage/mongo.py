@@ -270,6 +270,8 @@ class MongoStorage(AbstractStorage):
         except StorageUnavailable:
             # The middleware of an outer app sees this 503 as a response to save with.
             session.abandoned = True
+            # Whoever repeats the request loads what is stored: nothing saves this one.
+            request.pop(SESSION_KEY, None)
             raise
         if self._index_work.needed and session.snapshot is not None and not self._driver.closed:
             # Under aiohttp-session's own set-up nobody has asked for the indexes at the start.

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import WriteConcernError
 
-from storage import MongoStorage, renewal
+from storage import MongoStorage, StorageUnavailable, renewal, setup
 from tests.conftest import NewMongod
 from tests.storage.conftest import (
+    HANDLERS,
     Clock,
     Handler,
     MakeStorage,
@@ -28,6 +30,8 @@ from tests.storage.conftest import (
 )
 from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
+
+BAD_VALUE = 2
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +49,15 @@ async def collection(faulty_mongod: Mongod) -> AsyncIterator[Any]:
         yield client["faulty"]["sessions"]
 
 
-def fail(server: Mongod, command: str, times: int = 1) -> None:
-    """Let the server close the connection at the next commands of that name."""
+def fail(server: Mongod, command: str, times: int = 1, error_code: int | None = None) -> None:
+    """Let the server refuse the next commands of that name; without a code it hangs up."""
+    how = {"closeConnection": True} if error_code is None else {"errorCode": error_code}
     with MongoClient[dict[str, Any]](server.uri) as client:
         client.admin.command(
             "configureFailPoint",
             "failCommand",
             mode={"times": times} if times else "off",
-            data={"failCommands": [command], "closeConnection": True},
+            data={"failCommands": [command], **how},
         )
 
 
@@ -86,6 +91,51 @@ async def test_write_concern_error_is_a_503_without_a_cookie(
 
     assert [answer.status for answer in answers] == [503] * 4
     assert all(set_cookie_of(answer) == [] for answer in answers)
+
+
+@pytest.mark.parametrize("set_up", [setup, aiohttp_session.setup], ids=["ours", "plain"])
+@pytest.mark.parametrize("step", ["find", "update"])
+async def test_request_that_a_middleware_repeats_after_a_503_is_saved(
+    *,
+    step: str,
+    set_up: Callable[..., None],
+    open_site: OpenSite,
+    storage: MongoStorage,
+    faulty_mongod: Mongod,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its answer says that all is well, so that nothing may be lost."""
+
+    @web.middleware
+    async def retry(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except StorageUnavailable:
+            return await handler(request)
+
+    def set_up_inside(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.append(retry)
+        set_up(app, storage)
+
+    calls = []
+
+    async def visit(request: web.Request) -> web.StreamResponse:
+        request.app[HANDLERS][request.match_info["number"]] = visit
+        calls.append(request)
+        session = await get_session(request)
+        session["n"] += 1
+        return web.Response()
+
+    visitor = await (await open_site(storage, set_up_inside)).visitor()
+    await visitor.do(lambda session: session.update(n=1))
+    # The driver would repeat a find that was cut off.
+    fail(faulty_mongod, step, error_code=BAD_VALUE)
+
+    response = await visitor.visit(visit)
+
+    assert (response.status, len(calls)) == (200, 2)
+    assert await visitor.session() == {"n": 2}
+    assert "could not be loaded" not in caplog.text
 
 
 async def test_renewal_that_a_failover_may_undo_is_a_503_without_a_cookie(
