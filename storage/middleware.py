@@ -270,6 +270,9 @@ class _Sessions:
         """Complete the headers of every answer that depends on a session."""
         for held in request.get(_HELD, ()):
             if held.storage is self._storage and (held.asked_for or SESSION_KEY in request):
+                session = held.current(request)
+                if isinstance(session, MongoSession) and session.made_by is held.storage:
+                    held.storage.send_cookie_with(response, session)
                 held.storage.protect_from_caches(request, response)
 
     async def start(self, app: web.Application) -> None:

@@ -330,6 +330,18 @@ class MongoStorage(AbstractStorage):
         await self.save_session(request, response, session)
         self._cookie.write_header(response)
 
+    def send_cookie_with(self, response: web.StreamResponse, session: MongoSession) -> None:
+        """Let the response that is sent carry the cookie that was put on another one.
+
+        A middleware outside of the sessions has replaced it; without its cookie a visitor who has
+        just signed in, or whose session was renewed, would be signed out. In
+        ``on_response_prepare``; for ``setup``.
+        """
+        sent = session.sent
+        if sent is not None and sent.response() is not response and not has_failed(response):
+            self._saving.send_again(sent, session, response)
+            self._cookie.write_header(response)
+
     def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
         """Keep shared caches from an answer that depends on the session; for ``setup``."""
         vary_by_cookie(response)

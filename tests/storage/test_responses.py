@@ -12,8 +12,17 @@ from aiohttp import ClientError, WSMsgType, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import get_session
 
-from storage import MongoStorage
-from tests.storage.conftest import Clock, CommandLog, OpenSite, Site, Visitor
+from storage import MongoStorage, setup
+from tests.storage.conftest import (
+    Clock,
+    CommandLog,
+    OpenSite,
+    Site,
+    Visitor,
+    cookie_of,
+    set_cookie_of,
+)
+from tests.storage.direct import values
 
 UPGRADE = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -305,3 +314,63 @@ async def test_handler_without_session_may_send_its_response_itself(visitor: Vis
     answer = await visitor.visit(_sent_already)
 
     assert await answer.text() == "too early"
+
+
+def _set_up_inside_pages(app: web.Application, storage: MongoStorage) -> None:
+    """Set up sessions inside of a middleware that answers in place of every handler."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            await handler(request)
+        except LookupError:
+            return web.Response(text="a page for a crash")
+        except web.HTTPException as error:
+            return web.Response(status=error.status, text="a page")
+        return web.Response(status=int(request.query.get("status", 200)), text="a page")
+
+    app.middlewares.append(pages)
+    setup(app, storage)
+
+
+@pytest.mark.parametrize("answer", [_plain, _redirect, _refusal])
+async def test_response_of_a_middleware_outside_of_the_sessions_carries_the_cookie(
+    answer: Handler, open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """Otherwise a sign-in behind a page for redirects or refusals would sign the visitor out."""
+    visitor = await (await open_site(storage, _set_up_inside_pages)).visitor()
+
+    async def sign_in(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["user_id"] = "ada"
+        return await answer(request)
+
+    response = await visitor.visit(sign_in)
+
+    assert await response.text() == "a page"
+    assert response.headers["Cache-Control"] == "private"
+    assert cookie_of(response).value == visitor.cookie
+    assert visitor.cookie is not None
+    assert await values(storage, visitor.cookie) == {"user_id": "ada"}
+
+
+async def test_page_outside_of_the_sessions_for_a_failure_carries_no_cookie(
+    open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """A status of 500 and above never does, and for a handler that crashed nothing was saved."""
+    visitor = await (await open_site(storage, _set_up_inside_pages)).visitor()
+
+    async def crash(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["user_id"] = "ada"
+        raise LookupError
+
+    async def sign_in(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["user_id"] = "ada"
+        return web.Response()
+
+    responses = [
+        await visitor.visit(crash),
+        await visitor.visit(sign_in, params={"status": 500}),
+    ]
+
+    assert [response.status for response in responses] == [200, 500]
+    assert [set_cookie_of(response) for response in responses] == [[], []]
