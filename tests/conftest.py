@@ -62,6 +62,13 @@ def pytest_asyncio_loop_factories(
     return {name: LOOPS[name]}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """End the process of a test that hangs in uvloop, which no signal interrupts."""
+    if config.getoption("--loop") == "uvloop":
+        config.option.timeout_method = "thread"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Answer `-n auto`: one process more than there are cores, since tests wait for a third."""
@@ -69,7 +76,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files without a MongoDB first, then those of the storage: what fails, fails early."""
+    """Put files without a MongoDB first, then those of the storage: what fails, fails early.
+
+    A long test may take ten minutes, one of `FULL=1` any time.
+    """
+    seconds = 0 if os.environ.get("FULL") == "1" else 600
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(seconds))
     with_server = {item.path for item in items if SERVERS & set(getattr(item, "fixturenames", ()))}
 
     def place(item: pytest.Item) -> tuple[bool, int]:
