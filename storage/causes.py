@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
+    EncryptionError,
     InvalidOperation,
     NotPrimaryError,
     OperationFailure,
@@ -88,6 +89,11 @@ CLIENT_CLOSED = Cause(
     "the app has closed MongoDB's client and still uses sessions; close the client in a clean-up "
     "after that of setup"
 )
+ENCRYPTION_FAILED = Cause(
+    "the automatic encryption of MongoDB's client failed; give sessions, which are encrypted "
+    "already, a client without auto_encryption_opts, or see that mongocryptd or crypt_shared is "
+    "installed"
+)
 NO_RETRYABLE_WRITES = Cause(
     "this server does not support retryable writes; add retryWrites=false to MongoDB's address"
 )
@@ -160,6 +166,7 @@ _KINDS: Mapping[type[PyMongoError], Cause] = {
     NotPrimaryError: NO_PRIMARY,
     ConfigurationError: WRONG_OPTIONS,
     InvalidOperation: CLIENT_CLOSED,
+    EncryptionError: ENCRYPTION_FAILED,
 }
 # Of a connection that failed the driver keeps only the text, which is searched for these in order.
 _CONNECTION_SIGNS: Mapping[str, Cause] = {

@@ -19,6 +19,7 @@ from pymongo.asynchronous.settings import TopologySettings
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
+    EncryptionError,
     InvalidOperation,
     NetworkTimeout,
     NotPrimaryError,
@@ -740,6 +741,11 @@ async def test_throttled_index_work_is_tried_again(
             id="Azure Cosmos DB",
         ),
         pytest.param(OperationFailure("", 303), causes.NOT_SUPPORTED, id="feature not supported"),
+        pytest.param(
+            EncryptionError(ServerSelectionTimeoutError("localhost:27020: refused")),
+            causes.ENCRYPTION_FAILED,
+            id="mongocryptd missing",
+        ),
         pytest.param(OperationFailure("", 100), causes.WRITE_CONCERN, id="write concern"),
     ],
 )
