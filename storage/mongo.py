@@ -254,7 +254,10 @@ class MongoStorage(AbstractStorage):
             serving = request.get(STORAGE_KEY, self)
             if getattr(serving, "storage", serving) is not self:
                 return
-            raise TypeError(f"session: {type(session).__name__} was not made by this storage")
+            raise TypeError(
+                f"session: {type(session).__name__} was not made by this storage; use the session "
+                "that get_session returns; tests sign in with storage.testing.give_session"
+            )
         if session.made_by is not self or session.abandoned:
             return
         self._driver.check_open()

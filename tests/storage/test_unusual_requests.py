@@ -112,4 +112,6 @@ async def test_session_of_another_library_is_refused_by_type(
 
     await visitor.visit(handler)
 
-    assert refused == ["session: Session was not made by this storage"]
+    (message,) = refused
+    assert message.startswith("session: Session was not made by this storage; ")
+    assert "storage.testing.give_session" in message
