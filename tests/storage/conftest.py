@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from http.cookies import Morsel, SimpleCookie
 from typing import Any, Protocol
 
+import aiohttp_session
 import pytest
 from aiohttp import ClientResponse, CookieJar, TCPConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp_session import get_session
 from mongomock_motor import AsyncMongoMockClient
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from storage import MongoStorage, generate_secret, setup
 from storage.session import MongoSession
+from tests.conftest import NewMongod
 from tests.storage.command_log import CommandLog
+from webapp.database.mongod import Mongod
 
 SECRET = generate_secret()
 # Far ahead: neither the server's TTL monitor nor mongomock's takes these sessions for expired.
@@ -29,6 +33,7 @@ NOON = 4_000_000_000.0
 SESSIONS = {"forward": None}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SetUp = Callable[[web.Application, MongoStorage], None]
 
 
 class Clock:
@@ -181,15 +186,9 @@ async def collection(
         return
     uri = request.getfixturevalue("mongo_uri")
     name = request.getfixturevalue("database_name")
-    client: Any
-    if driver == "motor":
-        client = AsyncIOMotorClient(uri, event_listeners=[log])
-    else:
-        client = AsyncMongoClient(uri, event_listeners=[log])
+    client = make_client(driver, uri, event_listeners=[log])
     yield client[name]["sessions"]
-    closing = client.close()
-    if closing is not None:
-        await closing
+    await close(client)
 
 
 @pytest.fixture
@@ -247,7 +246,7 @@ async def visitor(site: Site) -> Visitor:
 
 
 @pytest.fixture(params=["one storage", "two storages on one collection"])
-async def twins(
+async def both(
     request: pytest.FixtureRequest,
     site: Site,
     visitor: Visitor,
@@ -258,6 +257,29 @@ async def twins(
     await visitor.do(lambda session: session.update(name="Ada", cart=[0], log=[0]))
     other = site if request.param == "one storage" else await open_site(make_storage())
     return visitor, await other.visitor(visitor.cookie)
+
+
+def make_client(driver: str, uri: str, **options: Any) -> Any:
+    """Make a client of Motor or of PyMongo Async."""
+    return (AsyncIOMotorClient if driver == "motor" else AsyncMongoClient)(uri, **options)
+
+
+async def close(client: Any) -> None:
+    """Close a client: PyMongo's is awaited, Motor's is not."""
+    if (closing := client.close()) is not None:
+        await closing
+
+
+@contextmanager
+def replica_set_of_one(new_mongod: NewMongod, name: str) -> Iterator[Mongod]:
+    """Run a replica set of one member, which is its primary."""
+    with new_mongod("--replSet", name) as server:
+        members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
+        with MongoClient[dict[str, Any]](server.uri, directConnection=True) as client:
+            client.admin.command("replSetInitiate", {"_id": name, "members": members})
+        with MongoClient[dict[str, Any]](server.uri, replicaSet=name) as client:
+            client.admin.command("ping")  # waits for the election
+        yield server
 
 
 def set_cookie_of(response: ClientResponse) -> list[str]:
@@ -277,6 +299,9 @@ def cookie_of(response: ClientResponse) -> Morsel[str]:
 every_driver = pytest.mark.parametrize("driver", ["mongomock", "motor", "pymongo"], indirect=True)
 # For what the server decides, and mongomock only imitates.
 real_drivers = pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
+each_set_up = pytest.mark.parametrize(
+    "set_up", [setup, aiohttp_session.setup], ids=["storage.setup", "aiohttp_session.setup"]
+)
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30) -> None:

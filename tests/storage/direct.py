@@ -65,6 +65,12 @@ async def values(storage: MongoStorage, cookie: str | None) -> dict[str, Any]:
     return dict((await load(storage, cookie)).session)
 
 
+async def begun(storage: MongoStorage, stored: dict[str, Any]) -> tuple[str, Visit]:
+    """Store a session, and begin a slow request with it."""
+    cookie = str(await visit(storage, None, lambda session: session.update(stored)))
+    return cookie, await load(storage, cookie)
+
+
 def new_cookie(before: str | None, response: web.StreamResponse) -> str | None:
     """Return the cookie of a browser that had ``before`` and then got ``response``."""
     morsel = response.cookies.get("session")

@@ -66,7 +66,7 @@ def refuse(cause: BaseException | None) -> StorageUnavailable:
 
 
 def report(_error: Exception) -> None:
-    """Write nothing down."""
+    """Ignore it."""
 
 
 def batcher_of(sender: Sender, **options: Any) -> Batcher[str, str]:
@@ -154,10 +154,10 @@ async def test_item_does_not_wait_for_a_batch_of_others_far_from_the_server(
     await batcher.drained()
 
 
-async def test_far_from_the_server_half_of_the_items_leave_before_the_others(
+async def test_far_from_the_server_half_of_the_items_are_sent_before_the_others(
     sender: Sender,
 ) -> None:
-    """Items under way count: all that come at once would otherwise come at once for ever."""
+    """Items under way count; otherwise requests that come together would always come together."""
     batcher = batcher_of(sender)
     batcher._pace.limit = 8
     first = await sent_first(batcher, sender, "a")
@@ -171,7 +171,7 @@ async def test_far_from_the_server_half_of_the_items_leave_before_the_others(
 
 
 async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sender) -> None:
-    """A busy event loop sends few large batches; they leave when a turn has brought no item."""
+    """A busy event loop sends few large batches; they are sent when a turn has brought no item."""
     batcher = batcher_of(sender)
     batcher._pace.limit = 4
     first = await sent_first(batcher, sender, "a")
@@ -187,10 +187,10 @@ async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sende
     assert sender.batches == [["a"], ["b", "c", "d", "e", "f"]]
 
 
-async def test_nothing_leaves_while_turns_of_the_event_loop_take_long(
+async def test_nothing_is_sent_while_turns_of_the_event_loop_take_long(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others would pay for what a command costs, also where no item arrives."""
+    """A busy event loop has no time for another command, even if no item arrives."""
     if type(asyncio.get_running_loop()).__module__.startswith("uvloop"):
         pytest.skip("the clock of uvloop counts milliseconds")
     monkeypatch.setattr(batching, "PATIENCE_SECONDS", 60)
@@ -246,7 +246,7 @@ async def test_full_batch_is_sent_although_more_items_arrive(sender: Sender) -> 
     await asyncio.gather(first, *waiting)
 
 
-async def test_what_a_full_batch_left_behind_is_sent_without_another_event(
+async def test_items_beyond_a_full_batch_are_sent_without_another_event(
     sender: Sender,
 ) -> None:
     """Nothing else would tell the batcher to look again."""
@@ -262,8 +262,8 @@ async def test_what_a_full_batch_left_behind_is_sent_without_another_event(
     await asyncio.gather(*waiting)
 
 
-async def test_failed_batch_teaches_nothing_about_the_distance(sender: Sender) -> None:
-    """Its time says how long the driver looked for a server."""
+async def test_failed_batch_does_not_change_the_limit_by_its_time(sender: Sender) -> None:
+    """Its time is that for which the driver looked for a server."""
     batcher = batcher_of(sender)
     failing = await sent_first(batcher, sender, "a?")
     await asyncio.sleep(0.002)
@@ -374,9 +374,11 @@ async def test_failed_batch_does_not_stop_the_queue(sender: Sender) -> None:
 
 
 async def test_missing_result_is_an_error_for_the_event_loop() -> None:
-    """Whose result is missing gives up at the deadline; nobody else would say why."""
-    heard: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+    """Its waiter only gets an error at its deadline, which does not name the cause."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: reported.append(context)
+    )
 
     async def send(items: list[str], _seconds: float) -> list[str]:
         return items[:-1]
@@ -386,7 +388,7 @@ async def test_missing_result_is_an_error_for_the_event_loop() -> None:
     await batcher.drained()
     gc.collect()
 
-    assert [type(context["exception"]) for context in heard] == [ValueError]
+    assert [type(context["exception"]) for context in reported] == [ValueError]
 
 
 async def test_item_of_a_cancelled_waiter_is_not_sent(sender: Sender) -> None:
@@ -531,8 +533,8 @@ async def test_every_deadline_in_the_queue_is_kept(sender: Sender) -> None:
     assert await first == "A"
 
 
-async def test_event_loop_sleeps_from_one_deadline_to_the_next(sender: Sender) -> None:
-    """Waiters that have their errors are not looked at again."""
+async def test_timer_goes_from_one_deadline_to_the_next(sender: Sender) -> None:
+    """It does not fire again for waiters that have their errors."""
     batcher = batcher_of(sender)
     first = await sent_first(batcher, sender, "a")
 

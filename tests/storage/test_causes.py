@@ -1,4 +1,4 @@
-"""MongoDB cannot be used as configured: 503 as ever, and the log names the cause and the remedy."""
+"""MongoDB cannot be used as configured: 503, and the log names the cause and what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from bson import Int64
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 from pymongo.asynchronous.settings import TopologySettings
 from pymongo.errors import (
     AutoReconnect,
@@ -33,7 +32,16 @@ from storage import IndexConflict, MongoStorage, StorageUnavailable, causes
 from storage.causes import Cause, cause_of
 from tests.certificates import certificate
 from tests.conftest import NewMongod
-from tests.storage.conftest import MakeStorage, OpenSite, real_drivers, set_cookie_of, until
+from tests.storage.conftest import (
+    MakeStorage,
+    OpenSite,
+    close,
+    make_client,
+    real_drivers,
+    replica_set_of_one,
+    set_cookie_of,
+    until,
+)
 from tests.storage.direct import visit
 from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod
@@ -47,7 +55,7 @@ Connect = Callable[[str], Any]
 
 @pytest.fixture(scope="module")
 def faulty(new_mongod: NewMongod) -> Iterator[Mongod]:
-    """Run a server without users and TLS, which fails commands when it is told to."""
+    """Run a server without users and TLS, with fail points."""
     with new_mongod("--setParameter", "enableTestCommands=1") as server:
         yield server
 
@@ -78,13 +86,8 @@ def encrypted(new_mongod: NewMongod, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def member(new_mongod: NewMongod) -> Iterator[Mongod]:
-    """Run a replica set `rs0` of one member, which is its primary."""
-    with new_mongod("--replSet", "rs0") as server:
-        members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
-        with Admin(server.uri, directConnection=True) as client:
-            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
-        with Admin(server.uri, replicaSet="rs0") as client:
-            client.admin.command("ping")  # waits for the primary
+    """Run the replica set `rs0`."""
+    with replica_set_of_one(new_mongod, "rs0") as server:
         yield server
 
 
@@ -94,14 +97,12 @@ async def connect(driver: str) -> AsyncIterator[Connect]:
     clients: list[Any] = []
 
     def open_collection(uri: str) -> Any:
-        clients.append(AsyncIOMotorClient(uri) if driver == "motor" else AsyncMongoClient(uri))
+        clients.append(make_client(driver, uri))
         return clients[-1]["app"]["sessions"]
 
     yield open_collection
     for client in clients:
-        closing = client.close()
-        if closing is not None:
-            await closing
+        await close(client)
 
 
 @pytest.fixture
@@ -128,26 +129,26 @@ async def _error_of(call: Awaitable[None]) -> StorageUnavailable:
 
 
 class Refused(NamedTuple):
-    """How an app fares whose MongoDB cannot be used: at its start, and with three visitors."""
+    """What an app without a usable MongoDB does: at its start, and with three visitors."""
 
     error: str
     at_start: list[tuple[int, str]]
     later: list[tuple[int, str]]
     statuses: list[int]
     cookies: list[list[str]]
-    told_to_visitors: bool
+    shown_to_visitors: bool
     each_is_counted: bool
 
 
 def because_of(cause: Cause) -> Refused:
-    """Return how it should fare: one line in the log, and 503 without a cookie."""
+    """Return what it should do: log one line, and answer 503 without a cookie."""
     return Refused(
         cause.sentence,
         at_start=[as_logged(cause)],
         later=[],
         statuses=[503] * 3,
         cookies=[[]] * 3,
-        told_to_visitors=False,
+        shown_to_visitors=False,
         each_is_counted=True,
     )
 
@@ -398,7 +399,7 @@ async def test_refused_command_is_named_by_its_code(
     code: int,
     cause: Cause,
 ) -> None:
-    """A read and a write alike, after a start at which everything worked."""
+    """For a read and for a write, after a start at which everything worked."""
     await asyncio.to_thread(create, faulty)
     storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"), operation_timeout=TIMEOUT)
     visitor = await (await open_site(storage)).visitor()
@@ -475,10 +476,10 @@ async def test_unknown_code_is_logged_without_the_text_of_the_server(
     assert "failpoint" not in caplog.text
 
 
-async def test_error_that_makes_no_sense_is_named_by_its_class(
+async def test_error_with_an_invalid_code_is_named_by_its_class(
     connect: Connect, make_storage: MakeStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The requests of a batch wait for the answer, whatever the server has sent as a code."""
+    """A code that is no number must not leave the requests of a batch without an answer."""
     driver = make_storage(connect("mongodb://127.0.0.1:1"))._driver
     odd = OperationFailure("refused", {"$numberInt": "13"})  # type: ignore[arg-type]
     expected = Cause("the operation failed with OperationFailure")
@@ -503,7 +504,7 @@ async def test_server_without_retryable_writes_is_named(
     assert reported(caplog) == [as_logged(causes.NO_RETRYABLE_WRITES)]
 
 
-async def test_index_work_that_the_end_of_an_app_cuts_off_is_not_reported(
+async def test_index_work_that_is_interrupted_when_the_app_stops_is_not_reported(
     connect: Connect, make_storage: MakeStorage, faulty: Mongod, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After `aclose()` a client that is closed is no mistake."""
@@ -529,7 +530,7 @@ async def test_client_that_was_closed_too_early_is_named(
     assert reported(caplog) == [as_logged(causes.CLIENT_CLOSED)]
 
 
-def test_causes_that_may_pass_without_anybodys_help_are_warnings_and_no_others() -> None:
+def test_only_causes_that_may_pass_by_themselves_are_warnings() -> None:
     """Only what somebody has to fix is logged as an error."""
     found = {name: cause for name, cause in vars(causes).items() if isinstance(cause, Cause)}
 
@@ -707,7 +708,7 @@ async def test_throttled_index_work_is_tried_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server that is busy now does not refuse the index for ever."""
+    """A server that is busy now may create the index later."""
     monkeypatch.setattr(import_module("storage.indexes"), "RETRY_SECONDS", 0.05)
     await asyncio.to_thread(create, faulty)
     storage = make_storage(connect(f"{faulty.uri}/?appName=sessions"))

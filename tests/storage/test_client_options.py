@@ -9,13 +9,20 @@ import pytest
 from bson import SON
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
+from pymongo import ReadPreference, WriteConcern
 
 from storage import MongoStorage
 from tests.conftest import NewMongod
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import SECRET, Clock, MakeStorage, real_drivers
+from tests.storage.conftest import (
+    SECRET,
+    Clock,
+    MakeStorage,
+    close,
+    make_client,
+    real_drivers,
+    replica_set_of_one,
+)
 from tests.storage.direct import values, visit
 
 pytestmark = real_drivers
@@ -37,14 +44,8 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def replica_set(new_mongod: NewMongod) -> Iterator[str]:
     """Run a replica set of one member: drivers send read preferences to replica sets only."""
-    with new_mongod("--replSet", "one") as server:
-        members = [{"_id": 0, "host": f"127.0.0.1:{server.port}"}]
-        with MongoClient[dict[str, Any]](server.uri, directConnection=True) as client:
-            client.admin.command("replSetInitiate", {"_id": "one", "members": members})
-        uri = f"{server.uri}/?replicaSet=one"
-        with MongoClient[dict[str, Any]](uri) as client:
-            client.admin.command("ping")  # waits for the election
-        yield uri
+    with replica_set_of_one(new_mongod, "one") as server:
+        yield f"{server.uri}/?replicaSet=one"
 
 
 @pytest.fixture
@@ -120,8 +121,7 @@ async def test_sessions_work_with_any_client_options(
     options: dict[str, Any],
 ) -> None:
     """A session is stored, changed, touched, renewed, listed and counted."""
-    make: Any = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
-    client = make(mongo_uri, **options)
+    client = make_client(driver, mongo_uri, **options)
     storage = make_storage(client[database_name]["sessions"], max_age=1200)
     await storage.create_indexes()
 
@@ -135,24 +135,20 @@ async def test_sessions_work_with_any_client_options(
     assert [info.last_seen_at.timestamp() async for info in storage.sessions(7)] == [clock.now]
     assert await storage.count() == 1
     await storage.aclose()
-    closing = client.close()
-    if closing is not None:
-        await closing
+    await close(client)
 
 
 async def test_index_build_may_take_longer_than_the_timeout_of_the_client(
     mongo_uri: str, database_name: str, driver: str, log: CommandLog
 ) -> None:
     """On a large collection it takes minutes; timeoutMS is meant for requests."""
-    make = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
-    client: Any = make(mongo_uri, timeoutMS=5000, event_listeners=[log])
+    client = make_client(driver, mongo_uri, timeoutMS=5000, event_listeners=[log])
     storage = MongoStorage(client[database_name]["sessions"], SECRET)
 
     await storage.create_indexes()
     await storage.count()
     await storage.aclose()
-    if (closing := client.close()) is not None:
-        await closing
+    await close(client)
 
     limits = {name: command.get("maxTimeMS", 0) for name, command in log.commands}
     assert limits["createIndexes"] > 3_600_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +15,13 @@ from tests.storage.conftest import (
     SESSIONS,
     MakeStorage,
     OpenSite,
+    SetUp,
     Site,
     Visitor,
     make_app,
     set_cookie_of,
 )
-
-SetUp = Callable[[web.Application, MongoStorage], None]
+from tests.storage.handlers import ANSWERS, after
 
 
 @web.middleware
@@ -60,48 +59,19 @@ async def site(request: pytest.FixtureRequest, open_site: OpenSite, storage: Mon
     return await open_site(storage, _with(*request.param))
 
 
-async def _plain(_request: web.Request) -> web.StreamResponse:
-    return web.Response()
-
-
-async def _redirect(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("/elsewhere")
-
-
-async def _file(_request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(__file__)
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    return response
-
-
-ANSWERS = {"plain": _plain, "redirect": _redirect, "file": _file, "stream": _stream}
-
-
-def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return await answer(request)
-
-    return handler
-
-
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 async def test_changes_made_with_a_clone_of_the_request_are_saved(
     answer: Handler, visitor: Visitor, collection: Any
 ) -> None:
     """A new session, a nested change, a sign-in and a sign-out, whatever the answer."""
-    begun = await visitor.visit(_after(lambda s: s.update(cart=[1]), answer))
-    await visitor.visit(_after(lambda s: s["cart"].append(2), answer))
+    begun = await visitor.visit(after(lambda s: s.update(cart=[1]), answer))
+    await visitor.visit(after(lambda s: s["cart"].append(2), answer))
     changed = await visitor.session()
     before = visitor.cookie
-    await visitor.visit(_after(lambda s: s.update(user_id="ada"), answer))
+    await visitor.visit(after(lambda s: s.update(user_id="ada"), answer))
     signed_in = await visitor.session()
     renewed = visitor.cookie
-    ended = await visitor.visit(_after(lambda s: s.invalidate(), answer))
+    ended = await visitor.visit(after(lambda s: s.invalidate(), answer))
 
     assert (len(set_cookie_of(begun)), len(set_cookie_of(ended))) == (1, 1)
     assert changed == {"cart": [1, 2]}
@@ -151,7 +121,7 @@ async def test_crash_with_a_clone_saves_nothing(visitor: Visitor) -> None:
     async def crash(_request: web.Request) -> web.StreamResponse:
         raise LookupError
 
-    response = await visitor.visit(_after(lambda session: session.update(balance=0), crash))
+    response = await visitor.visit(after(lambda session: session.update(balance=0), crash))
 
     assert response.status == 500
     assert await visitor.session() == {"balance": 10}
@@ -219,7 +189,7 @@ async def test_changes_below_a_clone_between_app_and_sub_app_are_saved(
 
     site = await open_site(outer, set_up)
     visitor = await site.visitor()
-    path = site.path_of(_after(lambda session: session.update(below=1), answer))
+    path = site.path_of(after(lambda session: session.update(below=1), answer))
 
     response = await visitor.client.get(f"/sub{path}", allow_redirects=False)
 

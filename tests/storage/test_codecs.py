@@ -21,12 +21,6 @@ from tests.storage.direct import load, values, visit
 LANGUAGE: ContextVar[str] = ContextVar("LANGUAGE")
 
 
-@pytest.fixture
-def driver() -> str:
-    """Use one driver: codecs do not depend on it."""
-    return "pymongo"
-
-
 def salted(value: object) -> str:
     """Encode to another text each time, as an encrypting encoder does."""
     return json.dumps([os.urandom(8).hex(), value])

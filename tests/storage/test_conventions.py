@@ -27,17 +27,14 @@ from tests.storage.conftest import (
     Clock,
     MakeStorage,
     OpenSite,
+    SetUp,
     Visitor,
     cookie_of,
+    each_set_up,
     set_cookie_of,
 )
 from tests.storage.direct import id_of, load, values, visit
 
-SetUp = Callable[[web.Application, Any], None]
-SET_UPS = [
-    pytest.param(setup, id="our set-up"),
-    pytest.param(aiohttp_session.setup, id="plain set-up"),
-]
 GIVEN = generate_secret()
 
 
@@ -88,7 +85,7 @@ async def test_set_new_identity_alone_renews_the_token(visitor: Visitor) -> None
 # session.changed() and what a session says of itself
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 async def test_changed_writes_nothing_by_itself(
     set_up: SetUp, open_site: OpenSite, storage: MongoStorage, log: Any
 ) -> None:
@@ -124,12 +121,12 @@ async def test_changed_writes_nothing_by_itself(
         pytest.param(lambda s: setattr(s, "max_age", 60), True, id="max_age"),
     ],
 )
-async def test_session_says_truthfully_whether_the_app_changed_it(
+async def test_changed_flag_tells_whether_the_app_changed_the_session(
     change: Callable[[Any], Any],
     changed: bool,  # noqa: FBT001 - a case
     storage: MongoStorage,
 ) -> None:
-    """Middlewares of other libraries save a session that says it changed."""
+    """Middlewares of other libraries save a session whose `_changed` is true."""
     cookie = await visit(storage, None, lambda s: s.update(name="Ada", cart=[1]))
     loaded = (await load(storage, cookie)).session
 
@@ -151,7 +148,7 @@ async def test_saved_session_says_to_others_that_nothing_changed(storage: MongoS
     assert not begun.session._changed
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 @pytest.mark.parametrize("same", [True, False], ids=["same response", "another response"])
 async def test_cookie_of_a_save_by_hand_goes_with_the_response_that_is_sent(
     set_up: SetUp,
@@ -201,7 +198,7 @@ async def test_cookie_of_a_save_by_hand_does_not_go_with_a_failure(
     assert set_cookie_of(await visitor.visit(handler)) == []
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 async def test_foreign_sub_app_gets_no_values_of_a_session_that_did_not_change(
     set_up: SetUp, open_site: OpenSite, storage: MongoStorage, clock: Clock
 ) -> None:
@@ -292,7 +289,7 @@ async def test_identity_of_aiohttp_security_under_another_owner_key_is_one_warni
     open_site: OpenSite,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In silence there would be no new token, no list and no revoke."""
+    """Otherwise a sign-in would give no new token, and the session would be in no list."""
     storage = make_storage(owner_key=owner_key)
 
     def set_up(app: web.Application, storage: MongoStorage) -> None:
@@ -371,7 +368,9 @@ async def test_sign_out_by_an_empty_owner_gives_a_new_token(visitor: Visitor) ->
 
 
 @pytest.fixture
-async def unlucky(open_site: OpenSite, make_storage: MakeStorage) -> AsyncIterator[Visitor]:
+async def visitor_without_mongodb(
+    open_site: OpenSite, make_storage: MakeStorage
+) -> AsyncIterator[Visitor]:
     """Open a browser with a cookie at an app whose MongoDB is away."""
     address = f"mongodb://127.0.0.1:{free_port()}"
     async with AsyncMongoClient[Any](address, serverSelectionTimeoutMS=100) as client:
@@ -382,7 +381,7 @@ async def unlucky(open_site: OpenSite, make_storage: MakeStorage) -> AsyncIterat
 @pytest.mark.parametrize("redirects", [False, True], ids=["returned", "raised"])
 async def test_failed_load_that_a_handler_swallows_is_one_warning_for_its_route(
     redirects: bool,  # noqa: FBT001 - a case
-    unlucky: Visitor,
+    visitor_without_mongodb: Visitor,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """`except web.HTTPException` catches the 503 too: "you are signed out" would not be true."""
@@ -395,7 +394,7 @@ async def test_failed_load_that_a_handler_swallows_is_one_warning_for_its_route(
         return web.Response(text="you are signed out")
 
     for _ in range(2):
-        assert (await unlucky.visit(sign_out)).status < 400
+        assert (await visitor_without_mongodb.visit(sign_out)).status < 400
 
     messages = [r.getMessage() for r in caplog.records if "could not be loaded" in r.getMessage()]
     assert len(messages) == 1
@@ -403,7 +402,7 @@ async def test_failed_load_that_a_handler_swallows_is_one_warning_for_its_route(
 
 
 async def test_failed_load_that_is_answered_with_503_is_no_warning_for_its_route(
-    unlucky: Visitor, caplog: pytest.LogCaptureFixture
+    visitor_without_mongodb: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error page of the app may answer for it."""
 
@@ -414,5 +413,5 @@ async def test_failed_load_that_is_answered_with_503_is_no_warning_for_its_route
             return web.Response(status=error.status)
         raise AssertionError
 
-    assert (await unlucky.visit(page)).status == 503
+    assert (await visitor_without_mongodb.visit(page)).status == 503
     assert "could not be loaded" not in caplog.text

@@ -12,7 +12,6 @@ from aiohttp_session import get_session
 from storage import MongoStorage, setup
 from storage.session import MongoSession
 from tests.storage.conftest import (
-    Clock,
     MakeStorage,
     OpenSite,
     Site,
@@ -180,7 +179,7 @@ async def test_session_cookie_does_not_replace_the_cookies_of_the_app(site: Site
 
 
 async def test_another_cookie_name_is_another_session(
-    open_site: OpenSite, make_storage: MakeStorage, clock: Clock
+    open_site: OpenSite, make_storage: MakeStorage
 ) -> None:
     """Two storages with one collection and two cookie names do not affect each other."""
     first = await (await open_site(make_storage(cookie_name="one"))).visitor()
@@ -230,13 +229,3 @@ async def test_outer_middleware_finds_the_cookie_in_the_cookies_of_the_response(
 
     assert set_cookie_of(await visitor.do(fill)) == seen
     assert len(seen) == 1
-
-
-def test_attributes_are_also_those_that_the_library_shows(make_storage: MakeStorage) -> None:
-    """`cookie_params` of aiohttp-session says the same as the cookie that is sent."""
-    storage = make_storage(httponly=False, secure=True, samesite="Strict", path="/shop")
-
-    shown = storage.cookie_params
-
-    assert (shown["httponly"], shown["secure"], shown["path"]) == (False, True, "/shop")
-    assert shown["samesite"] == "Strict"

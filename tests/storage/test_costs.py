@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp_session import get_session, new_session
 
 from storage import MongoStorage, generate_secret
 from tests.storage.command_log import CommandLog
@@ -22,34 +20,13 @@ from tests.storage.conftest import (
     set_cookie_of,
 )
 from tests.storage.direct import Visit, changed, load, loaded, saved, stored, values, visit
+from tests.storage.handlers import after, log_out_and_write, plain, replace_session
 from tests.storage.overlap import at_once, during
 
 pytestmark = real_drivers
 
 TOUCH_SECONDS = 3600
 MANY = 50
-
-
-def _changing(change: Callable[[Any], Any]) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return web.Response()
-
-    return handler
-
-
-async def _without_session(_request: web.Request) -> web.StreamResponse:
-    return web.Response()
-
-
-async def _new_session(request: web.Request) -> web.StreamResponse:
-    (await new_session(request))["name"] = "Bob"
-    return web.Response()
-
-
-def _log_out_and_write(session: Any) -> None:
-    session.invalidate()
-    session["name"] = "Bob"
 
 
 def _ids_asked_for(name: str, command: dict[str, Any]) -> list[Any]:
@@ -73,27 +50,27 @@ def _all_by_id(log: CommandLog) -> bool:
 
 
 KNOWN_VISITOR = [
-    pytest.param(_without_session, [], id="session not used"),
-    pytest.param(_changing(len), ["find"], id="read only"),
-    pytest.param(_changing(lambda s: s.update(name="Ada")), ["find"], id="same value assigned"),
-    pytest.param(_changing(lambda s: s.changed()), ["find"], id="changed() without a change"),
-    pytest.param(_changing(lambda s: s.update(name="Bob")), ["find", "update"], id="changed"),
-    pytest.param(_changing(lambda s: s["cart"].append(2)), ["find", "update"], id="nested"),
-    pytest.param(_changing(lambda s: s.pop("cart")), ["find", "update"], id="removed"),
+    pytest.param(plain, [], id="session not used"),
+    pytest.param(after(len), ["find"], id="read only"),
+    pytest.param(after(lambda s: s.update(name="Ada")), ["find"], id="same value assigned"),
+    pytest.param(after(lambda s: s.changed()), ["find"], id="changed() without a change"),
+    pytest.param(after(lambda s: s.update(name="Bob")), ["find", "update"], id="changed"),
+    pytest.param(after(lambda s: s["cart"].append(2)), ["find", "update"], id="nested"),
+    pytest.param(after(lambda s: s.pop("cart")), ["find", "update"], id="removed"),
     pytest.param(
-        _changing(lambda s: setattr(s, "max_age", 60)), ["find", "update"], id="other max_age"
+        after(lambda s: setattr(s, "max_age", 60)), ["find", "update"], id="other max_age"
     ),
     pytest.param(
-        _changing(lambda s: s.update(user_id=7)), ["find", "insert", "findAndModify"], id="login"
+        after(lambda s: s.update(user_id=7)), ["find", "insert", "findAndModify"], id="login"
     ),
-    pytest.param(_changing(lambda s: s.renew()), ["find", "insert", "findAndModify"], id="renewal"),
+    pytest.param(after(lambda s: s.renew()), ["find", "insert", "findAndModify"], id="renewal"),
     pytest.param(
-        _changing(_log_out_and_write),
+        after(log_out_and_write),
         ["find", "insert", "findAndModify"],
         id="written after logout",
     ),
-    pytest.param(_new_session, ["insert", "delete"], id="new_session() without a load"),
-    pytest.param(_changing(lambda s: s.invalidate()), ["find", "delete"], id="logout"),
+    pytest.param(replace_session, ["insert", "delete"], id="new_session() without a load"),
+    pytest.param(after(lambda s: s.invalidate()), ["find", "delete"], id="logout"),
 ]
 
 
@@ -133,7 +110,7 @@ async def test_missing_or_malformed_cookie_costs_nothing(
     log.commands.clear()
     headers = {} if cookie is None else {"Cookie": f"session={cookie}"}
 
-    response = await visitor.visit(_changing(len), headers=headers)
+    response = await visitor.visit(after(len), headers=headers)
 
     assert response.status == 200
     assert log.names == []

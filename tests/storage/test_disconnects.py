@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from aiohttp_session import get_session, new_session
+from aiohttp_session import get_session
 from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
@@ -24,7 +24,7 @@ from tests.storage.conftest import (
     real_drivers,
     until,
 )
-from tests.storage.overlap import Change
+from tests.storage.handlers import after, log_out_and_write, replace_session
 
 OLD, NEW = generate_secret(), generate_secret()
 
@@ -89,24 +89,6 @@ async def site(open_site: OpenSite, storage: MongoStorage, disconnects: Disconne
     return await open_site(storage, disconnects.set_up)
 
 
-async def _replace(request: web.Request) -> web.StreamResponse:
-    (await new_session(request))["name"] = "Bob"
-    return web.Response()
-
-
-def _changing(change: Change) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))  # type: ignore[arg-type]
-        return web.Response()
-
-    return handler
-
-
-def _log_out_and_write(session: Any) -> None:
-    session.invalidate()
-    session["name"] = "Bob"
-
-
 Document = dict[str, Any]
 
 
@@ -124,12 +106,12 @@ def _is_gone(_before: Document, documents: list[Document]) -> bool:
 
 
 SAVES = [
-    pytest.param(_changing(lambda s: s.update(name="Bob")), _has_changed, id="change"),
-    pytest.param(_changing(lambda s: s.update(user_id=7)), _has_moved, id="login"),
-    pytest.param(_changing(lambda s: s.renew()), _has_moved, id="renewal"),
-    pytest.param(_changing(_log_out_and_write), _has_moved, id="written after logout"),
-    pytest.param(_replace, _has_moved, id="new session"),
-    pytest.param(_changing(lambda s: s.invalidate()), _is_gone, id="logout"),
+    pytest.param(after(lambda s: s.update(name="Bob")), _has_changed, id="change"),
+    pytest.param(after(lambda s: s.update(user_id=7)), _has_moved, id="login"),
+    pytest.param(after(lambda s: s.renew()), _has_moved, id="renewal"),
+    pytest.param(after(log_out_and_write), _has_moved, id="written after logout"),
+    pytest.param(replace_session, _has_moved, id="new session"),
+    pytest.param(after(lambda s: s.invalidate()), _is_gone, id="logout"),
 ]
 
 

@@ -20,12 +20,6 @@ WHERE = ContextVar("WHERE", default="outside")
 
 
 @pytest.fixture
-def driver() -> str:
-    """Use one driver: the operations are those of the tests."""
-    return "pymongo"
-
-
-@pytest.fixture
 def mongodb(storage: MongoStorage) -> Driver:
     """Return the part of the storage that calls the driver."""
     return storage._driver

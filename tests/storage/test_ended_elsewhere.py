@@ -58,9 +58,9 @@ async def elsewhere(
     await visitor.do(lambda session: session.update(user_id=7, cart=[1], name="Ada"))
     storage = make_storage()
     site = await open_site(storage)
-    twin = await site.visitor(visitor.cookie)
-    handle = await (await twin.do(storage.handle)).json()
-    return Elsewhere(storage, twin, handle, clock, collection)
+    other = await site.visitor(visitor.cookie)
+    handle = await (await other.do(storage.handle)).json()
+    return Elsewhere(storage, other, handle, clock, collection)
 
 
 async def _log_out(there: Elsewhere) -> None:

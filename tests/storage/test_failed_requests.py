@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from aiohttp_session import get_session
 
-from storage import MongoStorage, setup
-from tests.storage.conftest import Clock, OpenSite, Site, Visitor, set_cookie_of
-
-SetUp = Callable[[web.Application, MongoStorage], None]
-SET_UPS = [
-    pytest.param(setup, id="our set-up"),
-    pytest.param(aiohttp_session.setup, id="plain set-up"),
-]
+from storage import MongoStorage
+from tests.storage.conftest import Clock, OpenSite, SetUp, Site, Visitor, each_set_up, set_cookie_of
+from tests.storage.handlers import after
 
 
 async def _raised(_request: web.Request) -> web.StreamResponse:
@@ -59,14 +52,6 @@ FAILURES = [
 ]
 
 
-def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return await answer(request)
-
-    return handler
-
-
 CHANGES = [
     pytest.param(lambda session: session.update(balance=0), id="change"),
     pytest.param(lambda session: session.update(user_id="ada"), id="sign-in"),
@@ -88,7 +73,7 @@ async def test_response_of_500_and_above_saves_nothing_and_sends_no_cookie(
     before = await collection.find({}).to_list(None)
     clock.advance(2 * 3600)
 
-    response = await visitor.visit(_after(change, answer))
+    response = await visitor.visit(after(change, answer))
 
     assert response.status >= 500
     assert set_cookie_of(response) == []
@@ -100,14 +85,14 @@ async def test_failed_request_begins_no_session(
     answer: Handler, site: Site, visitor: Visitor, collection: Any
 ) -> None:
     """No document that no cookie names, and no cookie that names no document."""
-    response = await visitor.visit(_after(lambda session: session.update(name="Ada"), answer))
+    response = await visitor.visit(after(lambda session: session.update(name="Ada"), answer))
 
     assert response.status >= 500
     assert set_cookie_of(response) == []
     assert await collection.count_documents({}) == 0
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 @pytest.mark.parametrize("page", [web.Response, web.StreamResponse], ids=["page", "stream"])
 async def test_error_page_of_a_middleware_saves_nothing(
     page: type[web.StreamResponse], set_up: SetUp, open_site: OpenSite, storage: MongoStorage
@@ -131,7 +116,7 @@ async def test_error_page_of_a_middleware_saves_nothing(
     visitor = await (await open_site(storage, set_up_both)).visitor()
     await visitor.do(lambda session: session.update(balance=10))
 
-    response = await visitor.visit(_after(lambda session: session.update(balance=0), crash))
+    response = await visitor.visit(after(lambda session: session.update(balance=0), crash))
 
     assert response.status == 500
     assert await visitor.session() == {"balance": 10}
@@ -144,6 +129,6 @@ async def test_response_below_500_saves(status: int, visitor: Visitor) -> None:
     async def refuse(_request: web.Request) -> web.StreamResponse:
         return web.Response(status=status)
 
-    await visitor.visit(_after(lambda session: session.update(attempts=1), refuse))
+    await visitor.visit(after(lambda session: session.update(attempts=1), refuse))
 
     assert await visitor.session() == {"attempts": 1}

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import aiohttp_session
 import pytest
 from aiohttp import web
-from aiohttp_session import get_session, new_session
+from aiohttp_session import get_session
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import WriteConcernError
 
-from storage import MongoStorage, StorageUnavailable, renewal, setup
+from storage import MongoStorage, StorageUnavailable, renewal
 from tests.conftest import NewMongod
 from tests.storage.conftest import (
     HANDLERS,
@@ -23,11 +22,14 @@ from tests.storage.conftest import (
     Handler,
     MakeStorage,
     OpenSite,
+    SetUp,
     Site,
     cookie_of,
+    each_set_up,
     set_cookie_of,
     until,
 )
+from tests.storage.handlers import after, log_out_and_write, replace_session
 from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
 
@@ -93,12 +95,12 @@ async def test_write_concern_error_is_a_503_without_a_cookie(
     assert all(set_cookie_of(answer) == [] for answer in answers)
 
 
-@pytest.mark.parametrize("set_up", [setup, aiohttp_session.setup], ids=["ours", "plain"])
+@each_set_up
 @pytest.mark.parametrize("step", ["find", "update"])
 async def test_request_that_a_middleware_repeats_after_a_503_is_saved(
     *,
     step: str,
-    set_up: Callable[..., None],
+    set_up: SetUp,
     open_site: OpenSite,
     storage: MongoStorage,
     faulty_mongod: Mongod,
@@ -266,43 +268,23 @@ async def test_failed_save_of_a_max_age_is_a_503(
     assert set_cookie_of(failed) == []
 
 
-def _log_out_and_write(session: Any) -> None:
-    session.invalidate()
-    session["name"] = "Bob"
-
-
-async def _replace(request: web.Request) -> web.Response:
-    (await new_session(request))["name"] = "Bob"
-    return web.Response()
-
-
-def _changing(change: Callable[[Any], Any]) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
-        change(await get_session(request))
-        return web.Response()
-
-    return handler
-
-
 @pytest.mark.parametrize(
     ("handler", "step"),
     [
-        pytest.param(_changing(lambda s: s.update(name="Bob")), "update", id="change"),
-        pytest.param(_changing(lambda s: s.invalidate()), "delete", id="logout"),
-        pytest.param(_changing(lambda s: s.renew()), "insert", id="renewal, first step"),
-        pytest.param(_changing(lambda s: s.renew()), "findAndModify", id="renewal, second step"),
-        pytest.param(_changing(lambda s: s.update(user_id=7)), "insert", id="login, first step"),
+        pytest.param(after(lambda s: s.update(name="Bob")), "update", id="change"),
+        pytest.param(after(lambda s: s.invalidate()), "delete", id="logout"),
+        pytest.param(after(lambda s: s.renew()), "insert", id="renewal, first step"),
+        pytest.param(after(lambda s: s.renew()), "findAndModify", id="renewal, second step"),
+        pytest.param(after(lambda s: s.update(user_id=7)), "insert", id="login, first step"),
         pytest.param(
-            _changing(lambda s: s.update(user_id=7)), "findAndModify", id="login, second step"
+            after(lambda s: s.update(user_id=7)), "findAndModify", id="login, second step"
         ),
+        pytest.param(after(log_out_and_write), "insert", id="written after logout, first step"),
         pytest.param(
-            _changing(_log_out_and_write), "insert", id="written after logout, first step"
+            after(log_out_and_write), "findAndModify", id="written after logout, second step"
         ),
-        pytest.param(
-            _changing(_log_out_and_write), "findAndModify", id="written after logout, second step"
-        ),
-        pytest.param(_replace, "insert", id="new session, first step"),
-        pytest.param(_replace, "delete", id="new session, second step"),
+        pytest.param(replace_session, "insert", id="new session, first step"),
+        pytest.param(replace_session, "delete", id="new session, second step"),
     ],
 )
 async def test_failed_step_of_a_save_leaves_the_session_as_it_was(

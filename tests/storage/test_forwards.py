@@ -29,6 +29,7 @@ from tests.storage.conftest import (
     Site,
     Visitor,
     every_driver,
+    real_drivers,
 )
 from tests.storage.direct import id_of, load, values, visit
 
@@ -118,7 +119,7 @@ async def test_clear_and_purge_remove_forwards_and_do_not_count_them(
     assert await collection.count_documents({}) == 0
 
 
-@pytest.mark.parametrize("driver", ["motor", "pymongo"], indirect=True)
+@real_drivers
 async def test_every_write_to_a_session_excludes_forwards(
     make_storage: MakeStorage, log: CommandLog, clock: Clock
 ) -> None:
@@ -213,7 +214,7 @@ async def test_nothing_follows_from_one_owner_over_nobody_to_the_next(
 async def test_database_and_secret_together_open_no_forward(
     storage: MongoStorage, collection: Any
 ) -> None:
-    """Nor does the cookie with the database: the key is of the secret and of the old token."""
+    """The key is derived from the secret and the old token, so that both are needed."""
     old, new = await moved(storage, **ADA)
     forward = await collection.find_one({"_id": id_of(old)})
     token, sealed = from_cookie(old) or b"", forward["forward"]

@@ -121,7 +121,7 @@ async def test_without_a_grace_the_old_token_opens_nothing(
 async def test_request_by_grace_gets_no_cookie_of_the_session(
     stored: dict[str, Any], storage: MongoStorage, clock: Clock
 ) -> None:
-    """No touch, no Max-Age, and a renewal asked for counts as carried out."""
+    """No touch and no Max-Age; a renewal that it asks for counts as done."""
     old, new = await renewed(storage, stored, lambda session: session.renew(60_000))
     begun = [await load(storage, old) for _ in range(4)]
     clock.advance(7200)
@@ -142,7 +142,7 @@ async def test_request_by_grace_gets_no_cookie_of_the_session(
     found = await load(storage, new)
     assert dict(found.session) == {**stored, "step": 2}
     assert found.session.max_age == 9000
-    # What those requests did not get is owed to the next one that has the new token.
+    # The next request with the new token gets the cookie that those requests did not get.
     response = web.Response()
     await storage.save_session(found.request, response, found.session)
     assert response.cookies["session"]["max-age"] == 9000
@@ -196,7 +196,7 @@ async def test_revoke_ends_a_grace(storage: MongoStorage) -> None:
 
 
 async def test_sign_in_with_a_grace_has_none(storage: MongoStorage) -> None:
-    """Who planted the token before the sign-in must not read the session of the user."""
+    """An attacker who planted the token must not read the session of the user."""
     old, new = await renewed(
         storage, NOBODY, lambda session: (with_grace(session), session.update(user_id=7))
     )

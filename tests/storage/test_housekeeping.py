@@ -209,10 +209,10 @@ async def test_clock_follows_a_time_that_is_replaced_later(
     real = time.time
 
     monkeypatch.setattr(time, "time", lambda: real() + 3601)
-    a_bit_later = await values(storage, cookie)
+    an_hour_later = await values(storage, cookie)
     monkeypatch.undo()
 
-    assert a_bit_later == {}
+    assert an_hour_later == {}
     assert await values(storage, cookie) != {}
     await storage.aclose()
 

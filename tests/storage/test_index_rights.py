@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import MongoClient
 
 from storage import IndexConflict
 from tests.conftest import NewMongod
-from tests.storage.conftest import MakeStorage, OpenSite, real_drivers
+from tests.storage.conftest import MakeStorage, OpenSite, close, make_client, real_drivers
 from tests.storage.shell_commands import commands_in
 from webapp.database.mongod import Mongod
 
@@ -63,16 +62,13 @@ async def collection_of(guarded_mongod: Mongod, driver: str) -> AsyncIterator[Lo
     clients: list[Any] = []
 
     def login(user: str) -> Any:
-        make = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
         options = {"username": user, "password": PASSWORD, "authSource": "app"}
-        clients.append(make(guarded_mongod.uri, **options))
+        clients.append(make_client(driver, guarded_mongod.uri, **options))
         return clients[-1]["app"]["sessions"]
 
     yield login
     for client in clients:
-        closing = client.close()
-        if closing is not None:
-            await closing
+        await close(client)
 
 
 def create_both(admin: Admin) -> None:

@@ -14,6 +14,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 
 from tests.conftest import only_in_full
+from tests.storage.conftest import close
 from tests.storage.interleavings import Interleavings
 
 
@@ -57,8 +58,4 @@ def test_no_acknowledged_change_is_lost_and_no_ended_session_comes_back(
         ),
     )
 
-    async def close() -> None:
-        if (closing := client.close()) is not None:
-            await closing
-
-    runner.run(close())
+    runner.run(close(client))

@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
 
-import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import MongoStorage, save_session, setup
+from storage import MongoStorage, save_session
 from storage.session import MongoSession
-from tests.storage.conftest import Handler, OpenSite, Site, Visitor, until
+from tests.storage.conftest import Handler, OpenSite, SetUp, Site, Visitor, each_set_up, until
 
 ADA = {"user_id": 7, "cart": [1], "secret word": "mellon"}
 LATE = (
@@ -207,9 +206,9 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
     assert warnings_of(caplog) == ([LATE % (route, "'secret word'")] if lost else [])
 
 
-@pytest.mark.parametrize("set_up", [setup, aiohttp_session.setup], ids=lambda f: f.__module__)
+@each_set_up
 async def test_change_before_the_answer_causes_no_warning(
-    set_up: Callable[[web.Application, MongoStorage], None],
+    set_up: SetUp,
     open_site: OpenSite,
     storage: MongoStorage,
     caplog: pytest.LogCaptureFixture,

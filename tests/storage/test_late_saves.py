@@ -19,7 +19,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
-from tests.storage.direct import Visit, id_of, load, values, visit
+from tests.storage.direct import begun, id_of, load, values, visit
 from tests.storage.overlap import at_once
 
 Change = Callable[[MongoSession], Any]
@@ -32,12 +32,6 @@ MOVES: list[Any] = [
     pytest.param(NOBODY, SIGN_IN, id="sign-in"),
     pytest.param(ADA, {}, id="owner"),
 ]
-
-
-async def begun(storage: MongoStorage, stored: dict[str, Any]) -> tuple[str, Visit]:
-    """Store a session, and begin a slow request with it."""
-    cookie = str(await visit(storage, None, lambda session: session.update(stored)))
-    return cookie, await load(storage, cookie)
 
 
 async def renewed(storage: MongoStorage, cookie: str, change: Change | None = None) -> str:
@@ -309,7 +303,7 @@ async def test_max_age_that_somebody_changes_during_a_late_save_stays(
     assert (await values(storage, new))["colour"] == "red"
 
 
-async def test_late_save_that_never_gets_its_turn_is_a_503(
+async def test_late_save_that_others_overtake_again_and_again_is_a_503(
     storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was not stored is not acknowledged, however often others change the same values."""
@@ -362,11 +356,11 @@ def _set_max_age(session: MongoSession) -> None:
 async def test_neither_max_age_nor_label_follows_from_nobody(
     make_storage: MakeStorage, collection: Any, *, sign_in: bool
 ) -> None:
-    """A planted request cannot shorten the session of who signs in, nor name the device."""
+    """A planted request can neither shorten the session of the user nor name the device."""
     storage = make_storage(describe=lambda _request: "the user's own")
-    stranger = make_storage(describe=lambda _request: "the stranger's")
+    attacker = make_storage(describe=lambda _request: "the attacker's")
     old, _ = await begun(storage, NOBODY)
-    late = await load(stranger, old)
+    late = await load(attacker, old)
     new = await renewed(storage, old, lambda s: s.update(SIGN_IN if sign_in else {}))
     before = await collection.find_one({"_id": id_of(new)})
 
@@ -521,7 +515,7 @@ async def test_values_added_before_a_sign_in_follow_unless_the_app_invalidates_f
     assert await values(storage, new) == SIGN_IN
 
 
-async def test_request_from_nobody_sees_nothing_of_the_sign_in_and_goes_on_following(
+async def test_anonymous_request_sees_nothing_of_the_sign_in_and_still_follows(
     storage: MongoStorage,
 ) -> None:
     """A planted WebSocket that saves stays at the old place, whatever it saves afterwards."""
@@ -530,7 +524,7 @@ async def test_request_from_nobody_sees_nothing_of_the_sign_in_and_goes_on_follo
 
     late.session["first"] = 1
     await late.save()
-    late.session.update(first=2, second=2, step="stranger's")
+    late.session.update(first=2, second=2, step="attacker's")
     await late.save()
     late.session.renew()
     assert await late.save() == old
@@ -561,7 +555,7 @@ async def test_planted_request_cannot_claim_to_have_loaded_what_others_have_writ
     late.session.update(step="theirs", colour="theirs")
     del late.session["log"]
     await late.save()
-    late.session.update(step="stranger's", log="stranger's", size=1)
+    late.session.update(step="attacker's", log="attacker's", size=1)
     del late.session["colour"]
     await late.save()
     late.session.update(step="theirs", size=2)
@@ -570,7 +564,7 @@ async def test_planted_request_cannot_claim_to_have_loaded_what_others_have_writ
     assert await values(storage, new) == {**expected, "size": 2}
 
 
-async def test_request_of_an_owner_goes_on_at_the_new_place_with_its_own_view(
+async def test_request_of_an_owner_continues_at_the_new_place_with_its_own_values(
     storage: MongoStorage,
 ) -> None:
     """What others have written is neither seen nor removed by its next save; no cookie is sent."""
@@ -733,7 +727,7 @@ async def test_value_that_was_sealed_again_meanwhile_can_still_be_changed(
     assert (await values(rotating, new))["step"] == 2
 
 
-async def test_late_save_is_carried_out_when_the_visitor_goes_at_any_step(
+async def test_late_save_is_completed_when_the_visitor_disconnects_at_any_step(
     storage: MongoStorage,
 ) -> None:
     """The request is cancelled after each number of turns of the event loop."""
@@ -780,7 +774,7 @@ async def test_closing_waits_for_a_late_save_whose_write_was_answered_just_now(
     assert "colour" in await values(here, new)
 
 
-async def test_closing_waits_for_a_late_save_whose_visitor_has_gone(
+async def test_closing_waits_for_a_late_save_whose_visitor_has_disconnected(
     make_storage: MakeStorage,
 ) -> None:
     """An app that ends meanwhile loses no change."""
@@ -803,7 +797,7 @@ async def test_closing_waits_for_a_late_save_whose_visitor_has_gone(
 async def test_nothing_follows_a_cancelled_write_whose_batch_has_failed(
     storage: MongoStorage,
 ) -> None:
-    """Nobody knows what became of it, and the visitor has gone."""
+    """Its result is not known, and the visitor has disconnected."""
     cancelled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     cancelled.cancel()
     outcomes = []
@@ -818,10 +812,10 @@ async def test_nothing_follows_a_cancelled_write_whose_batch_has_failed(
 
 
 @every_driver
-async def test_late_saves_of_many_sessions_share_their_commands_and_stay_apart(
+async def test_late_saves_of_many_sessions_share_their_commands_and_are_not_mixed(
     storage: MongoStorage,
 ) -> None:
-    """Fifty sessions that were renewed: each gets the change of its own slow requests."""
+    """Twenty sessions that were renewed: each gets the change of its own slow requests."""
     visits = [await begun(storage, {"user_id": n}) for n in range(20)]
     again = [await load(storage, old) for old, _late in visits]
     news = [await renewed(storage, old) for old, _late in visits]
@@ -836,12 +830,12 @@ async def test_late_saves_of_many_sessions_share_their_commands_and_stay_apart(
 
 
 async def test_parallel_requests_around_a_sign_in_over_http_lose_nothing(
-    twins: tuple[Any, Any], site: Site
+    both: tuple[Any, Any], site: Site
 ) -> None:
     """Over real HTTP: ten parallel changes, and one of the requests signs in."""
-    changes = [(twins[n % 2], lambda s, n=n: s.update({f"key {n}": n})) for n in range(10)]
+    changes = [(both[n % 2], lambda s, n=n: s.update({f"key {n}": n})) for n in range(10)]
 
-    responses = await at_once(*changes, (twins[0], lambda session: session.update(SIGN_IN)))
+    responses = await at_once(*changes, (both[0], lambda session: session.update(SIGN_IN)))
 
     (line,) = [line for response in responses for line in set_cookie_of(response)]
     browser = await site.visitor(line.removeprefix("session=").split(";")[0])

@@ -14,7 +14,7 @@ from aiohttp_session import new_session
 from storage import MongoStorage, generate_secret
 from storage.session import MongoSession
 from tests.storage.conftest import Clock, MakeStorage, every_driver, until
-from tests.storage.direct import Visit, load, new_cookie, values, visit
+from tests.storage.direct import Visit, begun, load, new_cookie, values, visit
 
 Change = Callable[[MongoSession], Any]
 NOBODY = {"cart": [1], "step": 1}
@@ -27,14 +27,8 @@ def renew(session: MongoSession) -> None:
 
 
 def sign_in(session: MongoSession) -> None:
-    """Sign in without another thought."""
+    """Sign in without a renewal or `invalidate()`."""
     session["user_id"] = 7
-
-
-async def begun(storage: MongoStorage, stored: dict[str, Any]) -> tuple[str, Visit]:
-    """Store a session, and begin a slow request with it."""
-    cookie = str(await visit(storage, None, lambda session: session.update(stored)))
-    return cookie, await load(storage, cookie)
 
 
 async def answered(begun: Visit) -> tuple[web.Response, str | None]:
@@ -105,7 +99,7 @@ async def test_emptying_an_anonymous_session_that_moved_is_a_removal(
 async def test_late_invalidate_of_an_anonymous_session_writes_nothing_and_sends_no_cookie(
     move: Change, written: dict[str, Any], storage: MongoStorage, collection: Any
 ) -> None:
-    """A planted request cannot sign out who has signed in over it, nor drop the cookie."""
+    """A planted request can neither sign the user out nor delete the cookie."""
     old, late = await begun(storage, NOBODY)
     await visit(storage, old, move)
     before = await collection.find({}).sort("_id").to_list(None)
@@ -151,7 +145,7 @@ LATE: list[Any] = [
 @every_driver
 @pytest.mark.parametrize(("change", "expected"), LATE)
 @pytest.mark.parametrize("moves", [1, 2])
-async def test_late_end_of_an_owners_session_ends_it_and_stands_with_a_cookie(
+async def test_late_end_of_an_owners_session_ends_it_and_sends_a_new_cookie(
     change: Change, expected: dict[str, Any], moves: int, storage: MongoStorage
 ) -> None:
     """The moved session ends; what the request has written has a session of its own."""
@@ -230,26 +224,26 @@ async def test_late_new_session_after_a_load_ends_the_session_of_an_owner(
 
 
 async def test_new_session_without_a_load_does_not_follow(
-    storage: MongoStorage, log_commands: Callable[[], int]
+    storage: MongoStorage, commands_sent: Callable[[], int]
 ) -> None:
     """It has seen nothing of the session; its cost stays one insert and one delete."""
     old, _ = await begun(storage, ADA)
     new = await visit(storage, old, renew)
     request = make_mocked_request("GET", "/", headers={"Cookie": f"session={old}"})
-    before = log_commands()
+    before = commands_sent()
 
     session = await storage.new_session()
     session["user_id"] = 9
     response = web.Response()
     await storage.save_session(request, response, session)
 
-    assert log_commands() - before == 2
+    assert commands_sent() - before == 2
     assert await values(storage, new) == ADA
     assert await values(storage, new_cookie(None, response)) == {"user_id": 9}
 
 
 @pytest.fixture
-def log_commands(storage: MongoStorage) -> Callable[[], int]:
+def commands_sent(storage: MongoStorage) -> Callable[[], int]:
     """Count the commands of the storage."""
     return lambda: storage.counters["commands"]
 
@@ -288,7 +282,7 @@ async def test_sign_out_and_renewal_at_the_same_time_leave_no_session(
         assert await storage.count() == 0
 
 
-async def test_late_sign_out_is_carried_out_when_the_visitor_goes_at_any_step(
+async def test_late_sign_out_is_completed_when_the_visitor_disconnects_at_any_step(
     storage: MongoStorage,
 ) -> None:
     """The request is cancelled after each number of turns of the event loop."""
@@ -356,10 +350,10 @@ async def test_revoke_owner_keeps_the_session_that_was_renewed_meanwhile(
     assert await values(storage, new) == ADA
 
 
-async def test_revoke_owner_keeps_no_session_that_somebody_signed_in_over(
+async def test_revoke_owner_keeps_no_session_that_was_anonymous_in_its_request(
     storage: MongoStorage,
 ) -> None:
-    """A planted request cannot protect the session of who signed in over it."""
+    """A planted request cannot keep the session of the user who signed in with its token."""
     old, late = await begun(storage, NOBODY)
     new = await visit(storage, old, sign_in)
 
@@ -382,7 +376,7 @@ async def test_revoke_owner_between_the_two_steps_of_a_renewal_ends_both(
         await storage.revoke_owner(7)
         cookie = await renewal
 
-        # A renewal that had not begun yet, or was over, is no concern of this test.
+        # A renewal that began later, or had ended before, keeps its session.
         left = [info async for info in storage.sessions(7)]
         assert len(left) <= 1
         assert (await values(storage, cookie) == {}) is (left == [])

@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, StorageUnavailable, setup, tokens
 from tests.storage.command_log import CommandLog
-from tests.storage.conftest import SECRET, Clock, MakeStorage, real_drivers
+from tests.storage.conftest import SECRET, Clock, MakeStorage, close, real_drivers
 from tests.storage.direct import load, stored, values, visit
 
 
@@ -98,5 +98,4 @@ async def test_no_task_is_left_after_closing_without_mongodb(
             await values(storage, "A" * 43)
 
     assert tasks_of_the_storage() == []
-    if (closing := client.close()) is not None:
-        await closing
+    await close(client)

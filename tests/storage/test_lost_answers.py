@@ -11,13 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient
 
 from storage import MongoStorage
 from storage.session import MongoSession
 from tests.faults.proxy import Proxy
-from tests.storage.conftest import Visitor, real_drivers, set_cookie_of
+from tests.storage.conftest import Visitor, close, make_client, real_drivers, set_cookie_of
 from tests.storage.direct import load, values
 from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
@@ -40,12 +38,9 @@ def proxy(mongod: Mongod) -> Iterator[Proxy]:
 @pytest.fixture
 async def collection(driver: str, proxy: Proxy, database_name: str) -> AsyncIterator[Any]:
     """Open an empty collection behind the proxy."""
-    client: Any = (AsyncIOMotorClient if driver == "motor" else AsyncMongoClient)(
-        f"mongodb://127.0.0.1:{proxy.port}"
-    )
+    client = make_client(driver, f"mongodb://127.0.0.1:{proxy.port}")
     yield client[database_name]["sessions"]
-    if (closing := client.close()) is not None:
-        await closing
+    await close(client)
 
 
 def lose_one_answer(proxy: Proxy) -> None:

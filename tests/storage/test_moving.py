@@ -34,6 +34,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
+from tests.storage.handlers import file, redirect, stream
 from tests.storage.old_storages import IN_COOKIES, ON_SERVERS, OwnStorage, old_storage, server
 
 each_kind = pytest.mark.parametrize("kind", [*IN_COOKIES, *ON_SERVERS])
@@ -494,21 +495,7 @@ async def test_old_cookie_of_nobody_opens_nothing_after_moves_of_others(
 # How it is saved
 
 
-async def _file(_request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(__file__)
-
-
-async def _redirect(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPSeeOther("/")
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    return response
-
-
-@pytest.mark.parametrize("answer", [_file, _redirect, _stream])
+@pytest.mark.parametrize("answer", [file, redirect, stream])
 @both_names
 async def test_files_redirects_and_streams_carry_both_cookies_of_a_move(
     name: str, answer: Handler, make_storage: MakeStorage, browse: Browse

@@ -22,7 +22,7 @@ from tests.storage.conftest import (
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
-Twins = tuple[Visitor, Visitor]
+Both = tuple[Visitor, Visitor]
 
 
 def sign_in(session: Any) -> None:
@@ -47,24 +47,24 @@ async def test_login_gives_a_new_token_and_ends_the_old_one(
 
 
 async def test_login_keeps_values_saved_in_parallel(
-    twins: Twins,
+    both: Both,
 ) -> None:
     """What another tab puts into the cart of the anonymous session meanwhile is not lost."""
 
     async def meanwhile() -> None:
-        await twins[1].do(lambda session: session["cart"].append(1))
+        await both[1].do(lambda session: session["cart"].append(1))
 
-    await during(twins[0], meanwhile, sign_in)
+    await during(both[0], meanwhile, sign_in)
 
-    assert await twins[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0], "user_id": 7}
+    assert await both[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0], "user_id": 7}
 
 
 @every_driver
 async def test_double_clicked_login_signs_in_twice(
-    twins: Twins, site: Site, storage: MongoStorage
+    both: Both, site: Site, storage: MongoStorage
 ) -> None:
     """Both responses carry a valid cookie, so the visitor is signed in with either."""
-    responses = await at_once((twins[0], sign_in), (twins[1], sign_in))
+    responses = await at_once((both[0], sign_in), (both[1], sign_in))
 
     for response in responses:
         (line,) = set_cookie_of(response)
@@ -75,7 +75,7 @@ async def test_double_clicked_login_signs_in_twice(
 
 @pytest.mark.parametrize("end", ["logout", "expiry"])
 async def test_login_succeeds_when_the_anonymous_session_ended_meanwhile(
-    end: str, twins: Twins, clock: Clock
+    end: str, both: Both, clock: Clock
 ) -> None:
     """A correct password is not refused because the anonymous session has ended."""
 
@@ -83,11 +83,11 @@ async def test_login_succeeds_when_the_anonymous_session_ended_meanwhile(
         if end == "expiry":
             clock.advance(15 * 24 * 3600)
         else:
-            await twins[1].do(lambda session: session.invalidate())
+            await both[1].do(lambda session: session.invalidate())
 
-    await during(twins[0], meanwhile, sign_in)
+    await during(both[0], meanwhile, sign_in)
 
-    assert (await twins[0].session())["user_id"] == 7
+    assert (await both[0].session())["user_id"] == 7
 
 
 async def test_another_owner_gets_none_of_the_loaded_values(
@@ -109,19 +109,17 @@ async def test_another_owner_gets_none_of_the_loaded_values(
     assert await collection.count_documents(SESSIONS) == 1
 
 
-async def test_another_owner_gets_no_values_saved_in_parallel(
-    twins: Twins, collection: Any
-) -> None:
+async def test_another_owner_gets_no_values_saved_in_parallel(both: Both, collection: Any) -> None:
     """A value that a parallel request of the first owner saved is not copied either."""
-    await twins[0].do(sign_in)
-    twins[1].cookie = twins[0].cookie
+    await both[0].do(sign_in)
+    both[1].cookie = both[0].cookie
 
     async def meanwhile() -> None:
-        await twins[1].do(lambda session: session.update(note="for Ada's eyes", cart=[9]))
+        await both[1].do(lambda session: session.update(note="for Ada's eyes", cart=[9]))
 
-    await during(twins[0], meanwhile, lambda session: session.update(user_id=8))
+    await during(both[0], meanwhile, lambda session: session.update(user_id=8))
 
-    assert await twins[0].session() == {"user_id": 8}
+    assert await both[0].session() == {"user_id": 8}
     assert await collection.count_documents(SESSIONS) == 1
 
 

@@ -25,65 +25,65 @@ def _set(name: str, value: Any) -> Change:
 
 @real_drivers
 async def test_hundreds_of_parallel_changes_of_one_session_are_all_kept(
-    twins: tuple[Visitor, Visitor], log: CommandLog
+    both: tuple[Visitor, Visitor], log: CommandLog
 ) -> None:
     """All load the session before the first one saves it; they share their commands."""
     log.commands.clear()
 
     responses = await at_once(
-        *((twins[number % 2], _set(f"key {number}", number)) for number in range(MANY))
+        *((both[number % 2], _set(f"key {number}", number)) for number in range(MANY))
     )
 
     assert {response.status for response in responses} == {200}
     assert len(log.commands) < MANY // 2  # each alone would send two
     expected = {f"key {number}": number for number in range(MANY)}
-    assert await twins[0].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
+    assert await both[0].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
 
 
 @every_driver
 async def test_parallel_requests_that_remove_and_add_lose_nothing(
-    twins: tuple[Visitor, Visitor],
+    both: tuple[Visitor, Visitor],
 ) -> None:
     """Removed and added values do not undo each other."""
     before = {f"old {number}": number for number in range(FEW)}
-    await twins[0].do(lambda session: session.update(before))
+    await both[0].do(lambda session: session.update(before))
 
     def remove(name: str) -> Change:
         return lambda session: session.pop(name)
 
-    removals = ((twins[0], remove(name)) for name in before)
-    additions = ((twins[1], _set(f"new {n}", n)) for n in range(FEW))
+    removals = ((both[0], remove(name)) for name in before)
+    additions = ((both[1], _set(f"new {n}", n)) for n in range(FEW))
     await at_once(*removals, *additions)
 
     expected = {f"new {number}": number for number in range(FEW)}
-    assert await twins[1].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
+    assert await both[1].session() == {"name": "Ada", "cart": [0], "log": [0], **expected}
 
 
 @every_driver
 async def test_parallel_nested_changes_of_different_values_are_both_kept(
-    twins: tuple[Visitor, Visitor],
+    both: tuple[Visitor, Visitor],
 ) -> None:
     """Both appends are kept without calling changed()."""
     await at_once(
-        (twins[0], lambda session: session["cart"].append(1)),
-        (twins[1], lambda session: session["log"].append(2)),
+        (both[0], lambda session: session["cart"].append(1)),
+        (both[1], lambda session: session["log"].append(2)),
     )
 
-    assert await twins[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0, 2]}
+    assert await both[0].session() == {"name": "Ada", "cart": [0, 1], "log": [0, 2]}
 
 
-async def test_later_save_of_the_same_value_wins(twins: tuple[Visitor, Visitor]) -> None:
+async def test_later_save_of_the_same_value_wins(both: tuple[Visitor, Visitor]) -> None:
     """The order of the saves decides, not the order of the loads."""
 
     async def meanwhile() -> None:
-        await twins[1].do(_set("name", "Bob"))
+        await both[1].do(_set("name", "Bob"))
 
-    await during(twins[0], meanwhile, _set("name", "Cleo"))
+    await during(both[0], meanwhile, _set("name", "Cleo"))
 
-    assert await twins[1].session() == {"name": "Cleo", "cart": [0], "log": [0]}
+    assert await both[1].session() == {"name": "Cleo", "cart": [0], "log": [0]}
 
 
-async def test_changes_of_one_request_are_saved_as_one(twins: tuple[Visitor, Visitor]) -> None:
+async def test_changes_of_one_request_are_saved_as_one(both: tuple[Visitor, Visitor]) -> None:
     """When many requests write the same pair of values, no mixed pair is stored or read."""
 
     def pair(number: int) -> Change:
@@ -94,10 +94,10 @@ async def test_changes_of_one_request_are_saved_as_one(twins: tuple[Visitor, Vis
     def look(session: MongoSession) -> None:
         seen.append((session["left"], session["right"]))
 
-    await twins[0].do(pair(-1))
-    writers = ((twins[number % 2], pair(number)) for number in range(FEW))
-    await at_once(*writers, *((twins[number % 2], look) for number in range(10)))
-    await twins[0].do(look)
+    await both[0].do(pair(-1))
+    writers = ((both[number % 2], pair(number)) for number in range(FEW))
+    await at_once(*writers, *((both[number % 2], look) for number in range(10)))
+    await both[0].do(look)
 
     assert len(seen) == 11
     assert all(left == right for left, right in seen)
@@ -111,16 +111,16 @@ async def test_changes_of_one_request_are_saved_as_one(twins: tuple[Visitor, Vis
     ],
 )
 async def test_unchanged_value_does_not_overwrite_a_newer_one(
-    repeat: Change, twins: tuple[Visitor, Visitor]
+    repeat: Change, both: tuple[Visitor, Visitor]
 ) -> None:
     """A request that assigns the loaded value again does not write it."""
 
     async def meanwhile() -> None:
-        await twins[1].do(_set("name", "Bob"))
+        await both[1].do(_set("name", "Bob"))
 
-    await during(twins[0], meanwhile, repeat)
+    await during(both[0], meanwhile, repeat)
 
-    assert (await twins[0].session()) == {"name": "Bob", "cart": [0], "log": [0], "other": 1}
+    assert (await both[0].session()) == {"name": "Bob", "cart": [0], "log": [0], "other": 1}
 
 
 async def test_session_that_parallel_requests_emptied_together_has_ended(

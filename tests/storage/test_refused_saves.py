@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import aiohttp_session
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,13 +12,7 @@ from aiohttp_session import get_session
 
 from storage import MongoStorage, StorageError, setup
 from storage.session import MongoSession
-from tests.storage.conftest import MakeStorage, OpenSite, Visitor, set_cookie_of
-
-SetUp = Callable[[web.Application, MongoStorage], None]
-SET_UPS = [
-    pytest.param(setup, id="storage.setup"),
-    pytest.param(aiohttp_session.setup, id="aiohttp_session.setup"),
-]
+from tests.storage.conftest import MakeStorage, OpenSite, SetUp, Visitor, each_set_up, set_cookie_of
 
 
 def _set_number(session: Any) -> None:
@@ -80,7 +73,7 @@ def _change_and(bad_change: Callable[[MongoSession], None]) -> Callable[[MongoSe
     return change
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 @pytest.mark.parametrize(("bad_change", "message"), UNSTORABLE)
 async def test_unstorable_session_is_refused_by_name_before_anything_is_written(
     bad_change: Callable[[MongoSession], None],
@@ -104,7 +97,7 @@ async def test_unstorable_session_is_refused_by_name_before_anything_is_written(
     assert await visitor.session() == {"name": "Ada"}
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 @pytest.mark.parametrize(("bad_change", "_message"), UNSTORABLE)
 async def test_unstorable_new_session_is_answered_with_500_and_not_stored(
     bad_change: Callable[[MongoSession], None],
@@ -173,7 +166,7 @@ async def test_error_page_is_not_cut_to_the_length_of_the_stream_that_did_not_st
     assert await (await visitor.visit(handler)).text() == "refused"
 
 
-@pytest.mark.parametrize("set_up", SET_UPS)
+@each_set_up
 async def test_changes_of_a_handler_that_crashes_are_not_saved(
     set_up: SetUp, open_site: OpenSite, storage: MongoStorage
 ) -> None:

@@ -26,7 +26,7 @@ from tests.storage.conftest import (
 from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
-Twins = tuple[Visitor, Visitor]
+Both = tuple[Visitor, Visitor]
 
 
 async def renew(request: web.Request) -> web.Response:
@@ -87,12 +87,12 @@ async def test_renewal_keeps_the_creation_date(
 @every_driver
 @pytest.mark.parametrize("times", [2, 20], ids=["two", "twenty"])
 async def test_parallel_renewals_leave_exactly_one_session(
-    times: int, twins: Twins, site: Site, collection: Any, caplog: pytest.LogCaptureFixture
+    times: int, both: Both, site: Site, collection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One response has the cookie with the new token; the others have none, and no warning."""
     caplog.set_level(logging.INFO, "storage")
 
-    responses = await at_once(*((twins[number % 2], renew) for number in range(times)))
+    responses = await at_once(*((both[number % 2], renew) for number in range(times)))
 
     cookies = [line for response in responses for line in set_cookie_of(response)]
     assert [response.status for response in responses] == [200] * times
@@ -104,7 +104,7 @@ async def test_parallel_renewals_leave_exactly_one_session(
 
 
 @every_driver
-async def test_renewal_keeps_values_saved_in_parallel(twins: Twins) -> None:
+async def test_renewal_keeps_values_saved_in_parallel(both: Both) -> None:
     """Changed, nested, new and removed values of a parallel request are kept."""
 
     async def meanwhile() -> None:
@@ -114,18 +114,18 @@ async def test_renewal_keeps_values_saved_in_parallel(twins: Twins) -> None:
             session["colour"] = "red"
             del session["log"]
 
-        await twins[1].do(change)
+        await both[1].do(change)
 
-    await during(twins[0], meanwhile, lambda session: session.renew())
+    await during(both[0], meanwhile, lambda session: session.renew())
 
-    assert await twins[0].session() == {"name": "Bob", "cart": [0, 1], "colour": "red"}
+    assert await both[0].session() == {"name": "Bob", "cart": [0, 1], "colour": "red"}
 
 
-async def test_own_changes_win_over_parallel_ones_in_a_renewal(twins: Twins) -> None:
+async def test_own_changes_win_over_parallel_ones_in_a_renewal(both: Both) -> None:
     """Of the same value the later save wins, in a renewal too."""
 
     async def meanwhile() -> None:
-        await twins[1].do(lambda session: session.update(name="Bob", log=[9], cart=[9]))
+        await both[1].do(lambda session: session.update(name="Bob", log=[9], cart=[9]))
 
     def change(session: Any) -> None:
         session.renew()
@@ -133,18 +133,18 @@ async def test_own_changes_win_over_parallel_ones_in_a_renewal(twins: Twins) -> 
         session["cart"].append(1)
         del session["log"]
 
-    await during(twins[0], meanwhile, change)
+    await during(both[0], meanwhile, change)
 
-    assert await twins[0].session() == {"name": "Cleo", "cart": [0, 1]}
+    assert await both[0].session() == {"name": "Cleo", "cart": [0, 1]}
 
 
-async def test_renewal_keeps_a_max_age_saved_in_parallel(twins: Twins, collection: Any) -> None:
+async def test_renewal_keeps_a_max_age_saved_in_parallel(both: Both, collection: Any) -> None:
     """A parallel "remember me" is not undone, and the cookie has its Max-Age."""
 
     async def meanwhile() -> None:
-        await twins[1].do(lambda session: setattr(session, "max_age", 100))
+        await both[1].do(lambda session: setattr(session, "max_age", 100))
 
-    response = await during(twins[0], meanwhile, lambda session: session.renew())
+    response = await during(both[0], meanwhile, lambda session: session.renew())
 
     stored = await collection.find_one(SESSIONS)
     assert stored["max_age"] == 100
@@ -154,7 +154,7 @@ async def test_renewal_keeps_a_max_age_saved_in_parallel(twins: Twins, collectio
 
 @every_driver
 async def test_renewal_during_parallel_writes_loses_no_acknowledged_value(
-    twins: Twins, storage: MongoStorage, site: Site
+    both: Both, storage: MongoStorage, site: Site
 ) -> None:
     """Each parallel write is in the renewed session, unless it was not acknowledged."""
     written = storage.counters["updates"]
@@ -162,8 +162,8 @@ async def test_renewal_during_parallel_writes_loses_no_acknowledged_value(
     def put(number: int) -> Any:
         return lambda session: session.update({f"key {number}": number})
 
-    writers = [(twins[0], put(number)) for number in range(10)]
-    responses = await at_once(*writers[:5], (twins[0], renew), *writers[5:])
+    writers = [(both[0], put(number)) for number in range(10)]
+    responses = await at_once(*writers[:5], (both[0], renew), *writers[5:])
 
     token = set_cookie_of(responses[5])[0].removeprefix("session=").split(";")[0]
     values = await (await site.visitor(token)).session()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,34 +22,11 @@ from tests.storage.conftest import (
     set_cookie_of,
 )
 from tests.storage.direct import values
-
-UPGRADE = (
-    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-)
-
-
-async def _plain(_request: web.Request) -> web.StreamResponse:
-    return web.Response(text="ok")
-
-
-async def _redirect(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("/elsewhere")
+from tests.storage.handlers import UPGRADE, after, file, plain, redirect, stream
 
 
 async def _refusal(_request: web.Request) -> web.StreamResponse:
     raise web.HTTPForbidden
-
-
-async def _file(_request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(__file__)
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    await response.write(b"piece by piece")
-    return response
 
 
 async def _stream_not_started(_request: web.Request) -> web.StreamResponse:
@@ -64,13 +40,13 @@ async def _websocket(request: web.Request) -> web.StreamResponse:
 
 
 ORDINARY = [
-    pytest.param(_plain, "200", id="plain response"),
-    pytest.param(_redirect, "302", id="redirect raised"),
+    pytest.param(plain, "200", id="plain response"),
+    pytest.param(redirect, "302", id="redirect raised"),
     pytest.param(_refusal, "403", id="403 raised"),
 ]
 STREAMED = [
-    pytest.param(_file, "200", id="file"),
-    pytest.param(_stream, "200", id="stream"),
+    pytest.param(file, "200", id="file"),
+    pytest.param(stream, "200", id="stream"),
     pytest.param(_stream_not_started, "200", id="stream left to the server"),
     pytest.param(_websocket, "101", id="WebSocket handshake"),
 ]
@@ -79,16 +55,6 @@ STREAMED = [
 def _headers(status: str) -> bytes:
     """Return the headers of a WebSocket handshake for a 101."""
     return UPGRADE if status == "101" else b""
-
-
-def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    """Return a handler that changes the session and then answers."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return await answer(request)
-
-    return handler
 
 
 def _session_cookie(head: str) -> str:
@@ -104,7 +70,7 @@ async def test_every_kind_of_response_carries_the_cookie_of_a_new_session(
 ) -> None:
     """One command stores the session, and the cookie is sent with the headers."""
     log.commands.clear()
-    handler = _after(lambda session: session.update(name="Ada"), answer)
+    handler = after(lambda session: session.update(name="Ada"), answer)
 
     head = await site.head_on_the_wire(handler, _headers(status))
 
@@ -122,9 +88,9 @@ async def test_every_kind_of_response_saves_a_change_and_can_log_out(
     await visitor.do(lambda session: session.update(cart=[1]))
     headers = (_headers(status)) + f"Cookie: session={visitor.cookie}\r\n".encode()
 
-    changed = await site.head_on_the_wire(_after(lambda s: s["cart"].append(2), answer), headers)
+    changed = await site.head_on_the_wire(after(lambda s: s["cart"].append(2), answer), headers)
     stored = await visitor.session()
-    ended = await site.head_on_the_wire(_after(lambda s: s.invalidate(), answer), headers)
+    ended = await site.head_on_the_wire(after(lambda s: s.invalidate(), answer), headers)
 
     assert "Set-Cookie" not in changed
     assert stored == {"cart": [1, 2]}
@@ -142,9 +108,9 @@ async def test_every_kind_of_response_carries_a_due_touch_and_a_renewal(
     headers = _headers(status) + f"Cookie: session={visitor.cookie}\r\n".encode()
     clock.advance(2 * 3600)
 
-    touched = await site.head_on_the_wire(_after(len, answer), headers)
-    again = await site.head_on_the_wire(_after(len, answer), headers)
-    renewed = await site.head_on_the_wire(_after(lambda s: s.renew(), answer), headers)
+    touched = await site.head_on_the_wire(after(len, answer), headers)
+    again = await site.head_on_the_wire(after(len, answer), headers)
+    renewed = await site.head_on_the_wire(after(lambda s: s.renew(), answer), headers)
 
     assert _session_cookie(touched) == visitor.cookie
     assert "Set-Cookie" not in again
@@ -162,8 +128,8 @@ async def test_aiohttp_session_setup_saves_ordinary_responses(
     site = await open_site(storage, aiohttp_session.setup)
     visitor = await site.visitor()
 
-    await visitor.visit(_after(lambda session: session.update(cart=[1]), answer))
-    await visitor.visit(_after(lambda session: session["cart"].append(2), answer))
+    await visitor.visit(after(lambda session: session.update(cart=[1]), answer))
+    await visitor.visit(after(lambda session: session["cart"].append(2), answer))
 
     assert await visitor.session() == {"cart": [1, 2]}
 
@@ -176,7 +142,7 @@ async def test_aiohttp_session_setup_does_not_save_before_streamed_responses(
     site = await open_site(storage, aiohttp_session.setup)
 
     head = await site.head_on_the_wire(
-        _after(lambda session: session.update(name="Ada"), answer),
+        after(lambda session: session.update(name="Ada"), answer),
         _headers(status),
     )
 
@@ -211,7 +177,7 @@ async def test_session_that_begins_after_its_stream_has_started_is_not_stored(
 
     async def handler(request: web.Request) -> web.StreamResponse:
         session = await get_session(request)
-        response = await _stream(request)
+        response = await stream(request)
         session["name"] = "Ada"
         return response
 
@@ -296,14 +262,14 @@ async def test_response_that_comes_too_late_to_save_is_reported_in_the_log(
     """The log says what is wrong and what to do."""
     with suppress(ClientError):
         visitor = await site.visitor()
-        await visitor.visit(_after(lambda session: session.update(a=1), answer))
+        await visitor.visit(after(lambda session: session.update(a=1), answer))
 
     assert reason in caplog.text
 
 
 async def test_stream_of_a_handler_without_session_gets_no_cookie(visitor: Visitor) -> None:
     """A handler that does not use the session is not affected."""
-    answer = await visitor.visit(_stream)
+    answer = await visitor.visit(stream)
 
     assert await answer.read() == b"piece by piece"
     assert "Set-Cookie" not in answer.headers
@@ -333,7 +299,7 @@ def _set_up_inside_pages(app: web.Application, storage: MongoStorage) -> None:
     setup(app, storage)
 
 
-@pytest.mark.parametrize("answer", [_plain, _redirect, _refusal])
+@pytest.mark.parametrize("answer", [plain, redirect, _refusal])
 async def test_response_of_a_middleware_outside_of_the_sessions_carries_the_cookie(
     answer: Handler, open_site: OpenSite, storage: MongoStorage
 ) -> None:

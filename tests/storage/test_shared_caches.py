@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp_session
@@ -21,11 +20,8 @@ from tests.storage.conftest import (
     Visitor,
     make_app,
 )
+from tests.storage.handlers import UPGRADE, after
 
-UPGRADE = (
-    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-)
 SHARED = {"Cache-Control": "public, max-age=60"}
 
 
@@ -67,14 +63,6 @@ ANSWERS = {
 }
 
 
-def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return await answer(request)
-
-    return handler
-
-
 def _headers(head: str, name: str) -> list[str]:
     """Return the values of a header as they came over the wire."""
     lines = (line.partition(": ") for line in head.split("\r\n"))
@@ -90,7 +78,7 @@ async def test_answer_varies_by_cookie_where_the_handler_asked_for_the_session(
     answer: Handler, site: Site
 ) -> None:
     """Only there, and a mere read leaves what the app says of caching."""
-    asked = await site.head_on_the_wire(_after(len, answer), UPGRADE)
+    asked = await site.head_on_the_wire(after(len, answer), UPGRADE)
     not_asked = await site.head_on_the_wire(answer, UPGRADE)
 
     said = [] if answer is _crash else ["public, max-age=60"]
@@ -108,9 +96,9 @@ async def test_answer_with_the_session_cookie_is_private(
     clock.advance(2 * 3600)
 
     heads = [
-        await site.head_on_the_wire(_after(lambda s: s.update(name="Ada"), answer), UPGRADE),
-        await site.head_on_the_wire(_after(len, answer), headers),
-        await site.head_on_the_wire(_after(lambda s: s.invalidate(), answer), headers),
+        await site.head_on_the_wire(after(lambda s: s.update(name="Ada"), answer), UPGRADE),
+        await site.head_on_the_wire(after(len, answer), headers),
+        await site.head_on_the_wire(after(lambda s: s.invalidate(), answer), headers),
     ]
 
     for head in heads:
@@ -298,8 +286,8 @@ async def test_answer_with_the_cookie_is_private_under_aiohttp_sessions_own_set_
     """There the save itself writes the headers."""
     site = await open_site(storage, aiohttp_session.setup)
 
-    head = await site.head_on_the_wire(_after(lambda s: s.update(name="Ada"), _plain))
-    again = await site.head_on_the_wire(_after(len, _plain))
+    head = await site.head_on_the_wire(after(lambda s: s.update(name="Ada"), _plain))
+    again = await site.head_on_the_wire(after(len, _plain))
 
     assert _caching(head) == (["Cookie"], ["max-age=60, private"])
     assert _caching(again) == ([], ["public, max-age=60"])

@@ -21,28 +21,13 @@ from tests.storage.conftest import (
     Clock,
     MakeStorage,
     OpenSite,
+    SetUp,
     Visitor,
     make_app,
     set_cookie_of,
 )
 from tests.storage.direct import values, visit
-
-SetUp = Callable[[web.Application, MongoStorage], None]
-
-
-async def _stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    return response
-
-
-async def _redirect(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("/elsewhere")
-
-
-async def _plain(_request: web.Request) -> web.StreamResponse:
-    return web.Response()
-
+from tests.storage.handlers import after, plain, redirect, stream
 
 # The set-up of aiohttp-session itself, which does not save before streams.
 PLAIN = aiohttp_session.setup
@@ -52,7 +37,7 @@ NESTINGS = [
     pytest.param((PLAIN, setup), id="plain set-up in the outer app"),
     pytest.param((PLAIN, PLAIN), id="plain set-up for both"),
 ]
-ANSWERS = {"plain": _plain, "redirect": _redirect, "stream": _stream}
+ANSWERS: dict[str, Handler] = {"plain": plain, "redirect": redirect, "stream": stream}
 SAVED = [
     pytest.param(*nesting.values, answer, id=f"{nesting.id}, {kind}")
     for nesting in NESTINGS
@@ -112,24 +97,16 @@ async def _nested_site(
     return visitor, visit_below
 
 
-def _after(change: Callable[[Any], Any], answer: Handler) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        change(await get_session(request))
-        return await answer(request)
-
-    return handler
-
-
 @pytest.mark.parametrize(("nested", "answer"), SAVED, indirect=["nested"])
 async def test_app_and_sub_app_save_once(answer: Handler, nested: Visitor, log: CommandLog) -> None:
     """Every change sends the commands of one app, and at most one cookie."""
     log.commands.clear()
 
-    first = await nested.visit(_after(lambda s: s.update(cart=[1]), answer))
-    change = await nested.visit(_after(lambda s: s["cart"].append(2), answer))
+    first = await nested.visit(after(lambda s: s.update(cart=[1]), answer))
+    change = await nested.visit(after(lambda s: s["cart"].append(2), answer))
     seen = await nested.session()
-    renewal = await nested.visit(_after(lambda s: s.renew(), answer))
-    logout = await nested.visit(_after(lambda s: s.invalidate(), answer))
+    renewal = await nested.visit(after(lambda s: s.renew(), answer))
+    logout = await nested.visit(after(lambda s: s.invalidate(), answer))
 
     answers = (first, change, renewal, logout)
     assert [len(set_cookie_of(response)) for response in answers] == [1, 0, 1, 1]
@@ -186,7 +163,7 @@ async def _visit_and_change(
 
     visitor, visit_below = await _nested_site(open_site, storage, storage, change_after)
     visitor.cookie = cookie
-    response = await visit_below(_after(lambda session: session.update(name="Ada"), _plain))
+    response = await visit_below(after(lambda session: session.update(name="Ada"), plain))
     return visitor, set_cookie_of(response)
 
 
@@ -229,7 +206,7 @@ async def test_sub_app_with_a_storage_of_its_own_keeps_its_sessions_apart(
     staff = make_storage(collection.database["staff"], cookie_name="staff")
     _visitor, visit_below = await _nested_site(open_site, make_storage(), staff)
 
-    response = await visit_below(_after(lambda session: session.update(name="Ada"), answer))
+    response = await visit_below(after(lambda session: session.update(name="Ada"), answer))
 
     assert [line.split("=")[0] for line in set_cookie_of(response)] == ["staff"]
     assert await collection.count_documents({}) == 0
@@ -254,7 +231,7 @@ async def test_sessions_of_two_storages_stay_apart_in_one_request(
 
     visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer)
     for _ in range(2):
-        await visit_below(_after(lambda s: s.update(below=s.get("below", 0) + 1), answer))
+        await visit_below(after(lambda s: s.update(below=s.get("below", 0) + 1), answer))
     seen = await visit_below(_values)
 
     assert await seen.json() == {"below": 2}
@@ -279,7 +256,7 @@ async def test_storage_saves_no_session_of_another_one(
 
     visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer, PLAIN)
 
-    await visit_below(_after(lambda session: session.update(name="Ada"), _plain))
+    await visit_below(after(lambda session: session.update(name="Ada"), plain))
 
     assert await visitor.session() == {"name": "Ada"}
     assert await staff.count() == 0
@@ -334,7 +311,7 @@ async def test_outer_app_may_keep_its_sessions_in_a_storage_of_another_kind(
 
     site = await open_site(storage, set_up)
     visitor = await site.visitor()
-    path = site.path_of(_after(lambda session: session.update(below=3), _plain))
+    path = site.path_of(after(lambda session: session.update(below=3), plain))
 
     response = await visitor.client.get(f"/sub{path}")
 
@@ -355,7 +332,7 @@ async def test_middleware_before_the_setup_of_a_sub_app_has_the_session_of_the_o
 
     below = web.Application(middlewares=[asking])
     setup(below, storage)
-    below.router.add_get("/", _plain)
+    below.router.add_get("/", plain)
     site = await open_site(
         storage, lambda app, storage: (setup(app, storage), app.add_subapp("/below", below))[0]
     )
@@ -410,7 +387,7 @@ async def test_outer_app_that_crashes_after_the_sub_app_saves_nothing(
     await visitor.do(lambda session: session.update(cart=[1]))
     before = visitor.cookie
 
-    response = await visit_below(_after(lambda session: session.update(user_id="ada"), _plain))
+    response = await visit_below(after(lambda session: session.update(user_id="ada"), plain))
 
     assert (response.status, visitor.cookie) == (500, before)
     assert await visitor.session() == {"cart": [1]}
@@ -434,7 +411,7 @@ async def test_sub_app_that_crashes_saves_nothing_with_an_outer_error_page(
     async def crash(_request: web.Request) -> web.StreamResponse:
         raise LookupError
 
-    response = await visit_below(_after(lambda session: session.update(balance=0), crash))
+    response = await visit_below(after(lambda session: session.update(balance=0), crash))
 
     assert response.status == 500
     assert await visitor.session() == {"balance": 10}
@@ -464,7 +441,7 @@ async def test_two_tasks_in_a_sub_app_with_its_own_storage_get_one_session(
 
     visitor, visit_below = await _nested_site(open_site, make_storage(), staff, outer)
     await visitor.do(lambda session: session.update(name="Ada"))
-    await visit_below(_after(lambda session: session.update(name="Bob"), _plain))
+    await visit_below(after(lambda session: session.update(name="Bob"), plain))
 
     response = await visit_below(two_tasks)
     seen = await visit_below(_values)
@@ -489,7 +466,7 @@ async def test_outer_session_is_saved_when_a_stream_of_the_sub_app_was_refused(
 
     visitor, visit_below = await _nested_site(open_site, make_storage(), staff, pages)
 
-    response = await visit_below(_after(lambda session: session.update(name="x" * 1000), _stream))
+    response = await visit_below(after(lambda session: session.update(name="x" * 1000), stream))
 
     assert response.status == 413
     assert await visitor.session() == {"notice": "too large"}

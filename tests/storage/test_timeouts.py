@@ -18,6 +18,7 @@ from tests.storage.conftest import (
     every_driver,
 )
 from tests.storage.direct import values, visit
+from tests.storage.handlers import log_out_and_write
 
 CREATED_AT = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
 
@@ -142,18 +143,13 @@ async def test_renewed_session_keeps_its_absolute_timeout(
     assert await visitor.session() == {}
 
 
-def _log_out_and_write(session: MongoSession) -> None:
-    session.invalidate()
-    session["a"] = 2
-
-
 @pytest.mark.parametrize(
     ("owner", "change"),
     [
         pytest.param(None, lambda session: session.update(user_id=7), id="first owner"),
         pytest.param(7, lambda session: session.update(user_id=8), id="another owner"),
         pytest.param(7, lambda session: session.pop("user_id"), id="owner removed"),
-        pytest.param(7, _log_out_and_write, id="written after invalidate()"),
+        pytest.param(7, log_out_and_write, id="written after invalidate()"),
     ],
 )
 async def test_new_lifetime_begins_with_another_owner_or_a_new_session(
