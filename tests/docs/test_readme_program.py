@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pymongo import MongoClient
 from storage import generate_secret
 from tests.conftest import missing
 from tests.docs.markdown import ROOT, blocks, commands
+from tests.processes import free_port
 
 README = ROOT / "README.md"
 SECONDS = 30
@@ -37,7 +37,7 @@ def transcript() -> list[list[tuple[str, str]]]:
     return [typed for typed in found if typed[0][0].startswith("curl ")]
 
 
-def settled(text: str) -> str:
+def without_changing_parts(text: str) -> str:
     """Replace the parts that differ in each run."""
     for pattern, word in CHANGING:
         text = pattern.sub(word, text)
@@ -69,13 +69,6 @@ def _printed(process: subprocess.Popen[bytes], output: Path) -> str:
         except subprocess.TimeoutExpired:
             continue
     raise AssertionError(output.read_text())
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -162,7 +155,7 @@ def test_transcript_is_what_curl_prints_across_a_restart(
             for typed, shown in block:
                 printed = type_in_bash(typed.replace("curl ", "curl -s ").replace("8080", port))
 
-                assert settled(printed) == settled(shown)
+                assert without_changing_parts(printed) == without_changing_parts(shown)
 
 
 def test_transcript_shows_a_whole_token_and_two_restarts() -> None:
@@ -171,20 +164,6 @@ def test_transcript_shows_a_whole_token_and_two_restarts() -> None:
 
     assert len(TOKEN.findall(shown)) == 1
     assert len(transcript()) == 2
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        pytest.param(typed.removeprefix("make "), id=typed)
-        for block in blocks(README, "console")
-        for typed, _ in commands(block)
-        if typed.startswith("make ")
-    ],
-)
-def test_make_knows_the_target(target: str) -> None:
-    """Each `make` target that README names exists."""
-    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_make_run_prints_what_is_shown(mongod: object, tmp_path: Path) -> None:
@@ -197,8 +176,8 @@ def test_make_run_prints_what_is_shown(mongod: object, tmp_path: Path) -> None:
     with serving([sys.executable, "-m", "webapp", "--dev"], environ, tmp_path) as printed:
         password = (tmp_path / ".dev" / "demo-password").read_text().strip()
 
-    def settled(text: str) -> str:
+    def without_port(text: str) -> str:
         return re.sub(r"(?<=MONGO_URI=mongodb://127\.0\.0\.1:)\d+", "PORT", text)
 
-    ending = settled(printed).replace(port, "8080").replace(password, "PASSWORD")
-    assert ending.endswith(re.sub(r"(?<=password )\S+", "PASSWORD", settled(shown.text)))
+    ending = without_port(printed).replace(port, "8080").replace(password, "PASSWORD")
+    assert ending.endswith(re.sub(r"(?<=password )\S+", "PASSWORD", without_port(shown.text)))

@@ -38,15 +38,6 @@ def test_settings_table_is_the_constructors_signature() -> None:
     assert stated == [(parameter.name, parameter.default) for parameter in parameters]
 
 
-def test_positional_arguments_are_the_two_required_ones() -> None:
-    """The sentence above the table is correct."""
-    parameters = inspect.signature(MongoStorage).parameters.values()
-
-    by_position = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-
-    assert by_position == ["collection", "secrets"]
-
-
 async def _nothing(_session: MongoSession) -> None:
     """Read the session and change nothing."""
 

@@ -37,7 +37,7 @@ from storage import (
 from storage.causes import Cause
 from storage.session import MongoSession
 from tests.docs.markdown import ROOT, blocks
-from tests.docs.test_readme_program import free_port
+from tests.processes import free_port
 from tests.storage.conftest import MakeStorage, OpenSite, Visitor
 
 MESSAGES = [block.text.strip() for block in blocks(ROOT / "docs" / "troubleshooting.md", "text")]

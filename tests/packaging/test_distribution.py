@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import ROOT, blocks
-from tests.docs.test_readme_program import free_port, serving
+from tests.docs.test_readme_program import serving
 from tests.packaging.conftest import Built, Environment, MakeEnvironment, pinned_in, run, tracked
+from tests.processes import free_port
 
 pytestmark = pytest.mark.long
 

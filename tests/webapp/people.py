@@ -53,10 +53,15 @@ async def sign_in(client: Browser, **changes: Any) -> ClientResponse:
     return await client.post("/api/auth/login", json=body)
 
 
-async def arrive(client: Browser, who: dict[str, str] = ADA) -> None:
+async def sign_up_and_in(client: Browser, who: dict[str, str] = ADA) -> None:
     """Sign somebody up and in."""
     assert (await sign_up(client, **who)).status == 201
     assert (await sign_in(client, email=who["email"], password=who["password"])).status == 200
+
+
+def session_token(client: Client) -> str:
+    """Return the session token that the browser of a client would send."""
+    return client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
 
 
 async def text_of(response: ClientResponse) -> str:

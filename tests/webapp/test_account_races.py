@@ -15,10 +15,10 @@ from tests.webapp.people import (
     NEW_PASSWORD,
     PATIENCE_SECONDS,
     another_device,
-    arrive,
     hold_password_change,
     sign_in,
     sign_up,
+    sign_up_and_in,
 )
 from webapp.accounts.passwords import Cost, Passwords
 from webapp.accounts.users import ACCOUNTS, Accounts
@@ -83,8 +83,8 @@ async def verified(held: HeldPasswords) -> None:
 
 
 async def test_of_two_changes_with_the_same_old_password_one_counts(client: Client) -> None:
-    """One is 303; the other is 403, as if it had come a moment later; the winner's signs in."""
-    await arrive(client)
+    """One is 303, the other 403, as if it had come later; only the new password of one signs in."""
+    await sign_up_and_in(client)
     held = hold(client, 2)
 
     changes = asyncio.gather(change(client, NEW_PASSWORD), change(client, OTHER_PASSWORD))
@@ -104,7 +104,7 @@ async def test_change_under_way_never_undoes_an_operators_reset(
     client: Client, password: str
 ) -> None:
     """The password that the operator sets between check and change stays."""
-    await arrive(client)
+    await sign_up_and_in(client)
     held = hold(client)
 
     changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
@@ -117,11 +117,11 @@ async def test_change_under_way_never_undoes_an_operators_reset(
     assert not await signs_in(client, NEW_PASSWORD)
 
 
-async def test_operator_is_told_that_the_account_was_deleted_meanwhile(
+async def test_operator_gets_an_error_when_the_account_was_deleted_meanwhile(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a sentence: nothing was set."""
-    await arrive(client)
+    """The sentence says why no password was set."""
+    await sign_up_and_in(client)
     find = Accounts.find
 
     async def find_and_delete(accounts: Accounts, email: str) -> object:
@@ -136,7 +136,7 @@ async def test_operator_is_told_that_the_account_was_deleted_meanwhile(
 
 async def test_deletion_under_way_never_follows_an_operators_reset(client: Client) -> None:
     """An account whose password the operator sets between check and deletion stays."""
-    await arrive(client)
+    await sign_up_and_in(client)
     held = hold(client)
 
     deleting = asyncio.ensure_future(delete(client))
@@ -152,8 +152,8 @@ async def test_deletion_under_way_never_follows_an_operators_reset(client: Clien
 async def test_account_that_is_disabled_meanwhile_is_neither_changed_nor_deleted(
     client: Client, request_held: Callable[..., Awaitable[ClientResponse]]
 ) -> None:
-    """What was under way when the operator locked the account comes to nothing, also later."""
-    await arrive(client)
+    """A request that was under way does nothing, also after the account is enabled again."""
+    await sign_up_and_in(client)
     held = hold(client)
 
     arguments = (NEW_PASSWORD,) if request_held is change else ()
@@ -203,7 +203,7 @@ async def test_session_from_before_a_lock_opens_nothing_when_the_account_is_unlo
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even one that the operator's command has not found, as of a sign-in that was under way."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     async def find_none(_owner: object, **_keep: object) -> int:
         return 0
@@ -217,7 +217,7 @@ async def test_session_from_before_a_lock_opens_nothing_when_the_account_is_unlo
 
 async def test_of_two_deletions_at_once_one_counts(client: Client) -> None:
     """One is 204; for the other the account is gone, and its session with it."""
-    await arrive(client)
+    await sign_up_and_in(client)
     held = hold(client, 2)
 
     deletions = asyncio.gather(delete(client), delete(client))
@@ -232,7 +232,7 @@ async def test_page_of_a_deletion_that_came_second_says_that_the_session_ended(
     client: Client,
 ) -> None:
     """A double click on "Delete my account" leads to the sign-in page, with its reason."""
-    await arrive(client)
+    await sign_up_and_in(client)
     held = hold(client, 2)
     form = {"current_password": ADA["password"]}
 
@@ -251,7 +251,7 @@ async def test_change_succeeds_although_a_sign_in_renews_the_hash_meanwhile(
     client: Client,
 ) -> None:
     """A hash of the same password at another cost is still the current password."""
-    await arrive(client)
+    await sign_up_and_in(client)
     held = hold(client)
 
     changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
@@ -279,7 +279,7 @@ async def test_device_that_changes_the_password_stays_signed_in_while_its_tabs_p
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests with the cookie of before come between the new password and the new token."""
-    await arrive(client)
+    await sign_up_and_in(client)
     until_changed = hold_password_change(client, monkeypatch)
     changing = asyncio.ensure_future(change(client, NEW_PASSWORD))
     go_on = await until_changed()
@@ -295,7 +295,7 @@ async def test_device_that_changes_the_password_stays_signed_in_while_its_tabs_p
 
 async def test_device_stays_signed_in_through_changes_under_polls(client: Client) -> None:
     """Twelve changes in a row, each while four tabs poll without a pause."""
-    await arrive(client)
+    await sign_up_and_in(client)
     ended = False
 
     async def poll() -> None:

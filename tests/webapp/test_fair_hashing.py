@@ -16,15 +16,15 @@ from webapp.app import create_app
 from webapp.config import Config
 from webapp.http.app_keys import DATABASE
 
-ACCOUNTS_OF_THE_GREEDY = 20
+BUSY_ACCOUNTS = 20
 CONNECTIONS = 80
 SLOW = Cost(memory_kib=8 * 1024, passes=1)  # enough for eighty connections to fill the pool
-GREEDY, OTHER = "203.0.113.9", "198.51.100.7"
+BUSY, OTHER = "203.0.113.9", "198.51.100.7"
 
 
 async def add_accounts(client: Client) -> list[str]:
-    """Add Ada and the accounts of the greedy, all with Ada's password."""
-    emails = [ADA["email"], *(f"{n}@example.com" for n in range(ACCOUNTS_OF_THE_GREEDY))]
+    """Add Ada and the accounts of the busy address, all with Ada's password."""
+    emails = [ADA["email"], *(f"{n}@example.com" for n in range(BUSY_ACCOUNTS))]
     accounts = client.app[ACCOUNTS]
     await accounts.sign_up(**ADA)
     users = client.app[DATABASE]["users"]
@@ -42,7 +42,7 @@ async def test_one_address_with_eighty_connections_holds_up_nobody_else(
     config = Config.from_environ(environ | {"TRUSTED_PROXY_HOPS": "1"})
     app = await create_app(config, cost=SLOW)
     client = await aiohttp_client(app)
-    ada, *greedy = await add_accounts(client)
+    ada, *emails = await add_accounts(client)
     over = asyncio.Event()
     statuses: Counter[int] = Counter()
 
@@ -55,13 +55,13 @@ async def test_one_address_with_eighty_connections_holds_up_nobody_else(
 
     async def keep_signing_in(session: ClientSession, email: str) -> None:
         while not over.is_set():
-            statuses[await sign_in(session, email, GREEDY)] += 1
+            statuses[await sign_in(session, email, BUSY)] += 1
 
     async with ClientSession(
         headers=BROWSER, cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0)
     ) as session:
         flood = [
-            asyncio.ensure_future(keep_signing_in(session, greedy[n % len(greedy)]))
+            asyncio.ensure_future(keep_signing_in(session, emails[n % len(emails)]))
             for n in range(CONNECTIONS)
         ]
         # Until the pool is full; a slow machine may take what comes without ever filling it.

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 
 from tests.webapp.conftest import BROWSER, Client
-from tests.webapp.people import ADA, NEW_PASSWORD, arrive, hold_password_change
+from tests.webapp.people import ADA, NEW_PASSWORD, hold_password_change, sign_up_and_in
 
 
 class Tab:
@@ -43,7 +43,7 @@ async def http() -> Any:
 
 async def tab_of(client: Client, http: ClientSession) -> Tab:
     """Sign Ada in, and open a tab of her browser."""
-    await arrive(client)
+    await sign_up_and_in(client)
     (cookie,) = client.session.cookie_jar
     return Tab(client, http, cookie.value)
 
@@ -85,7 +85,7 @@ async def test_sign_out_during_a_password_change_is_final(
 async def test_cookie_from_before_a_password_change_opens_nothing(
     method: str, path: str, client: Client, http: ClientSession
 ) -> None:
-    """Who has copied it is out at once; there is no grace."""
+    """A copy of it opens nothing any more; there is no grace."""
     tab = await tab_of(client, http)
     new = (await tab.change_password()).cookies["session"].value
 
@@ -98,7 +98,7 @@ async def test_cookie_from_before_a_password_change_opens_nothing(
 async def test_sign_out_of_nobody_sets_and_deletes_no_cookie(
     client: Client, http: ClientSession
 ) -> None:
-    """An old cookie that leads nowhere: a newer answer may just have set a good one."""
+    """The cookie opens no session, but another response may have set a valid one just now."""
     tab = Tab(client, http, "A" * 43)
 
     signed_out = await tab.send("POST", "/api/auth/logout")

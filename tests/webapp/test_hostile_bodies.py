@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from storage import generate_secret
 from tests.webapp.conftest import BROWSER, CHEAP, Client
-from tests.webapp.people import ADA, NEW_PASSWORD, arrive
+from tests.webapp.people import ADA, NEW_PASSWORD, sign_up_and_in
 from webapp.app import create_app
 from webapp.config import Config
 from webapp.http.app_keys import DATABASE
@@ -183,7 +183,7 @@ async def test_api_accepts_json_only(
 ) -> None:
     """Any other content type is 415, also that of a cross-site form."""
     if method == "DELETE":
-        await arrive(client)
+        await sign_up_and_in(client)
 
     response = await client.request(
         method, path, data=json.dumps(ADA).encode(), headers={"Content-Type": content_type}
@@ -328,7 +328,7 @@ async def test_hostile_fields_of_a_signed_in_user_change_nothing(
     client: Client, path: str, fields: dict[str, str]
 ) -> None:
     """The account and the session stay as they are."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     response = await client.post(path, data=fields)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.webapp.conftest import Client
-from tests.webapp.people import ADA, NEW_PASSWORD, another_device, arrive, sign_in
+from tests.webapp.people import ADA, NEW_PASSWORD, another_device, sign_in, sign_up_and_in
 from webapp.accounts.users import ACCOUNTS
 from webapp.http.app_keys import IN_FLIGHT
 
@@ -80,7 +80,7 @@ async def test_request_whose_session_ends_while_its_body_arrives_does_nothing(
     client: Client, method: str, path: str, media_type: str, body: str
 ) -> None:
     """The session is looked at when the body is there: 401 or the sign-in page, nothing done."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     async with (
         another_device(client) as other,

@@ -17,6 +17,7 @@ from webapp.accounts.networks import networks_of
         pytest.param("198.51.100.1", "198.51.100.2", 0, id="two IPv4 addresses"),
         pytest.param("198.51.100.1", "::ffff:198.51.100.1", 1, id="one, mapped and not"),
         pytest.param("::ffff:198.51.100.1", "::ffff:198.51.100.2", 0, id="two mapped ones"),
+        pytest.param("fe80::1%eth0", "fe80::2%eth0", 3, id="zones"),
         pytest.param("unknown", "unknown", 1, id="peers without an address"),
     ],
 )

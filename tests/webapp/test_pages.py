@@ -20,9 +20,10 @@ from tests.webapp.people import (
     NEW_PASSWORD,
     Browser,
     another_device,
-    arrive,
+    session_token,
     sign_in,
     sign_up,
+    sign_up_and_in,
     stop_throttle_clock,
     text_of,
 )
@@ -218,11 +219,10 @@ async def test_full_password_pool_keeps_what_was_typed(client: Client) -> None:
 @pytest.mark.parametrize("signed_in", [False, True], ids=["signed out", "signed in"])
 async def test_double_clicked_sign_in_signs_nobody_out(client: Client, *, signed_in: bool) -> None:
     """Whichever answer comes last, its cookie is that of an active session."""
-    await arrive(client)
-    jar = client.session.cookie_jar
-    old = jar.filter_cookies(client.make_url("/"))["session"].value
+    await sign_up_and_in(client)
+    old = session_token(client)
     headers = {"Cookie": f"session={old}"} if signed_in else {}
-    jar.clear()
+    client.session.cookie_jar.clear()
 
     async with another_device(client) as one, another_device(client) as two:
         answers = await asyncio.gather(
@@ -258,7 +258,7 @@ async def test_remember_box_decides_how_long_the_cookie_lives(
 
 async def test_profile_reads_its_own_session_only(client: Client) -> None:
     """Device, sign-in and end are shown after one find, however many sessions there are."""
-    await arrive(client)
+    await sign_up_and_in(client)
     before = client.app[STORAGE].counters["commands"]
 
     page = await text_of(await client.get("/profile"))
@@ -294,7 +294,7 @@ async def test_hostile_next_stays_on_this_site(client: Client, hostile: str) -> 
 
 async def test_sign_in_page_redirects_a_visitor_who_is_signed_in(client: Client) -> None:
     """The redirect goes to the page that was asked for."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     response = await client.get("/login?next=/profile/sessions", allow_redirects=False)
 
@@ -303,7 +303,7 @@ async def test_sign_in_page_redirects_a_visitor_who_is_signed_in(client: Client)
 
 async def test_ended_session_redirects_to_sign_in_with_the_reason(client: Client) -> None:
     """A session that was ended elsewhere: 303 to /login with the sentence."""
-    await arrive(client)
+    await sign_up_and_in(client)
     await client.app[STORAGE].clear()
 
     response = await client.get("/profile", allow_redirects=False)
@@ -315,7 +315,7 @@ async def test_ended_session_redirects_to_sign_in_with_the_reason(client: Client
 
 async def test_page_says_that_the_session_has_expired(client: Client) -> None:
     """After the idle timeout the page says that the session ended."""
-    await arrive(client)
+    await sign_up_and_in(client)
     storage = client.app[STORAGE]
     real = storage.clock
     storage.clock = lambda: real() + 15 * 86400
@@ -328,8 +328,8 @@ async def test_page_says_that_the_session_has_expired(client: Client) -> None:
 
 async def test_changing_the_password_signs_out_every_other_device(client: Client) -> None:
     """This device gets a new cookie, the phone is signed out, the old password is refused."""
-    await arrive(client)
-    before = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    await sign_up_and_in(client)
+    before = session_token(client)
     async with another_device(client) as phone:
         await sign_in(phone)
 
@@ -344,7 +344,7 @@ async def test_changing_the_password_signs_out_every_other_device(client: Client
         ended = await phone.get("/profile")
         assert "Your session has ended, please sign in again." in await text_of(ended)
     assert await client.app[STORAGE].count() == 1
-    after = client.session.cookie_jar.filter_cookies(client.make_url("/"))["session"].value
+    after = session_token(client)
     assert before != after
     assert (await sign_in(client)).status == 401
     assert (await sign_in(client, password=NEW_PASSWORD)).status == 200
@@ -370,7 +370,7 @@ async def test_refused_password_change_says_why_and_changes_nothing(
     client: Client, changes: dict[str, str], status: int, sentence: str
 ) -> None:
     """The form is shown with the sentence; password and other devices stay."""
-    await arrive(client)
+    await sign_up_and_in(client)
     form = {"current_password": ADA["password"], "new_password": NEW_PASSWORD}
     async with another_device(client) as phone:
         await sign_in(phone)
@@ -405,7 +405,7 @@ async def test_password_managers_find_the_form_for_a_new_password(client: Client
 async def test_guessing_the_current_password_is_throttled(client: Client) -> None:
     """In an open browser there are five guesses, as at the sign-in."""
     stop_throttle_clock(client)
-    await arrive(client)
+    await sign_up_and_in(client)
 
     statuses = [
         (await client.post("/profile/delete", data={"current_password": f"guess {n}"})).status
@@ -417,7 +417,7 @@ async def test_guessing_the_current_password_is_throttled(client: Client) -> Non
 
 async def test_session_opened_with_the_old_password_ends(client: Client) -> None:
     """A sign-in that is in flight while the password changes does not stay signed in."""
-    await arrive(client)
+    await sign_up_and_in(client)
     async with another_device(client) as attacker:
         await sign_in(attacker)
         storage = client.app[STORAGE]
@@ -435,7 +435,7 @@ async def test_session_opened_with_the_old_password_ends(client: Client) -> None
 
 async def test_deleting_the_account_ends_its_sessions(client: Client) -> None:
     """The page asks for the password, and the start page says that the account is deleted."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     refused = await client.post("/profile/delete", data={"current_password": "wrong"})
     deleted = await client.post("/profile/delete", data={"current_password": ADA["password"]})
@@ -449,7 +449,7 @@ async def test_deleting_the_account_ends_its_sessions(client: Client) -> None:
 
 async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> None:
     """Both devices are listed; the next page names the one that was signed out, once."""
-    await arrive(client)
+    await sign_up_and_in(client)
     async with another_device(client, IPHONE) as phone:
         await sign_in(phone)
         page = await (await client.get("/profile/sessions")).text()
@@ -471,7 +471,7 @@ async def test_devices_are_listed_and_signed_out_one_by_one(client: Client) -> N
 
 async def test_dates_of_devices_are_relative_to_now(client: Client) -> None:
     """The past is "ago", the future "from now"; the exact time is in the markup."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     page = await (await client.get("/profile/sessions")).text()
 
@@ -483,11 +483,11 @@ async def test_dates_of_devices_are_relative_to_now(client: Client) -> None:
 
 
 async def test_dates_a_month_away_are_given_in_days(make_app: MakeApp) -> None:
-    """Left to itself, humanize would say "a month"."""
+    """By itself humanize would say "a month"."""
     client = await make_app(
         SESSION_MAX_AGE=str(45 * 86400), SESSION_ABSOLUTE_TIMEOUT=str(60 * 86400)
     )
-    await arrive(client)
+    await sign_up_and_in(client)
 
     page = await (await client.get("/profile")).text()
 
@@ -496,7 +496,7 @@ async def test_dates_a_month_away_are_given_in_days(make_app: MakeApp) -> None:
 
 async def test_signing_out_this_device_redirects_to_the_start_page(client: Client) -> None:
     """The button of the current device is a logout."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     response = await client.post(
         "/profile/sessions", data={"handle": await _current_handle(client)}
@@ -518,7 +518,7 @@ async def test_form_without_a_handle_signs_all_others_out(
     client: Client, others: int, sentence: str
 ) -> None:
     """The sentence counts them, and this device stays signed in."""
-    await arrive(client)
+    await sign_up_and_in(client)
     for _ in range(others):
         async with another_device(client) as phone:
             await sign_in(phone)
@@ -531,9 +531,9 @@ async def test_form_without_a_handle_signs_all_others_out(
 
 async def test_device_of_another_account_cannot_be_signed_out(client: Client) -> None:
     """A handle of another account changes nothing."""
-    await arrive(client, GRACE)
+    await sign_up_and_in(client, GRACE)
     async with another_device(client) as other:
-        await arrive(other)
+        await sign_up_and_in(other)
 
         response = await other.post(
             "/profile/sessions", data={"handle": await _current_handle(client)}
@@ -554,7 +554,7 @@ async def test_device_of_another_account_cannot_be_signed_out(client: Client) ->
 )
 async def test_markup_in_a_user_name_is_shown_as_text(client: Client, name: str) -> None:
     """User names are text on every page, with a text direction of their own."""
-    await arrive(client, ADA | {"username": name})
+    await sign_up_and_in(client, ADA | {"username": name})
 
     for path in ("/", "/profile", "/profile/delete"):
         page = await (await client.get(path)).text()
@@ -570,7 +570,7 @@ async def test_markup_in_a_label_is_shown_as_text(
     label = '<b onclick="x">\u202eSafari</b> 🦊'
     monkeypatch.setattr("webapp.app.describe", lambda _: label)
     client = await make_app()
-    await arrive(client)
+    await sign_up_and_in(client)
 
     page = await (await client.get("/profile/sessions")).text()
 
@@ -585,11 +585,11 @@ async def test_notice_in_an_address_shows_only_listed_sentences(client: Client) 
     assert 'role="status"' not in page
 
 
-async def test_start_page_greets_who_is_signed_in(client: Client) -> None:
+async def test_start_page_greets_a_signed_in_user(client: Client) -> None:
     """Visitors see how to sign up; users are greeted."""
     assert "Create an account" in await (await client.get("/")).text()
 
-    await arrive(client)
+    await sign_up_and_in(client)
 
     assert "Welcome back" in await (await client.get("/")).text()
 
@@ -600,7 +600,7 @@ async def test_start_page_greets_who_is_signed_in(client: Client) -> None:
 )
 async def test_page_is_smaller_than_thirty_kilobytes_in_all(client: Client, path: str) -> None:
     """The page with its stylesheet and icon, uncompressed; all of it from this site."""
-    await arrive(client)
+    await sign_up_and_in(client)
     page = await (await client.get(path)).text()
 
     links = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page))
@@ -632,7 +632,7 @@ async def test_every_page_of_somebody_signed_in_has_the_sign_out_button(
 ) -> None:
     """Also those that do not need a session, and error pages (OWASP ASVS 5.0, 7.4.4)."""
     assert SIGN_OUT not in await (await client.get(path)).text()
-    await arrive(client)
+    await sign_up_and_in(client)
 
     assert SIGN_OUT in await (await client.get(path)).text()
 
@@ -650,7 +650,7 @@ async def test_refused_form_of_somebody_signed_in_has_the_sign_out_button(
     client: Client, path: str, form: dict[str, str], status: int
 ) -> None:
     """Whatever form was refused."""
-    await arrive(client)
+    await sign_up_and_in(client)
 
     refused = await client.post(path, data=form)
 
@@ -659,8 +659,8 @@ async def test_refused_form_of_somebody_signed_in_has_the_sign_out_button(
 
 
 async def test_page_of_somebody_whose_session_ended_offers_to_sign_in(client: Client) -> None:
-    """A cookie that opens nothing is no sign-in."""
-    await arrive(client)
+    """A cookie that opens no session shows no sign-out button."""
+    await sign_up_and_in(client)
     await client.app[STORAGE].clear()
 
     for path in ("/", "/signup", "/login"):
@@ -696,7 +696,7 @@ async def test_start_page_is_served_while_mongodb_is_away(
         monkeypatch.setattr(f"webapp.{module}.OPERATION_SECONDS", 1.0)
     with new_mongod() as own:
         client = await make_app(MONGO_URI=own.uri)
-        await arrive(client)
+        await sign_up_and_in(client)
 
     home, profile, refused, login = await asyncio.gather(
         client.get("/"), client.get("/profile"), client.get("/api/profile"), sign_in(client)

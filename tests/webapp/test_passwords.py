@@ -135,7 +135,7 @@ async def test_cancelled_hash_keeps_its_place_until_it_is_done() -> None:
 
 
 async def test_cancelled_request_gives_back_its_place_in_the_queue() -> None:
-    """Who goes before the turn comes leaves no hash behind, and no place taken."""
+    """A request that is cancelled while it waits is not hashed, and its place is free."""
     pool = Passwords(CHEAP, threads=1, most_at_once=2)
     release = threading.Event()
     held = asyncio.ensure_future(pool._run(release.wait))
@@ -153,7 +153,7 @@ async def test_cancelled_request_gives_back_its_place_in_the_queue() -> None:
     pool.close()
 
 
-async def test_addresses_take_turns_and_the_longest_line_gives_way() -> None:
+async def test_addresses_take_turns_and_the_busiest_one_is_refused_first() -> None:
     """One address with many requests neither delays nor displaces the single one of another."""
     pool = Passwords(CHEAP, threads=1, most_at_once=9)
     release, order = threading.Event(), list[str]()
@@ -177,7 +177,7 @@ async def test_addresses_take_turns_and_the_longest_line_gives_way() -> None:
 
 
 async def test_busiest_address_is_refused_when_it_sends_more() -> None:
-    """With a full queue the next of the longest line is refused itself, others keep theirs."""
+    """With a full queue its next request is refused; those that wait keep their places."""
     pool = Passwords(CHEAP, threads=1, most_at_once=4)
     release = threading.Event()
     held = asyncio.ensure_future(pool._run(release.wait))
@@ -210,7 +210,7 @@ async def test_closing_the_pool_cancels_what_waits() -> None:
 
 
 async def test_error_in_a_thread_reaches_its_request(passwords: Passwords) -> None:
-    """What goes wrong is raised where it was asked for, and the thread is free again."""
+    """The error is raised in the request, and the thread is free again."""
     with pytest.raises(UnicodeEncodeError):
         await passwords.hash("\ud800")
 

@@ -37,7 +37,7 @@ ROUTED = {
     ],
 )
 async def test_every_answer_carries_the_headers(client: Client, path: str, status: int) -> None:
-    """Pages, JSON, files and errors alike."""
+    """Pages, JSON, files and errors."""
     answer = await client.get(path)
 
     assert answer.status == status
@@ -144,14 +144,14 @@ async def test_request_without_origin_is_refused_in_production_only(make_app: Ma
     development = await make_app()
     production = await make_app(**PRODUCTION)
     body = {"email": "a@example.com", "password": "wrong"}
-    bare = {"Content-Type": "application/json"}
+    as_json = {"Content-Type": "application/json"}
 
     def routed(**more: str) -> dict[str, str]:
-        return {k: v for k, v in ROUTED.items() if k != "Sec-Fetch-Site"} | bare | more
+        return {k: v for k, v in ROUTED.items() if k != "Sec-Fetch-Site"} | as_json | more
 
     development.session.headers.popall("Sec-Fetch-Site")
     production.session.headers.popall("Sec-Fetch-Site")
-    first = await development.post("/api/auth/login", json=body, headers=bare)
+    first = await development.post("/api/auth/login", json=body, headers=as_json)
     second = await production.post("/api/auth/login", json=body, headers=routed())
     third = await production.post("/api/auth/login", json=body, headers=routed(Origin=SITE))
 
@@ -165,11 +165,13 @@ async def test_program_without_origin_learns_which_header_it_must_send(
     """The 403 names the header, and the request is accepted with it; so says the description."""
     client = await make_app(**PRODUCTION)
     client.session.headers.popall("Sec-Fetch-Site")
-    bare = {k: v for k, v in ROUTED.items() if k != "Sec-Fetch-Site"}
+    without_origin = {k: v for k, v in ROUTED.items() if k != "Sec-Fetch-Site"}
 
-    refused = await client.post(path, headers=bare, allow_redirects=False)
-    accepted = await client.post(path, headers=bare | {"Origin": SITE}, allow_redirects=False)
-    described = await client.get("/api/openapi.json", headers=bare)
+    refused = await client.post(path, headers=without_origin, allow_redirects=False)
+    accepted = await client.post(
+        path, headers=without_origin | {"Origin": SITE}, allow_redirects=False
+    )
+    described = await client.get("/api/openapi.json", headers=without_origin)
 
     assert refused.status == 403
     assert f"must send Origin: {SITE}" in await refused.text()
@@ -177,8 +179,8 @@ async def test_program_without_origin_learns_which_header_it_must_send(
     assert f"`Origin: {SITE}`" in (await described.json())["info"]["description"]
 
 
-async def test_page_of_another_site_is_not_told_how_to_get_in(make_app: MakeApp) -> None:
-    """What comes with one of the headers is refused as before."""
+async def test_refusal_of_another_site_does_not_name_the_accepted_header(make_app: MakeApp) -> None:
+    """Only a request without `Sec-Fetch-Site` and `Origin` is told which header to send."""
     client = await make_app(**PRODUCTION)
 
     answer = await client.post("/logout", headers=ROUTED | {"Sec-Fetch-Site": "cross-site"})
@@ -234,10 +236,10 @@ async def test_preflight_of_an_allowed_origin_may_ask_for_any_header(
     preflight = asked | {"Access-Control-Request-Method": "POST", "Sec-Fetch-Site": "cross-site"}
 
     answer = await client.options("/api/auth/login", headers=preflight | {"Origin": FRONT_END})
-    stranger = await client.options("/api/auth/login", headers=preflight | {"Origin": OTHER})
+    other = await client.options("/api/auth/login", headers=preflight | {"Origin": OTHER})
 
     assert answer.headers["Access-Control-Allow-Headers"] == allowed
-    assert "Access-Control-Allow-Headers" not in stranger.headers
+    assert "Access-Control-Allow-Headers" not in other.headers
 
 
 async def test_allowed_origin_never_reaches_the_pages(make_app: MakeApp) -> None:

@@ -92,10 +92,10 @@ async def test_accepted_connections_are_answered_while_the_process_ends(
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
 
 
-async def test_drain_delay_serves_on_while_readyz_says_503(
+async def test_during_the_drain_delay_requests_are_served_and_readyz_is_503(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After SIGTERM new connections are accepted for so long; balancers hear late."""
+    """Load balancers notice the 503 late, so new connections are accepted for that time."""
     caplog.set_level(logging.INFO, logger="webapp.server")
     serving = await start(DRAIN_DELAY="1")
     base = f"http://127.0.0.1:{serving.port}"
@@ -204,7 +204,7 @@ async def test_request_that_never_ends_is_cut_off(
     assert "1 requests took too long" in caplog.text
 
 
-async def test_clean_up_that_hangs_is_given_up(
+async def test_clean_up_that_hangs_is_cancelled(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The process ends all the same, before the platform kills it."""

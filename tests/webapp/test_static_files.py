@@ -18,12 +18,12 @@ async def test_linked_address_is_immutable(client: Client, name: str, content_ty
     address = StaticFiles().address(name)
 
     linked = await client.get(address)
-    bare = await client.get(f"/static/{name}")
+    unversioned = await client.get(f"/static/{name}")
     old = await client.get(f"/static/{name}?v=000000000000")
 
     assert linked.content_type == content_type
     assert linked.headers["Cache-Control"] == IMMUTABLE
-    assert bare.headers["Cache-Control"] == old.headers["Cache-Control"] == "no-cache"
+    assert unversioned.headers["Cache-Control"] == old.headers["Cache-Control"] == "no-cache"
     assert await linked.read() == await old.read()
 
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 
 from tests.webapp.conftest import CHEAP, Client
-from tests.webapp.people import ADA, arrive, sign_in, sign_up
+from tests.webapp.people import ADA, sign_in, sign_up, sign_up_and_in
 from webapp.accounts.passwords import Passwords
 from webapp.http.app_keys import CONFIG, DATABASE
 
@@ -28,7 +28,7 @@ async def test_writer_can_replace_a_password_and_sign_in(client: Client) -> None
 
 async def test_secret_and_collection_tell_which_addresses_are_familiar(client: Client) -> None:
     """A person with the secret computes the key of a counter, and looks whether it is there."""
-    await arrive(client)
+    await sign_up_and_in(client)
     (secret,) = client.app[CONFIG].session_secrets
     key = hmac.digest(secret.encode(), b"webapp throttle v1", hashlib.sha256)
     counters = client.app[DATABASE]["throttle"]
