@@ -364,7 +364,10 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
     try:
         if (session := _unsaved(request, response, held)) is not None:
             held.note_loaded(request)
-            await held.storage.save_session(request, response, session)
+            if held.started and isinstance(session, MongoSession):
+                await _save_unanswered(request, held, session)
+            else:
+                await held.storage.save_session(request, response, session)
     except BaseException:
         # The error page, a file perhaps, would be refused as well.
         held.forget(request)
@@ -398,7 +401,25 @@ def _unsaved(
             "the handler has sent its response before the session could be saved; return it "
             "unprepared, or use a web.StreamResponse"
         )
-    return None if response.prepared or held.started else session
+    in_stream = held.started and held.stream is not None
+    return None if response.prepared or in_stream else session
+
+
+async def _save_unanswered(
+    request: web.Request, held: _RequestSession, session: MongoSession
+) -> None:
+    """Save what a handler has changed whose response is not sent.
+
+    A middleware outside of the sessions has responded in its place, and has let it run on, as one
+    with a timeout and ``asyncio.shield`` does.
+    """
+    try:
+        await held.storage.save_so_far(request, session)
+    except SessionEnded:
+        pass
+    except RuntimeError:
+        # Only a response could carry the cookie.
+        held.storage.report_late_changes(route_of(request), session)
 
 
 def _forget_framing(request: web.Request) -> None:

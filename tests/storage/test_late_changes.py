@@ -277,3 +277,95 @@ async def test_stream_that_says_that_the_app_has_failed_causes_no_warning(
     await visitor.visit(handler)
 
     assert warnings_of(caplog) == []
+
+
+class EarlyAnswers:
+    """A middleware that responds before its handlers have finished, and lets them run on."""
+
+    def __init__(self) -> None:
+        self.running: list[asyncio.Task[web.StreamResponse]] = []
+        self.waiting = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def set_up_inside(self, app: web.Application, storage: MongoStorage) -> None:
+        """Add it, then set up sessions inside of it."""
+
+        @web.middleware
+        async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+            task = asyncio.ensure_future(handler(request))
+            if not request.query:
+                return await task
+            self.running.append(task)
+            await asyncio.wait_for(self.waiting.wait(), 30)
+            return web.Response(status=202)
+
+        app.middlewares.append(answer)
+        setup(app, storage)
+
+    def handler(self, before: Change, after: Change) -> Handler:
+        """Return a handler that changes the session before and after it is released."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            session = await get_session(request)
+            before(session)
+            self.waiting.set()
+            await self.released.wait()
+            after(session)
+            return web.Response()
+
+        return handler
+
+    async def finish(self) -> None:
+        """Release the handlers, and wait until they have ended without an error."""
+        self.released.set()
+        await asyncio.wait_for(asyncio.gather(*self.running), 30)
+        self.running.clear()
+
+
+async def test_handler_that_runs_on_after_a_middleware_has_responded_is_saved(
+    open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a timeout and `asyncio.shield` around it, outside of the sessions."""
+    early = EarlyAnswers()
+    visitor = await (await open_site(storage, early.set_up_inside)).visitor()
+    await visitor.do(lambda session: session.update(ADA))
+    handler = early.handler(_set, lambda session: session["cart"].append(2))
+
+    response = await visitor.visit(handler, params={"early": "yes"})
+    await early.finish()
+
+    assert response.status == 202
+    assert await visitor.session() == {**ADA, "secret word": "speak friend", "cart": [1, 2]}
+    assert warnings_of(caplog) == []
+
+
+async def test_sign_in_of_a_handler_whose_response_was_replaced_early_is_a_warning(
+    open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No response can carry the new token: the session stays as it is."""
+    early = EarlyAnswers()
+    visitor = await (await open_site(storage, early.set_up_inside)).visitor()
+    await visitor.do(lambda session: session.update(cart=[1]))
+    sign_in = early.handler(lambda session: session.update(user_id=7), len)
+
+    await visitor.visit(sign_in, params={"early": "yes"})
+    await early.finish()
+
+    assert await visitor.session() == {"cart": [1]}
+    assert warnings_of(caplog) == [TEXT % "'user_id'"]
+
+
+async def test_handler_that_runs_on_saves_nothing_to_a_session_that_has_ended(
+    open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sign-out meanwhile is final, and no error of the handler."""
+    early = EarlyAnswers()
+    visitor = await (await open_site(storage, early.set_up_inside)).visitor()
+    await visitor.do(lambda session: session.update(ADA))
+    await visitor.visit(early.handler(len, _set), params={"early": "yes"})
+
+    await visitor.do(lambda session: session.invalidate())
+    await early.finish()
+
+    assert await storage.count() == 0
+    assert warnings_of(caplog) == []
