@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import MongoStorage, save_session
+from storage import MongoStorage, save_session, setup
 from storage.session import MongoSession
 from tests.storage.conftest import Handler, OpenSite, SetUp, Site, Visitor, each_set_up, until
 
