@@ -20,8 +20,9 @@ AT_LEAST = 0.85
 
 
 def simulation(round_trip: float, visitors: int) -> Simulation:
-    """Make one that is long enough for twenty round trips, and for learning the distance."""
-    return Simulation(visitors, round_trip, max(20 * round_trip, 0.3))
+    """Make one that is long enough for twenty round trips, and for learning the limit."""
+    learning = 0.1 if round_trip < 0.001 else 0.3
+    return Simulation(visitors, round_trip, max(20 * round_trip, learning))
 
 
 @pytest.mark.parametrize("visitors", [1, 2, 8, 64, 1000])
