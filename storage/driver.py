@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -17,8 +17,10 @@ import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
+from pymongo.asynchronous import client_session as asynchronous_session
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.synchronous import client_session as synchronous_session
 
 from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of, named
 from storage.document import CODEC, Document, bson_of
@@ -268,10 +270,15 @@ async def _repeated(operation: Callable[[], Awaitable[T]], seconds: float) -> T:
 def context_of_request() -> Context:
     """Copy the current context, so that tracing shows commands below the request.
 
-    Without a ``pymongo.timeout`` of the request: it must reach neither a command that others share
-    nor what lasts longer than the request. A timeout inside of another one can only be shorter.
+    Without a ``pymongo.timeout`` of the request, and without a client session that it has bound:
+    they must reach neither a command that others share nor what lasts longer than the request. A
+    timeout inside of another one can only be shorter, and a transaction that the app aborts would
+    undo what others have saved.
     """
     context = copy_context()
+    for variable in _BOUND_SESSIONS:
+        if variable in context:
+            context.run(variable.set, None)
     if _TIMEOUT in context:
         for variable, without in _TIMEOUTS.items():
             context.run(variable.set, without)
@@ -285,6 +292,13 @@ def _variables_of_timeouts() -> dict[ContextVar[Any], Any]:
     return {variable: outside.run(variable.get) for variable in inside}
 
 
+# What ``bind()`` of a client session sets; Motor runs the synchronous driver. PyMongo has no public
+# name for it.
+_BOUND_SESSIONS: Sequence[ContextVar[Any]] = [
+    variable
+    for module in (asynchronous_session, synchronous_session)
+    if (variable := getattr(module, "_SESSION", None)) is not None
+]
 _TIMEOUTS = _variables_of_timeouts()
 # A timeout sets all of them, so that one tells.
 _TIMEOUT = next(iter(_TIMEOUTS))
