@@ -13,7 +13,7 @@ from benchmarks.rounds import DISTANT_CONNECTIONS, STANDARD_CONNECTIONS
 from benchmarks.workload import Kind, Load
 
 WIDTH, LABELS, MARGIN = 760, 250, 70
-BAR, GAP, TOP, PANEL_GAP = 16, 14, 64, 40
+BAR, GAP, TOP, PANEL_GAP = 16, 14, 80, 56
 # What the second panel shows.
 DISTANCE_MS, RIVAL = 5, "redis"
 
@@ -78,7 +78,7 @@ def _panel(title: str, rows: Mapping[str, Ratios], top: int, axis: _Axis) -> tup
         if found:
             bars += _group(label, found, top, axis)
             top += len(found) * BAR + GAP
-    heading = f'<text class="note" x="12" y="{begin - 12}">{escape(title)}</text>'
+    heading = f'<text class="note" x="12" y="{begin - 30}">{escape(title)}</text>'
     return top, [heading, *axis.grid(begin, top), *bars]
 
 
