@@ -10,7 +10,12 @@ from aiohttp import WSCloseCode, web
 from aiohttp.typedefs import Handler
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, Session
 
-from storage.errors import SessionEnded, StorageUnavailable
+from storage.errors import (
+    SessionEnded,
+    SessionNotSerializable,
+    SessionTooLarge,
+    StorageUnavailable,
+)
 from storage.mongo import LOADED, MongoStorage, has_failed
 from storage.route_warnings import route_of
 from storage.session import MongoSession
@@ -80,7 +85,8 @@ class _RequestSession:
     """
 
     __slots__ = (
-        "_loaded", "_session", "asked_for", "failed", "serving", "started", "storage", "stream",
+        "_loaded", "_session", "asked_for", "failed", "saved", "serving", "started", "storage",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, storage: MongoStorage) -> None:
@@ -89,6 +95,8 @@ class _RequestSession:
         self.asked_for = False
         # Whether it could not be loaded.
         self.failed = False
+        # Whether the last run of the handler was saved, as far as there was anything to save.
+        self.saved = False
         # Whether the handler runs: an app inside of another one leaves the saving to that one.
         self.serving = False
         # Whether a response has started: no cookie can follow it.
@@ -221,7 +229,9 @@ class _Sessions:
             if outer.serving:
                 # The outer app saves: it decides which response is sent, and so which cookie.
                 return await _respond(request, handler, outer)
-            # A middleware outside of this one calls its handler again, to repeat what has failed.
+            # A middleware outside of this one calls its handler again.
+            if not outer.saved:
+                outer.forget(request)
             return await _respond_and_save(request, handler, outer)
         held = _RequestSession(storage)
         if outer is None or outer is _OUTSIDE:
@@ -303,7 +313,7 @@ async def _respond_and_save(
     request: web.Request, handler: Handler, held: _RequestSession
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
-    held.serving, held.failed = True, False
+    held.serving, held.failed, held.saved = True, False, False
     try:
         response = await _respond(request, handler, held)
     except web.HTTPException as error:
@@ -368,13 +378,11 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
                 await _save_unanswered(request, held, session)
             else:
                 await held.storage.save_session(request, response, session)
-    except BaseException:
+    except (SessionTooLarge, SessionNotSerializable):
         # The error page, a file perhaps, would be refused as well.
         held.forget(request)
         raise
-    if has_failed(response):
-        # Whoever repeats the request begins with what is stored.
-        held.forget(request)
+    held.saved = not has_failed(response)
     if held.stream is not None:
         held.end_stream(request, held.stream)
 
