@@ -47,34 +47,34 @@ async def launched(executable: str) -> AsyncIterator[Browser]:
 
 @dataclass
 class Visitor:
-    """One person with one browser window; `complaints` is what the browser reported."""
+    """One person with one browser window; `errors` is what the browser reported."""
 
     site: str
     context: BrowserContext
     page: Page
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
         """Record script errors, content security policy reports, and requests to other hosts."""
         self.page.on("console", self._note)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("requestfailed", self._note_failure)
         self.page.on("request", self._note_foreign)
 
     def _note(self, message: ConsoleMessage) -> None:
         # A refused form has a 4xx status on purpose, but Chromium reports it as an error.
-        meant = "responded with a status of 4" in message.text
-        if message.type in {"error", "warning"} and not meant:
-            self.complaints.append(message.text)
+        expected = "responded with a status of 4" in message.text
+        if message.type in {"error", "warning"} and not expected:
+            self.errors.append(message.text)
 
     def _note_failure(self, request: Request) -> None:
         # Aborted: the visitor opened the next page before the icon was loaded.
         if request.failure != "net::ERR_ABORTED":
-            self.complaints.append(f"{request.url}: {request.failure}")
+            self.errors.append(f"{request.url}: {request.failure}")
 
     def _note_foreign(self, request: Request) -> None:
         if not request.url.startswith(self.site):
-            self.complaints.append(request.url)
+            self.errors.append(request.url)
 
     async def open(self, path: str) -> None:
         """Go to a path of the site."""

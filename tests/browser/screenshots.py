@@ -18,12 +18,11 @@ from playwright.async_api import Browser
 from storage import generate_secret
 from tests.browser.chromium import NOT_FOUND, PHONE, Visitor, find_chromium, launched, visiting
 from tests.processes import LISTENING, free_port, webapp
-from tests.webapp.people import ADA, IPHONE
+from tests.webapp.people import ADA, FIREFOX, IPHONE
 from webapp.database.mongod import Mongod, find_mongod
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 DESK = (1100, 880)
-FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 EDGE = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
     " Chrome/126.0 Safari/537.36 Edg/126.0"
@@ -64,7 +63,7 @@ async def keep(visitor: Visitor, name: str) -> None:
     await visitor.page.screenshot(path=IMAGES / f"{name}.png", full_page=False)
 
 
-async def strangers(browser: Browser, site: str) -> None:
+async def signed_out(browser: Browser, site: str) -> None:
     """Take the start page and a sign-up with errors, then create the account."""
     async with visiting(browser, site, size=DESK) as visitor:
         await visitor.open("/")
@@ -78,7 +77,7 @@ async def strangers(browser: Browser, site: str) -> None:
         await visitor.press("Create account")
 
 
-async def members(browser: Browser, site: str) -> None:
+async def signed_in(browser: Browser, site: str) -> None:
     """Sign in on three devices; take light desktop screenshots and dark phone screenshots."""
     async with (
         visiting(browser, site, user_agent=EDGE) as office,
@@ -103,8 +102,8 @@ async def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with served() as site:
         async with launched(executable) as browser:
-            await strangers(browser, site)
-            await members(browser, site)
+            await signed_out(browser, site)
+            await signed_in(browser, site)
 
 
 if __name__ == "__main__":

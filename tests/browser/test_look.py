@@ -11,18 +11,18 @@ from tests.webapp.people import ADA, sign_up
 
 pytestmark = pytest.mark.long
 
-STRANGERS = ("/", "/signup", "/login", "/login?notice=session-ended", "/nothing")
-PLACES = (*STRANGERS, "refused sign-up", "refused sign-in")
-MEMBERS = ("/", "/profile", "/profile/sessions", "/profile/password", "/profile/delete")
+SIGNED_OUT = ("/", "/signup", "/login", "/login?notice=session-ended", "/nothing")
+PLACES = (*SIGNED_OUT, "refused sign-up", "refused sign-in")
+SIGNED_IN = ("/", "/profile", "/profile/sessions", "/profile/password", "/profile/delete")
 LONG_NAME = "W" * 64
 
 looks = pytest.mark.parametrize(
     ("size", "dark"),
     [
-        pytest.param(PHONE, False, id="phone by day"),
-        pytest.param(PHONE, True, id="phone by night"),
-        pytest.param(DESKTOP, False, id="desktop by day"),
-        pytest.param(DESKTOP, True, id="desktop by night"),
+        pytest.param(PHONE, False, id="phone, light"),
+        pytest.param(PHONE, True, id="phone, dark"),
+        pytest.param(DESKTOP, False, id="desktop, light"),
+        pytest.param(DESKTOP, True, id="desktop, dark"),
     ],
 )
 
@@ -80,13 +80,13 @@ async def test_no_page_scrolls_sideways_or_fails_axe(
             wrong += await findings(visitor, axe)
             assert await overflow(visitor) <= 0, place
         await sign_in(visitor)
-        for place in MEMBERS:
+        for place in SIGNED_IN:
             await visitor.open(place)
             wrong += await findings(visitor, axe)
             assert await overflow(visitor) <= 0, place
 
         assert wrong == []
-        assert visitor.complaints == []
+        assert visitor.errors == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_violation_of_the_content_security_policy_is_noticed(
                 markup,
             )
 
-        assert visitor.complaints != []
+        assert visitor.errors != []
 
 
 async def test_image_without_alternative_text_is_found(
@@ -150,9 +150,9 @@ async def test_dark_and_light_color_schemes_are_used(browser: Browser, site: str
             colour = await visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
             seen.append(sum(int(part) for part in colour[4:-1].split(",")))
 
-    day, night = seen
-    assert day > 600
-    assert night < 150
+    light, dark_one = seen
+    assert light > 600
+    assert dark_one < 150
 
 
 async def test_markup_in_a_name_is_shown_as_text_in_a_real_browser(
@@ -167,4 +167,4 @@ async def test_markup_in_a_name_is_shown_as_text_in_a_real_browser(
         heading = visitor.page.get_by_role("heading", level=1)
         assert await heading.inner_text() == name
         assert await visitor.page.locator("script, main img").count() == 0
-        assert visitor.complaints == []
+        assert visitor.errors == []

@@ -6,11 +6,9 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.chromium import DESKTOP, PHONE, Visitor, visiting
-from tests.webapp.people import ADA, IPHONE, NEW_PASSWORD
+from tests.webapp.people import ADA, FIREFOX, IPHONE, NEW_PASSWORD
 
 pytestmark = pytest.mark.long
-
-FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 
 
 async def sign_up_by_hand(visitor: Visitor) -> None:
@@ -80,7 +78,7 @@ async def test_every_action_works_on_two_devices_without_javascript(
         await delete_account_by_hand(laptop)
         await laptop.open("/profile")
         assert laptop.page.url.startswith(f"{site}/login")
-        assert laptop.complaints == phone.complaints == []
+        assert laptop.errors == phone.errors == []
 
 
 async def test_errors_are_shown_next_to_their_fields(browser: Browser, site: str) -> None:
@@ -99,7 +97,7 @@ async def test_errors_are_shown_next_to_their_fields(browser: Browser, site: str
         described = await email.get_attribute("aria-describedby")
         sentence = await visitor.page.locator(f"#{described}").inner_text()
         assert "Use an address such as ada@example.org." in sentence
-        assert visitor.complaints == []
+        assert visitor.errors == []
 
 
 async def test_browser_sends_an_email_address_as_it_was_typed(browser: Browser, site: str) -> None:
@@ -159,4 +157,4 @@ async def test_enter_signs_in(browser: Browser, site: str) -> None:
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Lax"
         assert cookie["expires"] > 0
-        assert visitor.complaints == []
+        assert visitor.errors == []

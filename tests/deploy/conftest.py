@@ -26,12 +26,12 @@ from tests.webapp.browsing import Visitor
 HOST = "app.example"
 # Much less than the limit of the drain: new requests must not delay the stop.
 DRAIN_AT_MOST_SECONDS = 15.0
-NGINX_PLACES = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
+NGINX_FOLDERS = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 
 
 def program(name: str) -> str:
     """Find a program on this machine. Without it skip the test, but never in CI."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:{NGINX_PLACES}")
+    found = shutil.which(name, path=f"{os.environ['PATH']}:{NGINX_FOLDERS}")
     if found is None:
         missing(f"{name} is missing; install Debian's package of that name")
     return found
@@ -84,12 +84,12 @@ class Router:
         if self.running:
             self.running.signal(signal.SIGHUP)
 
-    def complaints(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Return the lines of the error log."""
         return self.error_log.read_text().splitlines()
 
 
-def neighbouring_ports() -> tuple[int, int]:
+def consecutive_ports() -> tuple[int, int]:
     """Return two free ports, the second one higher, as honcho numbers its processes."""
     while not is_free((first := free_port()) + 1):
         pass
@@ -101,7 +101,7 @@ class Fleet:
     """The processes of the app; each can be stopped and started again with other settings."""
 
     environ: dict[str, str]
-    ports: tuple[int, int] = field(default_factory=neighbouring_ports)
+    ports: tuple[int, int] = field(default_factory=consecutive_ports)
     running: dict[int, Process] = field(default_factory=dict)
     ended: list[Process] = field(default_factory=list)
 
@@ -119,7 +119,7 @@ class Fleet:
     def restart(self, port: int, router: Router) -> None:
         """Stop a process like a platform does, with two SIGTERMs, and start the next one.
 
-        The router is told at the same moment, not before: requests that it sends meanwhile count.
+        The router is notified at the same moment, not before: requests sent meanwhile count.
         """
         process = self.running.pop(port)
         self.ended.append(process)
@@ -207,8 +207,8 @@ def run_nginx(router: Router, servers: str, folder: Path) -> Iterator[None]:
     subprocess.run([*command, "-t", "-q"], check=True)
     router.running = Process(*command, environ={})
     try:
-        until(lambda: router.complaints() or listens(router.http_port, router.https_port))
-        assert not router.complaints()
+        until(lambda: router.errors() or listens(router.http_port, router.https_port))
+        assert not router.errors()
         yield
     finally:
         code = router.running.end()

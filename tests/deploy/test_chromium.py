@@ -47,4 +47,4 @@ async def test_browser_is_redirected_to_https_and_signs_in_and_out(
     assert (before, after) == ([], [])
     assert (cookie["name"], cookie["path"], cookie["domain"]) == ("__Host-session", "/", HOST)
     assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Lax")
-    assert visitor.complaints == []
+    assert visitor.errors == []

@@ -46,10 +46,10 @@ async def signed_in_load(router: Router) -> AsyncIterator[Load]:
     """Let visitors request their profiles without a pause; at the end all are still signed in."""
     load = Load()
     visitors = [router.visitor(f"visitor{n}@example.com") for n in range(VISITORS)]
-    over = asyncio.Event()
+    ended = asyncio.Event()
 
     async def keep_looking(visitor: Visitor) -> None:
-        while not over.is_set():
+        while not ended.is_set():
             await load.note(await visitor.profile())
 
     try:
@@ -61,7 +61,7 @@ async def signed_in_load(router: Router) -> AsyncIterator[Load]:
             try:
                 yield load
             finally:
-                over.set()
+                ended.set()
         assert [await visitor.profile() for visitor in visitors] == [200] * VISITORS
     finally:
         for visitor in visitors:
@@ -70,9 +70,9 @@ async def signed_in_load(router: Router) -> AsyncIterator[Load]:
 
 def nothing_was_lost(load: Load, router: Router) -> None:
     """Assert that every failure was nginx at a closed port, and that nothing else failed."""
-    complaints = router.complaints()
-    refused = [line for line in complaints if "connect() failed (111: Connection refused)" in line]
-    assert complaints == refused
+    errors = router.errors()
+    refused = [line for line in errors if "connect() failed (111: Connection refused)" in line]
+    assert errors == refused
     assert load.statuses.keys() <= {200, 502}, load.statuses
     assert load.statuses[502] == len(refused)
 

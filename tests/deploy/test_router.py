@@ -15,7 +15,7 @@ from tests.webapp.forwarded_cases import CASES, Case
 
 pytestmark = pytest.mark.long
 
-MARK = "the-password-of-a-deployed-account"
+PASSWORD = "the-password-of-a-deployed-account"
 
 
 def curl(router: Router, *arguments: str) -> str:
@@ -71,7 +71,7 @@ def test_the_cookie_is_set_and_deleted_with_identical_attributes(
     jar = ["-c", str(tmp_path / "jar"), "-b", str(tmp_path / "jar")]
     own_page = ["-H", "Sec-Fetch-Site: same-origin"]
     as_json = ["-H", "Content-Type: application/json"]
-    account = {"email": "ada@example.com", "password": MARK}
+    account = {"email": "ada@example.com", "password": PASSWORD}
 
     def post(path: str, body: object) -> str:
         data = ["--data", json.dumps(body)] if body else ["-X", "POST"]

@@ -139,7 +139,7 @@ async def test_browser_requests_no_other_host_and_reports_no_error(
                 if await visitor.page.evaluate(WIDER_THAN_THE_WINDOW):
                     wide.append(name)
 
-    assert visitor.complaints == []
+    assert visitor.errors == []
     assert wide == []
 
 

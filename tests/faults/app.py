@@ -114,14 +114,14 @@ async def login(request: web.Request) -> web.Response:
     """Open a session for the owner that the query names."""
     session = await new_session(request)
     session.update(user_id=request.query["owner"], left=0, right=0)
-    return _told(session)
+    return _pair_of(session)
 
 
 async def assign(request: web.Request) -> web.Response:
     """Set the pair to the number that the query names."""
     session = await _signed_in(request)
     session["left"] = session["right"] = int(request.query["n"])
-    return _told(session)
+    return _pair_of(session)
 
 
 async def put(request: web.Request) -> web.Response:
@@ -153,7 +153,7 @@ async def names(request: web.Request) -> web.Response:
 async def renew(request: web.Request) -> web.Response:
     """Give the session a new token."""
     await _signed_in(request)
-    return _told(await renew_session(request))
+    return _pair_of(await renew_session(request))
 
 
 async def logout(request: web.Request) -> web.Response:
@@ -164,7 +164,7 @@ async def logout(request: web.Request) -> web.Response:
 
 async def read(request: web.Request) -> web.Response:
     """Return the content of the session."""
-    return _told(await _signed_in(request))
+    return _pair_of(await _signed_in(request))
 
 
 async def devices(request: web.Request) -> web.Response:
@@ -200,7 +200,7 @@ async def _signed_in(request: web.Request) -> Any:
     return session
 
 
-def _told(session: Any) -> web.Response:
+def _pair_of(session: Any) -> web.Response:
     return web.json_response({name: session[name] for name in ("user_id", "left", "right")})
 
 

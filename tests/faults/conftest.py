@@ -11,9 +11,13 @@ import pytest
 
 from storage import generate_secret
 from tests.faults.load import Record
+from tests.faults.proxy import Proxy
 from tests.faults.summary import REMARK, ROW
 from tests.processes import LISTENING, Process, free_port, webapp
 from webapp.database.mongod import Mongod
+
+# The default of the storage: how long one load or one save waits for MongoDB.
+OPERATION_TIMEOUT_SECONDS = 5.0
 
 
 class App:
@@ -47,6 +51,13 @@ def server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
     mongod = Mongod(mongod_binary, tmp_path / "mongod", port=free_port())
     with mongod:
         yield mongod
+
+
+@pytest.fixture
+def proxy(server: Mongod) -> Iterator[Proxy]:
+    """Run a proxy in front of the server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
 
 
 @contextmanager

@@ -48,6 +48,16 @@ class Record:
     silence_seconds: float = 0.0  # the longest time without one answered request
     slowest_seconds: float = 0.0  # of the answered ones
 
+    def assert_kept(self) -> None:
+        """Check that nothing acknowledged is lost, and that no ended session is back."""
+        assert (self.lost, self.late_lost, self.resurrected, self.half) == (0, 0, 0, 0)
+        assert self.wrong == []
+
+    def assert_in_order(self) -> None:
+        """Check also that no older data was read, and that no refused change came later."""
+        self.assert_kept()
+        assert (self.stale, self.overtaken) == (0, 0)
+
     @property
     def requests(self) -> int:
         """The number of requests that were sent."""
@@ -72,7 +82,7 @@ class Visit:
 class Load:
     """Visitors that send requests while the context is open, for three minutes at most.
 
-    `crowd` is how many requests change the same session during each renewal.
+    `parallel` is how many requests change the same session during each renewal.
 
     A class because the visitors, the record and the time of the last answer belong together.
     """
@@ -83,11 +93,11 @@ class Load:
         *,
         visitors: int = VISITORS,
         renewals: float = RENEWALS,
-        crowd: int = 0,
+        parallel: int = 0,
         seed: int = 7,
     ) -> None:
         self.bases = list(bases)
-        self._renewals, self._crowd = renewals, crowd
+        self._renewals, self._parallel = renewals, parallel
         self.record = Record()
         self.visits: list[Visit] = []
         self._visitors = visitors
@@ -192,7 +202,7 @@ class Load:
         old = Visit(visit.token)
         (status, _, token), *_ = await asyncio.gather(
             self._send(chance, "POST", "/renew", visit),
-            *(self._add(chance, visit, old) for _ in range(self._crowd)),
+            *(self._add(chance, visit, old) for _ in range(self._parallel)),
         )
         if status != 200:
             visit.renewal_refused = True
@@ -203,7 +213,7 @@ class Load:
         return True
 
     async def _add(self, chance: random.Random, visit: Visit, old: Visit) -> None:
-        """Add a value with the token of before; too late for it, the request finds no session."""
+        """Add a value with the old token; after the renewal it opens no session."""
         name = f"n{chance.getrandbits(48)}"
         status, _, _ = await self._send(chance, "POST", f"/put?name={name}", old)
         if status == 200:

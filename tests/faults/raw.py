@@ -69,7 +69,7 @@ class Stream(asyncio.Protocol):
             self._transport.write(request)
 
 
-async def pour(
+async def send_all(
     port: int,
     requests: Iterator[bytes],
     check: Callable[[bytes], None],

@@ -73,8 +73,8 @@ class Member:
 
         until(accepts)
 
-    def thaw(self) -> None:
-        """Let it continue."""
+    def resume(self) -> None:
+        """Let it continue, with SIGCONT."""
         os.kill(self.mongod.pid, signal.SIGCONT)
 
 

@@ -24,7 +24,7 @@ EACH = 60
 
 
 @pytest.fixture
-def sweeping(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
+def ttl_server(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
     """Run a mongod whose TTL monitor runs every second instead of every minute."""
     arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
     with Mongod(mongod_binary, tmp_path / "ttl", port=free_port(), arguments=arguments) as server:
@@ -32,22 +32,22 @@ def sweeping(mongod_binary: Path, tmp_path: Path) -> Iterator[Mongod]:
 
 
 @pytest.fixture
-def app(sweeping: Mongod, start_app: StartApp) -> App:
+def app(ttl_server: Mongod, start_app: StartApp) -> App:
     """Run an app whose idle timeout is ten minutes of its clock."""
-    return start_app(f"{sweeping.uri}/?journal=true", "--max-age", str(MAX_AGE_SECONDS))
+    return start_app(f"{ttl_server.uri}/?journal=true", "--max-age", str(MAX_AGE_SECONDS))
 
 
-def swept(server: Mongod) -> dict[str, int]:
+def ttl_metrics(server: Mongod) -> dict[str, int]:
     """Return how many passes the TTL monitor made, and how many sessions it deleted."""
     with MongoClient[dict[str, Any]](server.uri) as client:
         ttl = client.admin.command("serverStatus")["metrics"]["ttl"]
     return {name: int(ttl[name]) for name in ("passes", "deletedDocuments")}
 
 
-def wait_for_two_sweeps(server: Mongod) -> None:
+def wait_for_two_passes(server: Mongod) -> None:
     """Return when a pass of the TTL monitor has ended that began after this call."""
-    goal = swept(server)["passes"] + 2
-    until(lambda: swept(server)["passes"] >= goal)
+    goal = ttl_metrics(server)["passes"] + 2
+    until(lambda: ttl_metrics(server)["passes"] >= goal)
 
 
 async def opened(client: ClientSession, app: App, number: int) -> list[str]:
@@ -91,25 +91,25 @@ def cookie_of(token: str) -> dict[str, str]:
     return {"Cookie": f"session={token}"}
 
 
-async def test_ttl_monitor_deletes_only_expired_sessions(sweeping: Mongod, app: App) -> None:
+async def test_ttl_monitor_deletes_only_expired_sessions(ttl_server: Mongod, app: App) -> None:
     """Sessions that expired a minute ago go; sessions with a minute left and new ones stay."""
     async with ClientSession() as client:
         await set_clock(client, app, -(MAX_AGE_SECONDS + 60))
-        over = await opened(client, app, EACH)
+        expired = await opened(client, app, EACH)
         await set_clock(client, app, -(MAX_AGE_SECONDS - 60))
         nearly = await opened(client, app, EACH)
         await set_clock(client, app, 0)
         new = await opened(client, app, EACH)
 
-        await asyncio.to_thread(wait_for_two_sweeps, sweeping)
+        await asyncio.to_thread(wait_for_two_passes, ttl_server)
 
-        assert swept(sweeping)["deletedDocuments"] == EACH
-        assert {await status_of(client, app, token) for token in over} == {401}
+        assert ttl_metrics(ttl_server)["deletedDocuments"] == EACH
+        assert {await status_of(client, app, token) for token in expired} == {401}
         assert {await status_of(client, app, token) for token in nearly + new} == {200}
 
 
 async def test_session_saved_during_ttl_deletion_is_kept_or_ended_as_a_whole(
-    sweeping: Mongod, app: App
+    ttl_server: Mongod, app: App
 ) -> None:
     """900 sessions expire within nine seconds, and each is saved once, around its end.
 
@@ -135,12 +135,12 @@ async def test_session_saved_during_ttl_deletion_is_kept_or_ended_as_a_whole(
         begun = time.monotonic()
         order = [(token, (7 * number) % 100) for number, token in enumerate(tokens)]
         await asyncio.gather(*(save_at_its_end(token, chance) for token, chance in order))
-        await asyncio.to_thread(wait_for_two_sweeps, sweeping)
+        await asyncio.to_thread(wait_for_two_passes, ttl_server)
 
         assert {await status_of(client, app, token) for token in kept} == {200}
         assert {await status_of(client, app, token) for token in ended} == {401}
         assert min(len(kept), len(ended)) > 100
-        with MongoClient[dict[str, Any]](sweeping.uri) as server:
+        with MongoClient[dict[str, Any]](ttl_server.uri) as server:
             stored = list(server["faults"]["sessions"].find())
         assert len(stored) == len(kept)
         whole = {"_id", "created_at", "last_seen_at", "expires_at", "max_age", "persistent"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from tests.waiting import until_async
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-def proxy(server: Mongod) -> Iterator[Proxy]:
-    """Run a proxy in front of the server."""
-    with Proxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=["motor", "pymongo"])

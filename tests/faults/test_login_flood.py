@@ -30,8 +30,8 @@ async def flood(
 ) -> AsyncIterator[tuple[Counter[int], asyncio.Event]]:
     """Send this many guesses, or until the event is set; at the end the statuses are complete."""
     statuses: Counter[int] = Counter()
-    over = asyncio.Event()
-    numbers = itertools.takewhile(lambda _: not over.is_set(), range(number))
+    ended = asyncio.Event()
+    numbers = itertools.takewhile(lambda _: not ended.is_set(), range(number))
 
     async def attack(client: ClientSession) -> None:
         for count in numbers:
@@ -46,7 +46,7 @@ async def flood(
     async with ClientSession(f"http://127.0.0.1:{port}", connector=TCPConnector(limit=0)) as client:
         attackers = [asyncio.create_task(attack(client)) for _ in range(at_once)]
         try:
-            yield statuses, over
+            yield statuses, ended
             await asyncio.gather(*attackers)
         finally:
             for attacker in attackers:
@@ -119,17 +119,17 @@ async def test_sign_ins_succeed_while_a_thousand_machines_guess_passwords(
             assert status == 503
         raise AssertionError
 
-    async with flood(int(production["PORT"]), guess, MOST_GUESSES, 200) as (statuses, over):
+    async with flood(int(production["PORT"]), guess, MOST_GUESSES, 200) as (statuses, ended):
         needed = await asyncio.gather(tries(ada), tries(grace))
         served = await ada.is_served()
-        still_under_fire = sum(statuses.values()) < MOST_GUESSES
-        over.set()
+        still_attacked = sum(statuses.values()) < MOST_GUESSES
+        ended.set()
 
     remark(
         f"{sum(statuses.values())} guesses, each at another account from another address:"
         f" {dict(statuses)};"
-        f" two people came in after {needed} tries"
+        f" two people signed in after {needed} tries"
     )
     assert served
-    assert still_under_fire
+    assert still_attacked
     assert set(statuses) <= {401, 503}

@@ -12,7 +12,7 @@ import pytest
 from storage.pacing import MOST_UNDER_WAY
 from tests.conftest import only_in_full
 from tests.faults.conftest import App, Remark, StartApp
-from tests.faults.raw import pour
+from tests.faults.raw import send_all
 from tests.waiting import until
 from webapp.database.mongod import Mongod
 
@@ -53,7 +53,7 @@ async def open_sessions(app: App, number: int) -> list[bytes]:
         assert answer.startswith(b"HTTP/1.1 200"), answer
         cookies.append(answer.split(b"Set-Cookie: ")[1].partition(b";")[0])
 
-    await pour(
+    await send_all(
         port_of(app),
         (b"POST /login?owner=%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(number)),
         note,
@@ -87,10 +87,10 @@ async def test_memory_and_descriptors_stay_constant_over_many_requests(
 ) -> None:
     """After a tenth of the requests, which fills every cache, memory grows by 10 MB at most."""
     cookies = await open_sessions(app, visitors)
-    await pour(port_of(app), requests_of(cookies, requests // 10), is_answered)
+    await send_all(port_of(app), requests_of(cookies, requests // 10), is_answered)
     before, opened = resident_bytes(app), descriptors(app)
 
-    await pour(port_of(app), requests_of(cookies, requests), is_answered)
+    await send_all(port_of(app), requests_of(cookies, requests), is_answered)
 
     grown = resident_bytes(app) - before
     remark(f"{requests} requests of {visitors} visitors: memory grew by {grown / 1e6:.1f} MB")

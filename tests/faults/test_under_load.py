@@ -15,8 +15,8 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from pymongo import AsyncMongoClient
 
 from tests.conftest import only_in_full
-from tests.faults.conftest import Remark, StartApp
-from tests.faults.raw import pour
+from tests.faults.conftest import OPERATION_TIMEOUT_SECONDS, Remark, StartApp
+from tests.faults.raw import send_all
 from tests.faults.test_memory import (
     FLAT_BYTES,
     is_answered,
@@ -30,12 +30,10 @@ from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
 
-CROWD = 1000
+CONNECTIONS = 1000
 WARMING_SECONDS = 5.0
 FROZEN_SECONDS = 10.0
 VISITORS = 64
-# storage's default: how long one load or one save waits for MongoDB.
-OPERATION_TIMEOUT_SECONDS = 5.0
 
 
 def requests_for(seconds: float, cookies: list[bytes]) -> Iterator[bytes]:
@@ -53,7 +51,7 @@ async def test_thousand_connections_are_served_with_constant_memory(
 ) -> None:
     """No request is refused meanwhile; the queue is long enough for all of them."""
     app = start_app(server.uri)
-    cookies = await open_sessions(app, CROWD)
+    cookies = await open_sessions(app, CONNECTIONS)
     served = 0
 
     def count(answer: bytes) -> None:
@@ -61,16 +59,18 @@ async def test_thousand_connections_are_served_with_constant_memory(
         is_answered(answer)
         served += 1
 
-    await pour(port_of(app), requests_for(WARMING_SECONDS, cookies), count, connections=CROWD)
+    await send_all(
+        port_of(app), requests_for(WARMING_SECONDS, cookies), count, connections=CONNECTIONS
+    )
     before, served = resident_bytes(app), 0
-    await pour(port_of(app), requests_for(seconds, cookies), count, connections=CROWD)
+    await send_all(port_of(app), requests_for(seconds, cookies), count, connections=CONNECTIONS)
 
     grown = resident_bytes(app) - before
     remark(
-        f"{CROWD} connections, {seconds:.0f} s: {served} requests, none failed;"
+        f"{CONNECTIONS} connections, {seconds:.0f} s: {served} requests, none failed;"
         f" memory grew by {grown / 1e6:.1f} MB"
     )
-    assert served > CROWD
+    assert served > CONNECTIONS
     assert grown < FLAT_BYTES
 
 
@@ -91,12 +91,12 @@ async def test_frozen_mongodb_is_answered_with_503_in_time_until_it_recovers(
             await asyncio.sleep(FROZEN_SECONDS)
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        awake_at = await _answers_again(server)
+        answers_from = await _answers_again(server)
         await asyncio.gather(*tasks)
 
     slowest = max(one.seconds for one in asked)
     refused = [one for one in asked if one.status == 503]
-    later = [one for one in asked if one.begun > awake_at]
+    later = [one for one in asked if one.begun > answers_from]
     remark(
         f"{driver}, frozen for {FROZEN_SECONDS:.0f} s: {len(asked)} requests, {len(refused)} of"
         f" them 503, the slowest answer after {slowest:.1f} s; {len(later)} served afterwards"
