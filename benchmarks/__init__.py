@@ -16,6 +16,6 @@ Machines differ and are shared, so compare only the ratios of one run, never its
 - `results`    the measurements, as data
 - `machine`    the machine and the versions of all programs
 - `report`, `chart`   the table and the chart
-- `scale`      the cost of a request as the collection grows (`filler`), and of `chores`
+- `scale`      the cost of a request as the collection grows (`filler`), and of `maintenance`
 - `micro`      load and save without any server, with `stub`
 """

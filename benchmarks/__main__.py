@@ -35,19 +35,19 @@ def main() -> None:
         databases(Path(name)) as where,
         running(
             peers, where, Path(name), uvloop=given.uvloop, distances=plan.distances
-        ) as contestants,
+        ) as started_peers,
     ):
         machine = describe(where.mongo) | {
             "Event loop": "uvloop" if given.uvloop else "asyncio",
             "Proxy for distances": "compiled" if shutil.which("cc") else "in Python, which is slow",
         }
-        results = run(contestants, plan, Path(name))
-        stored = bytes_per_session([one for one in contestants if not one.round_trip_ms], where)
+        results = run(started_peers, plan, Path(name))
+        stored = bytes_per_session([one for one in started_peers if not one.round_trip_ms], where)
     output.mkdir(parents=True, exist_ok=True)
-    page, picture = output / "benchmarks.md", output / "benchmarks.svg"
+    page, chart = output / "benchmarks.md", output / "benchmarks.svg"
     page.write_text(markdown(peers, results, stored, machine, plan))
-    picture.write_text(svg(peers, results))
-    print(f"wrote {page} and {picture}")
+    chart.write_text(svg(peers, results))
+    print(f"wrote {page} and {chart}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -23,7 +23,7 @@ OWNER_BYTES = 16
 SPREAD = timedelta(days=13)
 
 
-def stand_in(real: Document) -> Document:
+def similar_document(real: Document) -> Document:
     """Make a document that differs from a real one in every field that differs by visitor."""
     moved = timedelta(seconds=random.uniform(0, SPREAD.total_seconds()))
     dates = {name: real[name] - moved for name in ("created_at", "last_seen_at", "expires_at")}
@@ -37,7 +37,7 @@ def stand_in(real: Document) -> Document:
 
 def expired(real: Document, at: datetime) -> Document:
     """Make a document of a session that had expired at `at`."""
-    return {**stand_in(real), "expires_at": at - timedelta(seconds=1)}
+    return {**similar_document(real), "expires_at": at - timedelta(seconds=1)}
 
 
 def grow(

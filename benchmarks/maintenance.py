@@ -19,7 +19,7 @@ from storage import MongoStorage
 INDEXES = ("expires_at_1", "owner_1")
 OWNER = "somebody with many devices"
 OWNED = 10_000
-SWEPT = 100_000
+EXPIRED_SESSIONS = 100_000
 PATIENCE_SECONDS = 300.0
 
 
@@ -61,7 +61,7 @@ async def owner_seconds(uri: str, database: str) -> dict[str, float]:
     }
 
 
-def sweep_seconds(
+def expiry_seconds(
     client: MongoClient[Document], sessions: Collection[Document]
 ) -> dict[str, float]:
     """Add 100 000 expired sessions, and wait until MongoDB's TTL monitor has deleted them.
@@ -74,16 +74,16 @@ def sweep_seconds(
     now = datetime.now(UTC).replace(tzinfo=None)
     # It may sleep up to a minute before the shorter interval applies; that is not timed.
     client.admin.command("setParameter", 1, ttlMonitorSleepSecs=1)
-    awake = _ttl_passes(client) + 2
-    _wait_until(lambda: _ttl_passes(client) >= awake)
+    goal = _ttl_passes(client) + 2
+    _wait_until(lambda: _ttl_passes(client) >= goal)
     client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
-    full = sessions.estimated_document_count() + SWEPT
+    full = sessions.estimated_document_count() + EXPIRED_SESSIONS
     grow(sessions, full, lambda: expired(real, now))
-    assert sessions.estimated_document_count() == full, "some were removed before the time began"
+    assert sessions.estimated_document_count() == full, "some were removed before the measurement"
     before = monotonic()
     client.admin.command("setParameter", 1, ttlMonitorEnabled=True)
     _wait_until(lambda: sessions.find_one({"expires_at": {"$lt": now}}, {"_id": True}) is None)
-    return {f"removal of {SWEPT:,} expired sessions by MongoDB": monotonic() - before}
+    return {f"removal of {EXPIRED_SESSIONS:,} expired sessions by MongoDB": monotonic() - before}
 
 
 def _ttl_passes(client: MongoClient[Document]) -> int:
@@ -96,9 +96,9 @@ async def _store_one(storage: MongoStorage, request: web.Request) -> None:
     await storage.save_session(request, web.Response(), session)
 
 
-def _wait_until(holds: Callable[[], bool]) -> None:
+def _wait_until(condition: Callable[[], bool]) -> None:
     deadline = monotonic() + PATIENCE_SECONDS
-    while not holds():
+    while not condition():
         if monotonic() > deadline:
             raise RuntimeError("MongoDB did not remove the expired sessions in time")
         sleep(0.1)

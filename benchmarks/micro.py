@@ -28,7 +28,7 @@ from storage import MongoStorage, generate_secret
 from storage.cache import SESSIONS_KEPT
 
 SESSIONS = 64
-STRANGERS = 2 * SESSIONS_KEPT
+UNCACHED_VISITORS = 2 * SESSIONS_KEPT
 REPEATS = 20
 TRIES = 7
 
@@ -156,7 +156,7 @@ async def main() -> None:
     task = await cpu_us(alone, _always(handed_over)) - await cpu_us(alone, _always(nothing))
     print(f"a task takes {task:.1f} µs of asyncio's own: in each line 'alone' below", flush=True)
     storage = MongoStorage(StubCollection(), generate_secret())
-    for whose, count in (("known", SESSIONS), ("not known", STRANGERS)):
+    for whose, count in (("known", SESSIONS), ("not known", UNCACHED_VISITORS)):
         rounds = _in_turn(requests_with(await signed_in(storage, count)))
         await _measure(storage, whose, rounds, slower)
     await storage.aclose()

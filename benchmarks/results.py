@@ -45,12 +45,12 @@ class Stored:
 Results = dict[tuple[str, Load], Measured]  # by the peer's name
 
 
-def middle(several: Sequence[Measured]) -> Measured:
+def medians(several: Sequence[Measured]) -> Measured:
     """Return the median of each figure; failures are added, memory is the last value."""
-    middling = sorted(several, key=lambda one: one.rate)[len(several) // 2]
+    middle_one = sorted(several, key=lambda one: one.rate)[len(several) // 2]
     return Measured(
-        requests=middling.requests,
-        seconds=middling.seconds,
+        requests=middle_one.requests,
+        seconds=middle_one.seconds,
         p50_ms=median(one.p50_ms for one in several),
         p99_ms=median(one.p99_ms for one in several),
         failures=sum(one.failures for one in several),

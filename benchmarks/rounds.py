@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import measure
-from benchmarks.results import Measured, Results, middle
+from benchmarks.results import Measured, Results, medians
 from benchmarks.servers import Running
 from benchmarks.visitors import check, sign_in
 from benchmarks.workload import VISITORS, Kind, Load, request_lines
@@ -58,7 +58,7 @@ def run(peers: Sequence[Running], plan: Plan, directory: Path) -> Results:
                 seen = measure(peer, load, file, plan.seconds, once=load.kind == "logout")
                 measured.setdefault((peer.peer.name, load), []).append(seen)
                 _show(f"round {number}/{plan.rounds}", peer, load, seen)
-    return {key: middle(several) for key, several in measured.items()}
+    return {key: medians(several) for key, several in measured.items()}
 
 
 class _Lines:

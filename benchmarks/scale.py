@@ -20,9 +20,9 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from benchmarks.cache import Cache, find_ms, look
-from benchmarks.chores import index_seconds, owner_seconds, sweep_seconds
-from benchmarks.filler import Document, grow, stand_in
+from benchmarks.filler import Document, grow, similar_document
 from benchmarks.load import cpu_seconds, measure, require_wrk
+from benchmarks.maintenance import expiry_seconds, index_seconds, owner_seconds
 from benchmarks.peers import OURS, PEERS
 from benchmarks.rounds import STANDARD_CONNECTIONS
 from benchmarks.servers import Databases, Running, databases, end_all_on_sigterm, running
@@ -33,7 +33,7 @@ VISITORS = 5000
 KINDS: tuple[Kind, ...] = ("read", "write")
 ROUNDS = 3
 MAX_GROWTH = 1.3  # on the largest collection, compared with the smallest
-REMEMBERED = 1 / 100  # share of the generated ids to look up
+SAMPLED = 1 / 100  # share of the generated ids to look up
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Cost:
         return self.app_us + self.mongod_us
 
 
-class Crowd:
-    """Makes documents like one real session, and stores the ids of one in a hundred.
+class GeneratedSessions:
+    """Makes documents like one real session, and keeps the ids of one in a hundred.
 
     A class because the ids must be known without a query, which would load them into the cache.
     """
@@ -62,16 +62,16 @@ class Crowd:
         self.ids: list[bytes] = []
         self._real = real
 
-    def newcomer(self) -> Document:
+    def make(self) -> Document:
         """Make one more document."""
-        document = stand_in(self._real)
-        if random.random() < REMEMBERED:
+        document = similar_document(self._real)
+        if random.random() < SAMPLED:
             self.ids.append(document["_id"])
         return document
 
 
 def main() -> None:
-    """Fill, measure, print; then time the chores on the largest collection."""
+    """Fill, measure, print; then time the maintenance of the largest collection."""
     given = _arguments()
     end_all_on_sigterm()
     require_wrk()
@@ -86,24 +86,24 @@ def main() -> None:
         cookies = asyncio.run(sign_in(ours.url, VISITORS))
         real = sessions.find_one()
         assert real is not None
-        crowd = Crowd(real)
+        generated = GeneratedSessions(real)
         first: dict[Kind, Cost] = {}
         last: dict[Kind, Cost] = {}
         for size in (10**power for power in range(4, given.largest + 1)):
-            grow(sessions, size, crowd.newcomer, _progress)
+            grow(sessions, size, generated.make, _progress)
             print(f"\n{size:>10,} sessions{_sizes(client, sessions)}")
             before = look(client, sessions)
             for cost in _costs(ours, where, cookies, Path(name), given.seconds):
                 _show(cost, first.setdefault(cost.kind, cost))
                 last[cost.kind] = cost
             _show_cache(before, look(client, sessions))
-            half, most = find_ms(sessions, crowd.ids)
+            half, most = find_ms(sessions, generated.ids)
             print(f"  any session found in {half:.2f} ms, 99 of 100 in {most:.2f} ms", flush=True)
         _show_growth(first, last)
         database = str(peer.database)
         _show_seconds(asyncio.run(index_seconds(where.mongo, database)))
         _show_seconds(asyncio.run(owner_seconds(where.mongo, database)))
-        _show_seconds(sweep_seconds(client, sessions))
+        _show_seconds(expiry_seconds(client, sessions))
 
 
 def _arguments() -> argparse.Namespace:
@@ -162,8 +162,8 @@ def _show_cache(before: Cache, now: Cache) -> None:
     )
 
 
-def _show_seconds(chores: Mapping[str, float]) -> None:
-    for what, seconds in chores.items():
+def _show_seconds(measured: Mapping[str, float]) -> None:
+    for what, seconds in measured.items():
         print(f"{what}: {seconds:.2f} s", flush=True)
 
 

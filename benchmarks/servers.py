@@ -84,7 +84,7 @@ def running(
     uvloop: bool = False,
     distances: Sequence[int] = (),
 ) -> Iterator[list[Running]]:
-    """Run these peers at the same time; between their turns they are idle.
+    """Run these peers at the same time; a peer that is not measured is idle.
 
     Some of them run once more for each distance, with their databases behind a proxy.
     """

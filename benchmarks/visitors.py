@@ -65,6 +65,6 @@ def _cookie(response: aiohttp.ClientResponse) -> str | None:
     return line.partition(";")[0] if line else None
 
 
-def _require(holds: bool, url: str, what: str, body: bytes) -> None:  # noqa: FBT001
-    if not holds:
+def _require(condition: bool, url: str, what: str, body: bytes) -> None:  # noqa: FBT001
+    if not condition:
         raise RuntimeError(f"{url} does not {what} as it should: {body[:200]!r}")

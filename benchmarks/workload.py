@@ -30,7 +30,7 @@ encode = json.JSONEncoder(separators=(",", ":")).encode  # as JavaScript writes 
 class Load:
     """One kind of request, sent over this number of connections at once.
 
-    The databases are so many milliseconds away, there and back together.
+    ``round_trip_ms`` is the distance of the databases.
     """
 
     kind: Kind

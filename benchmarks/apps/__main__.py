@@ -16,16 +16,16 @@ async def make_app(name: str, mongo: str, redis: str) -> web.Application:
     """Build the app of one peer."""
     app = web.Application()
     await STORAGES[name](app, mongo, redis)
-    app.on_startup.append(leave_what_the_start_created)
+    app.on_startup.append(freeze_startup_objects)
     return app
 
 
-async def leave_what_the_start_created(_app: web.Application) -> None:
-    """Take what the start has created out of what the garbage collector walks through.
+async def freeze_startup_objects(_app: web.Application) -> None:
+    """Exclude the objects that the start has created from garbage collection.
 
     Every Python peer does so, as the web app does. Otherwise the collector stops a peer now and
-    then for 20 to 50 ms, mostly to walk through what the libraries consist of, and the 99th
-    percentile says how often that happens, whatever the storage.
+    then for 20 to 50 ms, mostly to walk through the modules of the libraries, and the 99th
+    percentile shows how often that happens, and not the storage.
     """
     gc.collect()
     gc.freeze()

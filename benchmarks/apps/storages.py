@@ -43,7 +43,7 @@ async def without_sessions(app: web.Application, _mongo: str, _redis: str) -> No
 
 
 async def one_find(app: web.Application, mongo: str, _redis: str) -> None:
-    """Await one bare `find_one` in the handler: the smallest cost of a command to MongoDB."""
+    """Await one `find_one` in the handler: the smallest cost of a command to MongoDB."""
     client = AsyncMongoClient[dict[str, Any]](mongo)
     visitors = client["bench_find"]["visitors"]
     await visitors.replace_one({"_id": 0}, {"_id": 0, "user": user(0)}, upsert=True)

@@ -6,7 +6,7 @@ import MongoStore, { createWebCryptoAdapter } from "connect-mongo";
 import express from "express";
 import session from "express-session";
 
-const SECRET = "a benchmark has nothing to hide, so this stands in the source";
+const SECRET = "a benchmark has nothing to hide, so it is in the source";
 const TWO_WEEKS = 14 * 24 * 3600;
 
 const { values: given } = parseArgs({

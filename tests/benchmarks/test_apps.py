@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestServer
 from benchmarks.apps.__main__ import make_app
 
 
-async def test_collector_leaves_out_what_the_start_of_a_peer_created() -> None:
-    """A peer that has started has what it created then frozen, and the collector is still on."""
+async def test_objects_of_a_started_peer_are_excluded_from_garbage_collection() -> None:
+    """They are frozen when a peer has started, and the collector is still on."""
     app = await make_app("none", mongo="", redis="")
 
     try:

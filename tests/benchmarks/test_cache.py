@@ -1,4 +1,4 @@
-"""The report about mongod's cache, which `make bench-scale` prints, understands mongod."""
+"""The report about mongod's cache, which `make bench-scale` prints, reads mongod's statistics."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ async def test_micro_benchmark_measures_load_and_save(
     """It prints load and save, alone and together, of cached and other visitors."""
     monkeypatch.setattr(micro, "REPEATS", 1)
     monkeypatch.setattr(micro, "TRIES", 1)
-    monkeypatch.setattr(micro, "STRANGERS", micro.SESSIONS)
+    monkeypatch.setattr(micro, "UNCACHED_VISITORS", micro.SESSIONS)
 
     await micro.main()
 

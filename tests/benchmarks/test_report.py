@@ -10,7 +10,7 @@ import pytest
 from benchmarks.chart import svg
 from benchmarks.peers import PEERS, Peer
 from benchmarks.report import markdown, ratio
-from benchmarks.results import Measured, Results, Stored, middle
+from benchmarks.results import Measured, Results, Stored, medians
 from benchmarks.rounds import FULL
 from benchmarks.workload import ANSWER_BYTES, Load, encode, request_lines, user
 
@@ -48,7 +48,7 @@ def test_ratio_of_a_rival_that_did_not_run_is_none(results: Results) -> None:
 
 def test_report_has_the_median_of_the_rounds_and_every_failure() -> None:
     """One slow round does not change the median; one failed request is reported."""
-    together = middle([measured(100), measured(1000), measured(1100, failures=1)])
+    together = medians([measured(100), measured(1000), measured(1100, failures=1)])
 
     assert together.rate == 1000
     assert together.failures == 1
