@@ -63,7 +63,7 @@ def test_each_kind_of_place_is_broken(source: str, expected: set[tuple[str, str]
     ],
 )
 def test_what_does_not_run_is_not_broken(source: str) -> None:
-    """Nor what is an assertion: no test could notice it."""
+    """An assertion is not broken either: no test could notice that."""
     assert breaks_of(source) == set()
 
 

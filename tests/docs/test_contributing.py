@@ -29,7 +29,7 @@ def test_diagram_names_every_module_of_storage() -> None:
     assert modules - parts("storage") == set()
 
 
-def test_diagram_names_every_room_and_module_at_the_top_of_webapp() -> None:
+def test_diagram_names_every_package_and_module_at_the_top_of_webapp() -> None:
     """A new package or module of webapp gets its place in the diagram."""
     inside = {path.parent.name for path in (ROOT / "webapp").glob("*/__init__.py")}
     inside |= {path.stem for path in (ROOT / "webapp").glob("*.py")} - {"__init__"}

@@ -50,7 +50,7 @@ pytest_mock.__dict__["MockFixture"] = SimpleNamespace
 sys.modules["pytest_mock"] = pytest_mock
 
 
-class Bench:
+class Storages:
     """The storages of one test, on one collection, and what is stored there."""
 
     def __init__(self, *, touch_is_due: bool) -> None:
@@ -149,7 +149,7 @@ class Bench:
             return thread.submit(asyncio.run, run()).result()
 
     async def close(self) -> None:
-        """Close everything; who runs the suites drops the database."""
+        """Close everything; the test that runs the suites drops the database."""
         for storage in self._storages:
             await storage.aclose()
         for client in self._clients:
@@ -159,9 +159,9 @@ class Bench:
 class Redis:
     """What the suite asks of Redis or memcached, answered from the collection of the sessions."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.collection = bench.collection()
+    def __init__(self, storages: Storages) -> None:
+        self._bench = storages
+        self.collection = storages.collection()
 
     async def get(self, key: str | bytes) -> bytes | None:
         """Return the session of a key, as RedisStorage stores it."""
@@ -182,28 +182,28 @@ class Redis:
         found: Document | None = await collection.find_one({"_id": identifier})
         return found
 
-    async def spoil(self) -> None:
+    async def damage(self) -> None:
         """Let no stored session open any more."""
-        await self.collection.update_many({}, {"$set": {"created_at": "spoiled"}})
+        await self.collection.update_many({}, {"$set": {"created_at": "damaged"}})
 
 
 def _cookie_in(key: str | bytes) -> str:
     return (key if isinstance(key, str) else key.decode()).removeprefix(f"{COOKIE}_")
 
 
-def _like_redis(bench: Bench) -> Document:
+def _like_redis(storages: Storages) -> Document:
     """Stand in for RedisStorage and MemcachedStorage."""
 
     def storage(redis: Any, *, max_age: int | None = None, key_factory: Any) -> MongoStorage:
         del key_factory
-        return bench.storage_on(getattr(redis, "collection", redis), max_age=max_age)
+        return storages.storage_on(getattr(redis, "collection", redis), max_age=max_age)
 
     async def make_cookie(client: Client, _redis: Redis, data: Mapping[str, Any]) -> None:
-        bench.give(client, data)
+        storages.give(client, data)
 
     async def make_cookie_with_bad_value(client: Client, redis: Redis) -> None:
-        bench.give(client, {"a": 1})
-        await redis.spoil()
+        storages.give(client, {"a": 1})
+        await redis.damage()
 
     return {
         "RedisStorage": storage,
@@ -213,17 +213,17 @@ def _like_redis(bench: Bench) -> Document:
     }
 
 
-def _like_encrypted_cookies(bench: Bench) -> Document:
+def _like_encrypted_cookies(storages: Storages) -> Document:
     """Stand in for EncryptedCookieStorage and NaClCookieStorage, under the keys of the tests."""
 
     def make_cookie(client: Client, box: Any, data: Mapping[str, Any]) -> None:
-        bench.give(client, data, secret=_key_of(box))
+        storages.give(client, data, secret=_key_of(box))
 
     return {
-        "EncryptedCookieStorage": bench.storage,
-        "NaClCookieStorage": bench.storage,
+        "EncryptedCookieStorage": storages.storage,
+        "NaClCookieStorage": storages.storage,
         "make_cookie": make_cookie,
-        "decrypt": lambda box, cookie: bench.opened(cookie, _key_of(box)),
+        "decrypt": lambda box, cookie: storages.opened(cookie, _key_of(box)),
     }
 
 
@@ -232,31 +232,31 @@ def _key_of(box: Any) -> bytes:
     return bytes(box) if hasattr(box, "__bytes__") else box._signing_key + box._encryption_key
 
 
-def _like_plain_cookies(bench: Bench) -> Document:
+def _like_plain_cookies(storages: Storages) -> Document:
     """Stand in for SimpleCookieStorage; where a test reads the cookie, it reads what that opens."""
     return {
-        "SimpleCookieStorage": bench.storage,
-        "make_cookie": bench.give,
-        "json": SimpleNamespace(loads=bench.opened),
+        "SimpleCookieStorage": storages.storage,
+        "make_cookie": storages.give,
+        "json": SimpleNamespace(loads=storages.opened),
     }
 
 
-def _like_session(bench: Bench) -> Document:
+def _like_session(storages: Storages) -> Document:
     """Stand in for the class of sessions: a new one, or one that was stored and loaded."""
 
     def session(identity: Any, *, data: Any, new: bool) -> MongoSession:
         del identity  # tokens are drawn at random
         stored = not new and data is not None
-        return bench.loaded(bench.stored(data["session"]) if stored else "")
+        return storages.loaded(storages.stored(data["session"]) if stored else "")
 
     return {"Session": session}
 
 
-def _for_security(bench: Bench) -> Document:
+def _for_security(storages: Storages) -> Document:
     """Let identities be kept in sessions of MongoDB."""
 
     def storage() -> MongoStorage:
-        return bench.storage(owner_key="AIOHTTP_SECURITY")
+        return storages.storage(owner_key="AIOHTTP_SECURITY")
 
     def setup_both(app: web.Application, policy: Any, authorization: Any) -> None:
         setup(app, storage())
@@ -288,35 +288,35 @@ SUBSTITUTES = {
 
 
 @pytest.fixture(autouse=True)
-async def bench(
+async def storages(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[Storages]:
     """Replace the names in the test's module; note whether the test made a storage of ours."""
-    bench = Bench(touch_is_due=request.node.name in TOUCH_IS_DUE)
+    storages = Storages(touch_is_due=request.node.name in TOUCH_IS_DUE)
     module = request.module
-    make: Callable[[Bench], Document] = SUBSTITUTES.get(module.__name__, lambda _bench: {})
-    for name, substitute in make(bench).items():
+    make: Callable[[Storages], Document] = SUBSTITUTES.get(module.__name__, lambda _storages: {})
+    for name, substitute in make(storages).items():
         if hasattr(module, name):
             monkeypatch.setattr(module, name, substitute)
     if hasattr(module, "asyncio"):
-        monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=bench.sleep))
-    yield bench
-    await bench.close()
-    record_property("used", bench.used)
+        monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=storages.sleep))
+    yield storages
+    await storages.close()
+    record_property("used", storages.used)
 
 
 @pytest.fixture
-def redis(bench: Bench) -> Redis:
+def redis(storages: Storages) -> Redis:
     """Stand in for the client of Redis."""
-    return Redis(bench)
+    return Redis(storages)
 
 
 @pytest.fixture
-def memcached(bench: Bench) -> Redis:
+def memcached(storages: Storages) -> Redis:
     """Stand in for the client of memcached."""
-    return Redis(bench)
+    return Redis(storages)
 
 
 @pytest.fixture

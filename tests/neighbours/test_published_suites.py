@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 SUITES = {"aiohttp-session": "aiohttp_session_suite", "aiohttp-security": "aiohttp_security_suite"}
 SECONDS = 120  # a package index can be slow
-# What is not to be run: it starts Redis in Docker, and what needs PyJWT and uses no session.
+# Not run: the first starts Redis in Docker, the second needs PyJWT and uses no session.
 LEFT_OUT = ("conftest.py", "test_jwt_identity.py")
 Results = dict[str, dict[str, list[str]]]
 
@@ -60,10 +60,10 @@ def _download(folder: Path) -> None:
         missing(f"the sources cannot be downloaded: {done.stderr}")
 
 
-def test_suites_of_the_neighbours_pass_except_for_what_cannot_apply(
+def test_published_suites_pass_except_for_tests_that_cannot_apply(
     suites: Path, mongo_uri: str, database_name: str
 ) -> None:
-    """Of each of their tests is written down whether it passes, and if not, why it cannot."""
+    """For each test, expected.toml says whether it passes, and if not, why it cannot."""
     expected = tomllib.loads((Path(__file__).parent / "expected.toml").read_text())
 
     done = subprocess.run(
@@ -102,7 +102,7 @@ def test_suites_of_the_neighbours_pass_except_for_what_cannot_apply(
 
 
 def test_list_of_expected_results_is_about_the_versions_that_are_installed() -> None:
-    """A new version of a neighbour may have other tests."""
+    """A new version may have other tests."""
     head = (Path(__file__).parent / "expected.toml").read_text()
 
     for package in SUITES:

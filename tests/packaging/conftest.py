@@ -22,11 +22,6 @@ SECONDS = 600  # a package index can be slow
 
 def run(*command: str | Path, cwd: Path, **environ: str) -> str:
     """Run a program with a minimal environment and return its output; it must succeed."""
-    return completed(*command, cwd=cwd, **environ).stdout
-
-
-def completed(*command: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Do the same, and return what it wrote to standard error too."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -42,16 +37,15 @@ def completed(*command: str | Path, cwd: Path, **environ: str) -> subprocess.Com
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
+    return done.stdout
 
 
 @dataclass(frozen=True)
 class Built:
-    """The files that `python -m build` creates, and what it wrote to the terminal."""
+    """The files that `python -m build` creates."""
 
     wheel: Path
     sdist: Path
-    said: str
 
 
 @dataclass(frozen=True)
@@ -91,9 +85,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    build = completed(sys.executable, "-m", "build", cwd=source)
+    run(sys.executable, "-m", "build", cwd=source)
     (wheel,), (sdist,) = (list((source / "dist").glob(f"*.{end}")) for end in ("whl", "tar.gz"))
-    return Built(wheel, sdist, build.stdout + build.stderr)
+    return Built(wheel, sdist)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def test_every_python_of_the_classifiers_runs_what_ci_runs() -> None:
     assert job["steps"][-1]["env"] == {"PYTHON": "python${{ matrix.python }}"}
 
 
-def test_only_the_job_that_uploads_may_speak_for_the_project() -> None:
+def test_only_the_job_that_uploads_may_publish() -> None:
     """It waits for the approval of its environment, and runs no code of the repository."""
     release = jobs("release.yml")
 

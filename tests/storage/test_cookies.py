@@ -38,7 +38,7 @@ def behind_https(app: web.Application, storage: MongoStorage) -> None:
 
 @pytest.fixture
 def driver() -> str:
-    """Use the quickest driver: cookies are not MongoDB's business."""
+    """Use mongomock, the fastest driver: cookies do not depend on MongoDB."""
     return "mongomock"
 
 

@@ -17,7 +17,7 @@ from storage import MongoStorage, save_session, setup
 from storage.session import MongoSession
 from tests.storage.conftest import Handler, OpenSite, SetUp, Site, Visitor, each_set_up, until
 
-ADA = {"user_id": 7, "cart": [1], "secret word": "mellon"}
+ADA = {"user_id": 7, "cart": [1], "note": "private"}
 LATE = (
     "%s: the session was changed after the response had started, and was not saved "
     "(%s); call save_session(request)"
@@ -27,21 +27,21 @@ Change = Callable[[Any], Any]
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the warnings so far, after everything that nobody holds was freed."""
+    """Return the warnings so far, after unreferenced objects were collected."""
     gc.collect()
     records = [record for record in caplog.records if record.name.startswith("storage")]
     return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 
 def _set(session: Any) -> None:
-    session["secret word"] = "speak friend"
+    session["note"] = "changed"
 
 
 CHANGES = [
-    pytest.param(_set, "'secret word'", id="set"),
+    pytest.param(_set, "'note'", id="set"),
     pytest.param(lambda s: s["cart"].append(2), "'cart'", id="nested"),
     pytest.param(lambda s: s.pop("cart"), "'cart'", id="removed"),
-    pytest.param(lambda s: s.invalidate(), "'cart', 'secret word', 'user_id'", id="signed out"),
+    pytest.param(lambda s: s.invalidate(), "'cart', 'note', 'user_id'", id="signed out"),
     pytest.param(lambda s: setattr(s, "max_age", 60), "session.max_age", id="max_age"),
     pytest.param(
         lambda s: s.update({f"n{n}": n for n in range(12)}),
@@ -95,7 +95,7 @@ async def test_unsaved_change_of_a_stream_whose_visitor_has_gone_is_a_warning(
     async with visitor.client.get(site.path_of(stream(_set, fails=True))):
         await until(lambda: bool(warnings_of(caplog)))
 
-    assert warnings_of(caplog) == [TEXT % "'secret word'"]
+    assert warnings_of(caplog) == [TEXT % "'note'"]
 
 
 @pytest.mark.parametrize("saves", [True, False], ids=["saved", "without a change"])
@@ -172,7 +172,7 @@ Get = Callable[[web.Request], Awaitable[Any]]
 @pytest.mark.parametrize("before", [None, _loads], ids=["not asked for", "loaded"])
 @pytest.mark.parametrize("after", [_loads, _makes_new], ids=["loaded", "new"])
 @pytest.mark.parametrize("saves", [True, False], ids=["saved", "not saved"])
-async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
+async def test_change_after_the_end_of_its_request_is_a_warning_unless_it_is_saved(
     before: Get | None,
     after: Get,
     visitor: Visitor,
@@ -193,7 +193,7 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
 
     await visitor.visit(handshake)
     session = await after(held[0])
-    session["secret word"] = "speak friend"
+    session["note"] = "changed"
     if saves:
         with pytest.raises(RuntimeError) if after is _makes_new else nullcontext():
             await save_session(held[0])
@@ -203,7 +203,7 @@ async def test_work_that_outlives_its_request_is_warned_unless_it_saves(
 
     route = "new_session" if after is _makes_new else "GET /{number}"
     lost = not saves or after is _makes_new
-    assert warnings_of(caplog) == ([LATE % (route, "'secret word'")] if lost else [])
+    assert warnings_of(caplog) == ([LATE % (route, "'note'")] if lost else [])
 
 
 @each_set_up
@@ -251,7 +251,7 @@ async def test_session_that_has_ended_causes_no_warning(
     assert warnings_of(caplog) == []
 
 
-def test_session_that_no_storage_has_made_is_dropped_without_a_word(
+def test_session_that_no_storage_has_made_is_dropped_without_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A test of an app may make one."""

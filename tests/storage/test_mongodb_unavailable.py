@@ -93,7 +93,7 @@ def storage(make_storage: MakeStorage) -> MongoStorage:
 
 
 @pytest.fixture
-async def guest(site: Site, visitor: Visitor) -> Visitor:
+async def known_visitor(site: Site, visitor: Visitor) -> Visitor:
     """Open a browser with a stored session."""
     await visitor.do(lambda session: session.update(name="Ada"))
     return visitor
@@ -120,19 +120,19 @@ def assert_refused(response: ClientResponse) -> None:
     assert set_cookie_of(response) == []
 
 
-@pytest.mark.parametrize("trouble", [frozen, killed])
+@pytest.mark.parametrize("fault", [frozen, killed])
 async def test_unavailable_mongodb_is_a_503_in_time_and_not_an_empty_session(
-    guest: Visitor,
+    known_visitor: Visitor,
     make_storage: MakeStorage,
     open_site: OpenSite,
     server: Mongod,
-    trouble: Any,
+    fault: Any,
 ) -> None:
     """The handler does not get an empty session, which would sign the visitor out."""
     storage = make_storage(operation_timeout=TIMEOUT)
-    visitor = await (await open_site(storage)).visitor(guest.cookie)
+    visitor = await (await open_site(storage)).visitor(known_visitor.cookie)
     seen = []
-    with trouble(server):
+    with fault(server):
         start = monotonic()
         response = await visitor.do(lambda session: seen.append(dict(session)))
         elapsed = monotonic() - start
@@ -162,11 +162,11 @@ async def test_next_request_after_a_restart_of_mongodb_is_served(
 
 
 async def test_every_request_to_a_frozen_server_is_answered_in_time(
-    make_storage: MakeStorage, open_site: OpenSite, guest: Visitor, server: Mongod
+    make_storage: MakeStorage, open_site: OpenSite, known_visitor: Visitor, server: Mongod
 ) -> None:
     """Twenty requests at a time, for three operation timeouts; then requests are served again."""
     site = await open_site(make_storage(operation_timeout=TIMEOUT))
-    others = [await site.visitor(guest.cookie) for _ in range(20)]
+    others = [await site.visitor(known_visitor.cookie) for _ in range(20)]
     slowest = 0.0
 
     async def visit(visitor: Visitor) -> None:
@@ -195,17 +195,17 @@ async def test_every_request_to_a_frozen_server_is_answered_in_time(
     ],
 )
 async def test_save_that_fails_is_a_503_without_a_cookie(
-    guest: Visitor, site: Site, server: Mongod, change: Any
+    known_visitor: Visitor, site: Site, server: Mongod, change: Any
 ) -> None:
     """No change and no logout is confirmed that may not have been stored."""
-    response = await freeze_after_load(guest, server, change)
+    response = await freeze_after_load(known_visitor, server, change)
 
     assert_refused(response)
-    assert (await guest.do(dict)).status == 200
+    assert (await known_visitor.do(dict)).status == 200
 
 
 async def test_handler_without_session_is_served_without_mongodb(
-    guest: Visitor, server: Mongod, storage: MongoStorage
+    known_visitor: Visitor, server: Mongod, storage: MongoStorage
 ) -> None:
     """A health check with a session cookie sends no command."""
 
@@ -214,17 +214,17 @@ async def test_handler_without_session_is_served_without_mongodb(
 
     loads = storage.counters["loads"]
     with frozen(server):
-        response = await guest.visit(handler)
+        response = await known_visitor.visit(handler)
 
     assert (response.status, await response.text()) == (200, "well")
     assert storage.counters["loads"] == loads
 
 
 async def test_renewal_that_fails_leaves_no_second_session(
-    guest: Visitor, collection: Any, server: Mongod
+    known_visitor: Visitor, collection: Any, server: Mongod
 ) -> None:
     """The new session, whose token no browser has, is deleted again."""
-    assert_refused(await freeze_after_load(guest, server, MongoSession.renew))
+    assert_refused(await freeze_after_load(known_visitor, server, MongoSession.renew))
 
     async def at_most_one() -> bool:
         return bool(await collection.count_documents({}) <= 1)
@@ -233,7 +233,7 @@ async def test_renewal_that_fails_leaves_no_second_session(
 
 
 async def test_calls_outside_of_requests_raise_storage_unavailable(
-    storage: MongoStorage, guest: Visitor, server: Mongod
+    storage: MongoStorage, known_visitor: Visitor, server: Mongod
 ) -> None:
     """Every method raises the error that a request answers with."""
     calls: list[Awaitable[object]] = [
@@ -250,13 +250,13 @@ async def test_calls_outside_of_requests_raise_storage_unavailable(
 
 
 async def test_closing_waits_no_longer_than_the_operation_timeout(
-    make_storage: MakeStorage, guest: Visitor, server: Mongod
+    make_storage: MakeStorage, known_visitor: Visitor, server: Mongod
 ) -> None:
     """An app can stop while the server does not answer."""
     storage = make_storage(operation_timeout=TIMEOUT)
     with frozen(server):
         with pytest.raises(StorageUnavailable):
-            await values(storage, guest.cookie)
+            await values(storage, known_visitor.cookie)
         start = monotonic()
         await storage.aclose()
         elapsed = monotonic() - start
@@ -265,9 +265,9 @@ async def test_closing_waits_no_longer_than_the_operation_timeout(
     assert storage.queued == 0
 
 
-@pytest.mark.parametrize("trouble", [frozen, killed])
+@pytest.mark.parametrize("fault", [frozen, killed])
 async def test_watch_goes_on_without_mongodb_and_says_so_once(
-    make_storage: MakeStorage, server: Mongod, trouble: Any, caplog: pytest.LogCaptureFixture
+    make_storage: MakeStorage, server: Mongod, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also one that begins meanwhile; an end is noticed once MongoDB answers again."""
     storage = make_storage(operation_timeout=0.1)
@@ -287,7 +287,7 @@ async def test_watch_goes_on_without_mongodb_and_says_so_once(
 
     tasks = [asyncio.create_task(watched(0))]
     await until(lambda: storage._watches._places != {} and looks() > 1)
-    with trouble(server):
+    with fault(server):
         await until(lambda: storage._watches._away)
         tasks.append(asyncio.create_task(watched(1)))
         before, warned = looks(), said()
@@ -308,7 +308,7 @@ async def test_watch_goes_on_without_mongodb_and_says_so_once(
 async def test_absolute_timeout_ends_a_watch_without_mongodb(
     make_storage: MakeStorage, server: Mongod, clock: Clock
 ) -> None:
-    """Nothing can have extended it, so that nobody need be asked."""
+    """Nothing can extend it, so MongoDB need not be asked."""
     storage = make_storage(operation_timeout=0.1, absolute_timeout=3600)
     (cookie,) = await stored(make_storage(), 1)
     session = (await load(make_storage(), cookie)).session

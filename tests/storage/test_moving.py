@@ -173,7 +173,7 @@ async def test_sign_out_after_the_move_is_final(
 
 @each_kind
 @both_names
-async def test_sign_out_in_the_very_request_that_would_move_is_final(
+async def test_sign_out_in_the_request_that_would_move_the_session_is_final(
     kind: str, name: str, make_old: MakeOld, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """Nothing is stored, and the old session ends."""
@@ -244,13 +244,13 @@ async def test_new_session_ends_the_old_one_for_good(
     await sign_in(await browse(old))
     visitor = await browse(storage)
 
-    async def sign_in_afresh(request: web.Request) -> web.Response:
+    async def start_new_session(request: web.Request) -> web.Response:
         for load in before:
             await load(request)
         (await new_session(request))["user_id"] = 8
         return web.Response()
 
-    await visitor.visit(sign_in_afresh)
+    await visitor.visit(start_new_session)
     signed_in = await visitor.session()
     await visitor.do(lambda session: session.invalidate())
 
@@ -522,7 +522,7 @@ async def test_files_redirects_and_streams_carry_both_cookies_of_a_move(
 async def test_app_and_sub_app_with_one_storage_move_a_session_once(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse, aiohttp_client: AiohttpClient
 ) -> None:
-    """No matter which of them is asked."""
+    """Whether the app or the sub-app reads it first."""
     storage = make_storage(moving_from=own)
     before = await browse(own)
     await sign_in(before)
@@ -543,7 +543,7 @@ async def test_app_and_sub_app_with_one_storage_move_a_session_once(
     assert (storage.counters["moved"], own.saves) == (1, 2)
 
 
-async def test_sub_app_of_before_keeps_no_copy_of_a_session_that_moves(
+async def test_sub_app_without_our_setup_keeps_no_copy_of_a_session_that_moves(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse, aiohttp_client: AiohttpClient
 ) -> None:
     """A sub-app with the set-up of aiohttp-session would save what says it has changed."""
@@ -724,7 +724,7 @@ async def test_cookie_that_cannot_be_read_is_one_warning_without_the_cookie(
 async def test_storage_of_the_app_may_return_none_for_no_session(
     own: OwnStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch, browse: Browse
 ) -> None:
-    """What is no session of aiohttp-session is no session."""
+    """Anything but a session of aiohttp-session counts as no session."""
 
     async def none(_request: web.Request) -> None:
         """Have none."""
@@ -739,8 +739,8 @@ async def test_old_storage_that_is_away_is_a_503_and_signs_nobody_out(
     make_storage: MakeStorage, browse: Browse, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No cookie is sent; the log says which storage and what kind of error."""
-    async with Redis(host="127.0.0.1", port=free_port(), socket_timeout=1, retry=None) as nobody:
-        storage = make_storage(moving_from=RedisStorage(nobody, cookie_name="OLD"))
+    async with Redis(host="127.0.0.1", port=free_port(), socket_timeout=1, retry=None) as absent:
+        storage = make_storage(moving_from=RedisStorage(absent, cookie_name="OLD"))
         visitor = await browse(storage)
         send(visitor, OLD="0123456789abcdef")
 
@@ -846,7 +846,7 @@ async def test_sign_out_that_the_old_storage_refuses_is_a_503_and_signs_out_nowh
     assert await visitor.session() == ADA
 
 
-async def test_unavailable_mongodb_of_before_is_a_503(
+async def test_unavailable_mongodb_of_the_old_storage_is_a_503(
     make_storage: MakeStorage, browse: Browse
 ) -> None:
     """Another MongoStorage raises what ours raises."""
@@ -971,7 +971,7 @@ async def test_at_most_a_hundred_different_lines_are_logged_in_a_minute(
     browse: Browse,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Names of values may be without end."""
+    """An app may have any number of names of values."""
     await sign_in(await browse(own), a=1)
     visitor = await browse(make_storage(moving_from=own))
     (key,) = own.kept
@@ -989,7 +989,7 @@ async def test_same_line_is_logged_again_a_minute_later(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Here the minute has no seconds."""
+    """The test sets the minute to zero seconds."""
     monkeypatch.setattr(moving, "REPORT_SECONDS", 0.0)
     own = OwnStorage(cookie_name="OLD")
     await sign_in(await browse(own), since=SINCE)
@@ -1019,7 +1019,7 @@ async def test_dates_and_object_ids_move_with_a_codec_that_knows_them(
 async def test_value_that_is_refused_in_a_session_of_ours_is_still_an_error(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
-    """Only what an old session held is forgiven."""
+    """Only values of an old session are not an error."""
     visitor = await browse(make_storage(moving_from=own))
 
     async def write(request: web.Request) -> web.Response:

@@ -80,7 +80,7 @@ async def test_outcome_of_a_write_says_what_is_in_its_place(
     shown = {
         "done": lambda: outcome is None,
         "missed": lambda: outcome == Missed(),
-        # Who sends one with a guard looks again in any case.
+        # After a guarded update the sender looks again in both cases.
         "not done": lambda: isinstance(outcome, Missed),
         "forward": lambda: isinstance(outcome, Missed) and outcome.forward is not None,
     }

@@ -27,7 +27,7 @@ def simulation(round_trip: float, visitors: int) -> Simulation:
 
 @pytest.mark.parametrize("visitors", [1, 2, 8, 64, 1000])
 @pytest.mark.parametrize("milliseconds", [0.2, 1, 5, 20, 100])
-def test_no_fixed_limit_answers_many_more_requests(milliseconds: float, visitors: int) -> None:
+def test_no_fixed_limit_serves_many_more_requests(milliseconds: float, visitors: int) -> None:
     """At each distance, with few visitors and with many."""
     here = (milliseconds / 1000, visitors)
 

@@ -141,7 +141,7 @@ async def test_unstorable_session_is_refused_before_a_stream_starts(
     assert await collection.count_documents({}) == 0
 
 
-async def test_error_page_is_not_cut_to_the_length_of_the_stream_that_did_not_start(
+async def test_error_page_is_not_cut_to_the_length_of_the_stream_it_replaces(
     open_site: OpenSite, storage: MongoStorage
 ) -> None:
     """An app may answer the error with another stream."""

@@ -40,7 +40,7 @@ from tests.storage.conftest import (
 from tests.storage.direct import id_of, load, stored, values, visit
 
 ADA = {"user_id": 7, "cart": [1], "step": 1, "log": []}
-FORTNIGHT = 14 * 24 * 3600
+TWO_WEEKS = 14 * 24 * 3600
 
 
 def _change(session: Any) -> None:
@@ -204,7 +204,9 @@ async def test_emptied_session_is_ended(how: str, storage: MongoStorage, collect
     assert await begun.save() is None
 
 
-async def test_session_that_ended_elsewhere_is_said(storage: MongoStorage) -> None:
+async def test_save_of_a_session_that_ended_elsewhere_raises_an_error(
+    storage: MongoStorage,
+) -> None:
     """Nothing is written, now or later."""
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
@@ -289,7 +291,7 @@ async def test_new_session_without_a_value_needs_no_save(storage: MongoStorage) 
 async def test_new_session_that_is_left_empty_ends_the_one_that_it_replaces(
     storage: MongoStorage,
 ) -> None:
-    """A sign-out by way of new_session()."""
+    """A sign-out with `new_session()`."""
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
     (await new_session(begun.request)).invalidate()
@@ -300,27 +302,27 @@ async def test_new_session_that_is_left_empty_ends_the_one_that_it_replaces(
 
 
 @every_driver
-async def test_changed_max_age_is_stored_and_owes_the_cookie_to_the_next_answer(
+async def test_changed_max_age_is_stored_and_the_next_response_sends_the_cookie(
     storage: MongoStorage, clock: Clock, collection: Any
 ) -> None:
-    """Of this request if it has not started, else of the next one.
+    """The response of this request if it has not started, otherwise that of the next one.
 
-    What says so is the stored end, a millisecond early.
+    A stored end that is a millisecond early marks that the cookie has not been sent.
     """
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
-    begun.session.max_age = 2 * FORTNIGHT
+    begun.session.max_age = 2 * TWO_WEEKS
 
     await save_session(begun.request)
     document = await collection.find_one({})
-    assert from_datetime(document["expires_at"]) == (clock.now + 2 * FORTNIGHT) * 1000 - 1
-    clock.advance(1.5 * FORTNIGHT)
+    assert from_datetime(document["expires_at"]) == (clock.now + 2 * TWO_WEEKS) * 1000 - 1
+    clock.advance(1.5 * TWO_WEEKS)
     response = web.Response()
     later = await load(storage, cookie)
     assert later.session._changed
     await storage.save_session(later.request, response, later.session)
 
-    assert response.cookies["session"]["max-age"] == 2 * FORTNIGHT
+    assert response.cookies["session"]["max-age"] == 2 * TWO_WEEKS
 
 
 async def test_cookie_for_a_changed_max_age_is_sent_with_the_answer_of_the_request(
@@ -344,7 +346,7 @@ async def test_cookie_for_a_changed_max_age_is_sent_with_the_answer_of_the_reque
     [({1, 2}, SessionNotSerializable), ("x" * 2000, SessionTooLarge)],
     ids=["not serializable", "too large"],
 )
-async def test_refused_value_is_said_and_nothing_is_written(
+async def test_refused_value_raises_its_error_and_nothing_is_written(
     value: object, kind: type[Exception], make_storage: MakeStorage
 ) -> None:
     """The same request can save again once it has removed the value."""
@@ -486,7 +488,7 @@ async def test_sign_out_of_a_watched_connection_follows_for_longer_than_a_minute
 async def test_save_that_gives_up_is_carried_out_and_may_be_repeated(
     storage: MongoStorage,
 ) -> None:
-    """A cancelled handler: what was handed over is stored."""
+    """A cancelled handler: a save that has begun is stored."""
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
     begun.session["step"] = 1
@@ -519,7 +521,7 @@ async def test_save_without_mongodb_may_be_repeated(
     assert await values(storage, cookie) == {"user_id": 0, "n": [], "step": 1}
 
 
-async def test_renewal_that_another_request_was_faster_with_counts_as_carried_out(
+async def test_renewal_that_another_request_has_done_first_counts_as_done(
     storage: MongoStorage,
 ) -> None:
     """A request whose save followed a forward gets no new token, and no error for asking."""

@@ -129,10 +129,10 @@ async def test_answer_with_the_session_cookie_is_private(
         pytest.param("publicity=1", "publicity=1, private", id="another word"),
     ],
 )
-async def test_what_the_app_says_of_caching_stays_as_far_as_it_is_private(
+async def test_cache_control_of_the_app_stays_without_what_makes_it_public(
     said: str | None, sent: str, site: Site
 ) -> None:
-    """``public`` and ``s-maxage`` give way; everything else stays as it was written."""
+    """``public`` and ``s-maxage`` are removed; everything else stays as it was written."""
 
     async def handler(request: web.Request) -> web.Response:
         (await get_session(request))["name"] = "Ada"
@@ -144,7 +144,7 @@ async def test_what_the_app_says_of_caching_stays_as_far_as_it_is_private(
 
 
 @pytest.mark.parametrize("name", ["CDN-Cache-Control", "Surrogate-Control", "X-Accel-Expires"])
-async def test_headers_that_shared_caches_obey_first_give_way_too(name: str, site: Site) -> None:
+async def test_headers_that_shared_caches_obey_first_are_removed_too(name: str, site: Site) -> None:
     """They would overrule ``Cache-Control: private``."""
 
     async def handler(request: web.Request) -> web.Response:
@@ -183,7 +183,7 @@ async def test_vary_of_the_app_stays(said: list[str], sent: list[str], site: Sit
 async def test_warning_comes_once_for_a_route(
     open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It names the route and what gave way, once, however many requests."""
+    """It names the route and what was removed, once for any number of requests."""
 
     async def begin(request: web.Request) -> web.Response:
         (await get_session(request))["name"] = "Ada"
@@ -252,7 +252,7 @@ async def test_answer_of_a_sub_app_with_a_storage_of_its_own_is_private(
     make_storage: MakeStorage,
     collection: Any,
 ) -> None:
-    """Each storage sees to its own cookie."""
+    """Each storage makes the response with its own cookie private."""
     staff = make_storage(collection.database["staff"], cookie_name="staff")
 
     @web.middleware

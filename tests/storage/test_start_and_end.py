@@ -174,11 +174,11 @@ async def test_token_that_opens_no_session_is_never_adopted(
     fault: str, make_storage: MakeStorage, open_site: OpenSite, site: Site, clock: Clock
 ) -> None:
     """A read sends no cookie; the next save uses a new token of the server."""
-    stranger = await (await open_site(make_storage(secrets=generate_secret()))).visitor(UNKNOWN)
+    other = await (await open_site(make_storage(secrets=generate_secret()))).visitor(UNKNOWN)
     if fault == "unreadable":
-        stranger.cookie = None
-        await stranger.do(lambda session: session.update(name="sealed under another secret"))
-    visitor = await site.visitor(stranger.cookie)
+        other.cookie = None
+        await other.do(lambda session: session.update(name="sealed under another secret"))
+    visitor = await site.visitor(other.cookie)
     if fault == "expired":
         visitor.cookie = None
         await visitor.do(lambda session: session.update(name="Ada"))

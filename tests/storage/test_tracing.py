@@ -148,10 +148,10 @@ def _request(cookie: str) -> web.Request:
 async def test_timeout_of_a_request_ends_no_command_of_the_storage(visitor: Visitor) -> None:
     """Others may share the command, and a save lasts longer than its request."""
     await visitor.do(lambda session: session.update(n=1))
-    hurry = {"X-Timeout": "0.000001"}
+    short_timeout = {"X-Timeout": "0.000001"}
 
-    changed = await visitor.do(lambda session: session.update(n=2), headers=hurry)
-    renewed = await visitor.do(lambda session: session.renew(), headers=hurry)
+    changed = await visitor.do(lambda session: session.update(n=2), headers=short_timeout)
+    renewed = await visitor.do(lambda session: session.renew(), headers=short_timeout)
 
     assert (changed.status, renewed.status) == (200, 200)
     assert await visitor.session() == {"n": 2}

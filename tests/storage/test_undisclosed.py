@@ -82,7 +82,7 @@ def _leaks(error: BaseException, secrets: Mapping[str, str | bytes]) -> list[str
 
 
 def test_this_test_finds_what_a_frame_shows() -> None:
-    """Else every test below would pass for ever."""
+    """Otherwise every test below would always pass."""
     code = compile("def fail(card): raise LookupError", f"{HERE}/planted.py", "exec")
     planted: dict[str, Any] = {}
     exec(code, planted)  # noqa: S102 - the line above
@@ -115,7 +115,7 @@ class _Seen:
 
 
 def _fail(storage: MongoStorage, *calls: str) -> None:
-    """Let the driver answer these calls as a server that has gone."""
+    """Let these calls of the driver fail as if the server was away."""
 
     class Gone:
         def __init__(self, real: Any) -> None:
@@ -239,7 +239,7 @@ WRONG = [
 async def test_wrong_argument_of_the_constructor_shows_no_secret(
     secrets: Any, options: dict[str, Any], collection: Any, make_storage: MakeStorage
 ) -> None:
-    """The first thing that it does is to put the secret out of sight."""
+    """The constructor hides the secret before it checks anything."""
     with pytest.raises((TypeError, ValueError)) as raised:
         make_storage(collection, secrets, **options)
 

@@ -280,7 +280,7 @@ async def test_watch_of_nobodys_session_ends_with_a_sign_in_only(
 async def test_watched_sessions_share_their_finds(
     count: int, finds: int, storage: MongoStorage, log: CommandLog
 ) -> None:
-    """64 for each, of dates and owner alone, and only once for two connections of a session."""
+    """Each reads dates and owners of 64 sessions; two connections of a session are read once."""
     begun = [await load(storage, cookie) for cookie in await stored(storage, count)]
     inside = asyncio.Event()
     blocks = [
@@ -482,7 +482,7 @@ async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
 ) -> None:
     """Without a cookie; the next request finds its touch due and sends it.
 
-    What says so is the stored end, a millisecond early.
+    A stored end that is a millisecond early marks that the cookie has not been sent.
     """
     await visitor.do(lambda session: session.update(ADA))
     async with connected(visitor, echo(), site.path_of) as socket:
@@ -506,10 +506,10 @@ async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
     assert storage.counters["touches"] == 4
 
 
-async def test_open_connection_is_no_use_without_keep_alive(
+async def test_open_connection_does_not_count_as_use_without_keep_alive(
     site: Site, visitor: Visitor, storage: MongoStorage, clock: Clock
 ) -> None:
-    """The session expires under it."""
+    """The session expires while the connection is open."""
     await visitor.do(lambda session: session.update(ADA))
     async with connected(visitor, echo(keep_alive=False), site.path_of) as socket:
         clock.advance(8 * 24 * 3600)
@@ -691,7 +691,7 @@ async def test_connection_that_leaves_during_a_look_is_left_alone(
 
 
 async def test_closed_storage_watches_nothing(storage: MongoStorage) -> None:
-    """Blocks that are open stay so; none begins."""
+    """Open blocks stay open; no new one begins."""
     (cookie,) = await stored(storage, 1)
     request = (await load(storage, cookie)).request
     leave = asyncio.Event()
@@ -746,7 +746,7 @@ async def test_thousand_watched_websockets_end_within_the_interval_when_revoked_
     mongo_uri: str,
     log: CommandLog,
 ) -> None:
-    """Sixteen finds an interval, the same memory after each, and all closed by two rounds more."""
+    """Sixteen finds in each interval, constant memory, and two rounds of finds close all."""
     count, finds = 1000, 16
     cookies = await stored(storage, count)
     sockets = []
@@ -789,7 +789,7 @@ async def test_thousand_watched_websockets_end_within_the_interval_when_revoked_
 async def test_session_that_ends_in_a_task_group_closes_the_connection_quietly(
     site: Site, visitor: Visitor, storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exception arrives in a group; a change that was not saved is no news either."""
+    """The exception arrives in a group; an unsaved change is not logged either."""
     await visitor.do(lambda session: session.update(ADA))
 
     async def watch(request: web.Request) -> None:
@@ -889,7 +889,7 @@ async def test_sessions_are_looked_at_in_the_order_of_their_watches(
 async def test_first_look_is_not_in_the_log(
     storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That MongoDB answers again is said after an outage alone."""
+    """The line that MongoDB answers again is logged after an outage only."""
     (cookie,) = await stored(storage, 1)
     begun = await load(storage, cookie)
 

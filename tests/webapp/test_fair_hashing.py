@@ -35,7 +35,7 @@ async def add_accounts(client: Client) -> list[str]:
     return emails
 
 
-async def test_one_address_with_eighty_connections_holds_up_nobody_else(
+async def test_one_address_with_eighty_connections_delays_nobody_else(
     environ: dict[str, str], aiohttp_client: AiohttpClient
 ) -> None:
     """Eighty sign-ins with right passwords at a time from one address: others still sign in."""
