@@ -335,7 +335,7 @@ async def test_handler_that_runs_on_after_a_middleware_has_responded_is_saved(
     await early.finish()
 
     assert response.status == 202
-    assert await visitor.session() == {**ADA, "secret word": "speak friend", "cart": [1, 2]}
+    assert await visitor.session() == {**ADA, "note": "changed", "cart": [1, 2]}
     assert warnings_of(caplog) == []
 
 
