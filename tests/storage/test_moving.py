@@ -116,6 +116,15 @@ async def sign_in(visitor: Visitor, **values: Any) -> None:
     assert response.status == 200
 
 
+async def begin_before(
+    old: AbstractStorage, make_storage: MakeStorage, browse: Browse, **options: Any
+) -> tuple[MongoStorage, Visitor]:
+    """Begin a session in the app of before, and open the app that moves it."""
+    storage = make_storage(moving_from=old, **options)
+    await sign_in(await browse(old))
+    return storage, await browse(storage)
+
+
 def cookies(visitor: Visitor) -> dict[str, str]:
     """Return the cookies that a browser would send."""
     jar: Any = visitor.client.session.cookie_jar
@@ -139,9 +148,7 @@ async def test_visitor_of_each_storage_moves_at_the_first_read_and_stays_signed_
 ) -> None:
     """Values and owner are the same; the second request finds a session of ours."""
     old = await make_old(kind, name)
-    storage = make_storage(moving_from=old)
-    await sign_in(await browse(old))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(old, make_storage, browse)
 
     moved = await visitor.do(dict)
     again = await visitor.do(dict)
@@ -159,9 +166,7 @@ async def test_sign_out_after_the_move_is_final(
 ) -> None:
     """The next request has no session, neither ours nor the old one."""
     old = await make_old(kind, name)
-    storage = make_storage(moving_from=old)
-    await sign_in(await browse(old))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(old, make_storage, browse)
     await visitor.session()
 
     await visitor.do(lambda session: session.invalidate())
@@ -178,9 +183,7 @@ async def test_sign_out_in_the_request_that_would_move_the_session_is_final(
 ) -> None:
     """Nothing is stored, and the old session ends."""
     old = await make_old(kind, name)
-    storage = make_storage(moving_from=old)
-    await sign_in(await browse(old))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(old, make_storage, browse)
 
     await visitor.do(lambda session: session.invalidate())
 
@@ -240,9 +243,7 @@ async def test_new_session_ends_the_old_one_for_good(
 ) -> None:
     """After a later sign-out the session of before does not come back."""
     old = await make_old(kind)
-    storage = make_storage(moving_from=old)
-    await sign_in(await browse(old))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(old, make_storage, browse)
 
     async def start_new_session(request: web.Request) -> web.Response:
         for load in before:
@@ -278,9 +279,7 @@ async def test_change_of_the_first_request_is_stored_with_the_move(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """Nested changes too; the request sees a session that is not new."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    _storage, visitor = await begin_before(own, make_storage, browse)
 
     was_new = await visitor.do(lambda session: (session["cart"].append("milk"), session.new)[1])
 
@@ -292,9 +291,7 @@ async def test_renewal_and_another_owner_in_the_first_request_end_the_old_sessio
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """The token is a new one in any case."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(own, make_storage, browse)
 
     async def renew(request: web.Request) -> web.Response:
         (await renew_session(request))["user_id"] = 8
@@ -311,9 +308,9 @@ async def test_moved_session_is_created_now_and_gets_its_label(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse, clock: Clock
 ) -> None:
     """The absolute timeout starts at the move, whatever the old storage knows."""
-    storage = make_storage(moving_from=own, absolute_timeout=600, describe=lambda _request: "phone")
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(
+        own, make_storage, browse, absolute_timeout=600, describe=lambda _request: "phone"
+    )
     await visitor.session()
 
     (info,) = [info async for info in storage.sessions(7)]
@@ -337,9 +334,7 @@ async def test_max_age_that_a_storage_keeps_for_a_session_moves_too(
 ) -> None:
     """No bundled storage keeps one, but a storage of the app's own may."""
     own = OwnStorage(cookie_name="OLD", max_age=3600)
-    storage = make_storage(moving_from=own, max_age=1200)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(own, make_storage, browse, max_age=1200)
     own.max_ages = dict.fromkeys(own.kept, max_age)
 
     seen = await visitor.do(lambda session: session.max_age)
@@ -502,9 +497,7 @@ async def test_files_redirects_and_streams_carry_both_cookies_of_a_move(
 ) -> None:
     """Ours is set; the old one is deleted unless it has the same name."""
     own = OwnStorage(cookie_name=name)
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    _storage, visitor = await begin_before(own, make_storage, browse)
 
     async def read(request: web.Request) -> web.StreamResponse:
         await get_session(request)
@@ -593,9 +586,7 @@ async def test_failed_request_moves_nothing(
     status: int, own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """The old session stays as it is, and moves with the next request."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(own, make_storage, browse)
 
     async def fail(request: web.Request) -> web.Response:
         (await get_session(request))["half"] = True
@@ -635,9 +626,7 @@ async def test_two_reads_in_one_request_get_one_session(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """It moves once."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(own, make_storage, browse)
 
     async def read_twice(request: web.Request) -> web.Response:
         first, second = await asyncio.gather(get_session(request), get_session(request))
@@ -668,9 +657,7 @@ async def test_move_costs_one_insert_and_later_requests_do_not_ask_the_old_stora
     own: OwnStorage, make_storage: MakeStorage, browse: Browse, log: CommandLog
 ) -> None:
     """One load and one save at the old storage, in the first request."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    _storage, visitor = await begin_before(own, make_storage, browse)
     log.commands.clear()
     own.loads = own.saves = 0
 
@@ -757,9 +744,7 @@ async def test_old_storage_that_hangs_is_a_503_in_time_and_works_again_later(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:
     """It waits for the old storage as long as for MongoDB."""
-    storage = make_storage(moving_from=own, operation_timeout=0.05)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    _storage, visitor = await begin_before(own, make_storage, browse, operation_timeout=0.05)
     answering = asyncio.Event()
     own.before_load = answering.wait
 
@@ -779,9 +764,7 @@ async def test_old_session_that_cannot_be_ended_is_a_503_and_does_not_move(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A sign-out would not be final. The next request moves it."""
-    storage = make_storage(moving_from=own)
-    await sign_in(await browse(own))
-    visitor = await browse(storage)
+    storage, visitor = await begin_before(own, make_storage, browse)
 
     def fail() -> None:
         raise error("hunter2")
