@@ -179,8 +179,18 @@ class _RequestSession:
         request.pop(SESSION_KEY, None)
 
 
-# Of each storage that serves the request; the request's clones share the list.
-_HELD = web.RequestKey("held", list[_RequestSession])
+_HELD = "sessions of aiohttp-session-mongostorage"
+
+
+def _all_held(request: web.Request) -> list[_RequestSession]:
+    """Return what stands for each storage that serves the request.
+
+    With the writer of its response, which the request's clones share: the server prepares the
+    response with the request that it has made, and a middleware outside of the sessions may have
+    handed on a clone, as those of aiohttp-remotes do.
+    """
+    held: list[_RequestSession] = vars(request.writer).setdefault(_HELD, [])
+    return held
 
 
 class _Outside:
@@ -236,9 +246,9 @@ class _Sessions:
         held = _RequestSession(storage)
         if outer is None or outer is _OUTSIDE:
             request[STORAGE_KEY] = held
-            request[_HELD] = [held]
+            _all_held(request)[:] = [held]
             return await _respond_and_save(request, handler, held)
-        request.setdefault(_HELD, []).append(held)
+        _all_held(request).append(held)
         if outer is storage:
             # aiohttp-session's own middleware saves, but not before a stream starts.
             return await _respond(request, handler, held)
@@ -255,7 +265,7 @@ class _Sessions:
 
     async def save_before_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Save with streams and WebSockets that start inside the handler."""
-        storage, every_held = self._storage, request.get(_HELD, ())
+        storage, every_held = self._storage, _all_held(request)
         # With a web.Response, error pages included, the middleware saves or must not.
         if not isinstance(response, web.Response):
             for held in every_held:
@@ -278,7 +288,7 @@ class _Sessions:
 
     async def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
         """Complete the headers of every answer that depends on a session."""
-        for held in request.get(_HELD, ()):
+        for held in _all_held(request):
             if held.storage is self._storage and (held.asked_for or SESSION_KEY in request):
                 session = held.current(request)
                 if isinstance(session, MongoSession) and session.made_by is held.storage:

@@ -1,4 +1,4 @@
-"""A middleware inside of ``setup`` may hand on a clone of the request; the session is saved."""
+"""A middleware may hand on a clone of the request; the session is saved."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.storage.conftest import (
     make_app,
     set_cookie_of,
 )
+from tests.storage.direct import values
 from tests.storage.handlers import ANSWERS, after
 
 
@@ -215,3 +216,34 @@ async def test_app_may_take_the_storage_from_the_request(
 
     assert len(set_cookie_of(response)) == 1
     assert await storage.count() == 1
+
+
+@web.middleware
+async def _page(request: web.Request, handler: Handler) -> web.StreamResponse:
+    await handler(request)
+    return web.Response(text="a page", headers={"Cache-Control": "public"})
+
+
+@pytest.mark.parametrize("outside", [(_clone,), (_clone, _page)], ids=["cloned", "and replaced"])
+async def test_answer_is_private_where_a_middleware_outside_has_handed_on_a_clone(
+    outside: tuple[Any, ...], open_site: OpenSite, storage: MongoStorage
+) -> None:
+    """As those of aiohttp-remotes do: the clone has the scheme and the address of the visitor."""
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.extend(outside)
+        setup(app, storage)
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+
+    async def sign_in(request: web.Request) -> web.StreamResponse:
+        (await get_session(request))["user_id"] = "ada"
+        return web.Response(headers={"Cache-Control": "public"})
+
+    response = await visitor.visit(sign_in)
+
+    assert len(set_cookie_of(response)) == 1
+    assert response.headers["Cache-Control"] == "private"
+    assert response.headers["Vary"] == "Cookie"
+    assert visitor.cookie is not None
+    assert await values(storage, visitor.cookie) == {"user_id": "ada"}
