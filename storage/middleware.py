@@ -293,6 +293,9 @@ class _Sessions:
                 session = held.current(request)
                 if isinstance(session, MongoSession) and session.made_by is held.storage:
                     held.storage.send_cookie_with(response, session)
+                    if held.saved and session.written and isinstance(response, web.Response):
+                        # By a middleware outside of the sessions, or by a hook of the app.
+                        held.storage.report_late_changes(route_of(request), session)
                 held.storage.protect_from_caches(request, response)
 
     async def start(self, app: web.Application) -> None:

@@ -369,3 +369,37 @@ async def test_handler_that_runs_on_saves_nothing_to_a_session_that_has_ended(
 
     assert await storage.count() == 0
     assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("where", ["hook", "middleware"])
+async def test_change_between_the_save_and_the_start_of_the_response_is_a_warning(
+    where: str, open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a hook of the app, or a middleware outside of the sessions, which were added before."""
+
+    async def change(request: web.Request, _response: web.StreamResponse) -> None:
+        if request.query:
+            (await get_session(request))["seen"] = True
+
+    @web.middleware
+    async def change_afterwards(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        await change(request, response)
+        return response
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        if where == "hook":
+            app.on_response_prepare.append(change)
+        else:
+            app.middlewares.append(change_afterwards)
+        setup(app, storage)
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+    await visitor.do(lambda session: session.update(ADA))
+    nothing = warnings_of(caplog)
+
+    await visitor.do(lambda session: session.update(n=1), params={"change": "yes"})
+
+    assert nothing == []
+    assert await visitor.session() == {**ADA, "n": 1}
+    assert warnings_of(caplog) == [TEXT % "'seen'"]
