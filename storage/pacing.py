@@ -22,7 +22,8 @@ CAREFUL = 16
 def idle_seconds() -> float:
     """Return for how long this process has used no processor; only differences have a meaning.
 
-    What its other threads use counts too: Motor's commands run in threads.
+    What its other threads use counts too: Motor's commands run in threads. On a busy machine it
+    contains the time in which the process waits for a processor.
     """
     return perf_counter() - process_time()
 

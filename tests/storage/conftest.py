@@ -198,6 +198,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send one command at a time, as beside the server, however busy this machine is.
+
+    A process that waits for a processor counts as idle.
+    """
+    monkeypatch.setattr("storage.batching.idle_seconds", lambda: 0.0)
+
+
+@pytest.fixture
 async def make_storage(collection: Any, clock: Clock) -> AsyncIterator[MakeStorage]:
     """Make storages over the test's collection, closed when the test ends."""
     made: list[MongoStorage] = []

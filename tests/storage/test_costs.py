@@ -197,6 +197,7 @@ async def test_parallel_requests_share_one_touch(
     assert _all_by_id(log)
 
 
+@pytest.mark.usefixtures("never_idle")
 async def test_parallel_requests_of_many_visitors_share_their_commands(
     site: Site, log: CommandLog
 ) -> None:
@@ -344,6 +345,7 @@ async def test_save_after_a_renewal_and_an_end_costs_three_finds_and_one_update_
     assert _all_by_id(log)
 
 
+@pytest.mark.usefixtures("never_idle")
 async def test_late_saves_at_the_same_time_share_their_commands(
     storage: MongoStorage, log: CommandLog
 ) -> None:
