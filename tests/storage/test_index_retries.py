@@ -51,6 +51,16 @@ def storage_without_mongodb(
     return make_storage(operation_timeout=0.2)
 
 
+async def fail(collection: Any, command: str, **how: Any) -> None:
+    """Let the server refuse or block every command of that name."""
+    await collection.database.client.admin.command(
+        "configureFailPoint",
+        "failCommand",
+        mode="alwaysOn",
+        data={"failCommands": [command], **how},
+    )
+
+
 async def test_app_starts_without_mongodb_and_creates_the_indexes_later(
     open_site: OpenSite,
     storage_without_mongodb: MongoStorage,
@@ -125,12 +135,7 @@ async def test_slow_index_build_delays_neither_start_nor_stop(
     """On a large collection it takes minutes; the app serves requests and may be stopped."""
     monkeypatch.setattr(import_module("storage.indexes"), "START_WAITS_SECONDS", 0.1)
     await asyncio.to_thread(late_mongod.start)
-    await collection.database.client.admin.command(
-        "configureFailPoint",
-        "failCommand",
-        mode="alwaysOn",
-        data={"failCommands": ["createIndexes"], "blockConnection": True, "blockTimeMS": 60_000},
-    )
+    await fail(collection, "createIndexes", blockConnection=True, blockTimeMS=60_000)
     storage = make_storage()
     started = asyncio.get_running_loop().time()
 
@@ -151,12 +156,7 @@ async def test_app_serves_after_ten_seconds_while_an_index_is_built(
 ) -> None:
     """The real ten seconds: no other test waits for them."""
     await asyncio.to_thread(late_mongod.start)
-    await collection.database.client.admin.command(
-        "configureFailPoint",
-        "failCommand",
-        mode="alwaysOn",
-        data={"failCommands": ["createIndexes"], "blockConnection": True, "blockTimeMS": 60_000},
-    )
+    await fail(collection, "createIndexes", blockConnection=True, blockTimeMS=60_000)
     loop = asyncio.get_running_loop()
     begun_at = loop.time()
 
@@ -189,12 +189,7 @@ async def test_error_of_the_server_is_unavailable_or_an_index_conflict(
 ) -> None:
     """A failure is tried again later; a refused index needs an administrator."""
     await asyncio.to_thread(late_mongod.start)
-    await collection.database.client.admin.command(
-        "configureFailPoint",
-        "failCommand",
-        mode="alwaysOn",
-        data={"failCommands": [command], "errorCode": code},
-    )
+    await fail(collection, command, errorCode=code)
 
     with pytest.raises(error):
         await make_storage(operation_timeout=2).create_indexes()
@@ -205,10 +200,8 @@ async def test_every_code_with_which_a_server_refuses_an_index_is_a_conflict(
 ) -> None:
     """Also that of Azure Cosmos DB (2): another try would not help."""
     await asyncio.to_thread(late_mongod.start)
-    admin = collection.database.client.admin
 
     for code in (2, 59, 67, 72, 115, 197):
-        refusal = {"failCommands": ["createIndexes"], "errorCode": code}
-        await admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=refusal)
+        await fail(collection, "createIndexes", errorCode=code)
         with pytest.raises(IndexConflict):
             await make_storage(operation_timeout=2).create_indexes()
