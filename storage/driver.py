@@ -292,13 +292,17 @@ def _variables_of_timeouts() -> dict[ContextVar[Any], Any]:
     return {variable: outside.run(variable.get) for variable in inside}
 
 
-# What ``bind()`` of a client session sets; Motor runs the synchronous driver. PyMongo has no public
-# name for it.
-_BOUND_SESSIONS: Sequence[ContextVar[Any]] = [
-    variable
-    for module in (asynchronous_session, synchronous_session)
-    if (variable := getattr(module, "_SESSION", None)) is not None
-]
+def _variables_of_bound_sessions() -> Sequence[ContextVar[Any]]:
+    """Return what ``bind()`` of a client session sets; Motor runs the synchronous driver.
+
+    PyMongo has no public name for it; a version in which it has another one fails a test.
+    """
+    modules = asynchronous_session, synchronous_session
+    found = (getattr(module, "_SESSION", None) for module in modules)
+    return [variable for variable in found if variable is not None]
+
+
+_BOUND_SESSIONS = _variables_of_bound_sessions()
 _TIMEOUTS = _variables_of_timeouts()
 # A timeout sets all of them, so that one tells.
 _TIMEOUT = next(iter(_TIMEOUTS))

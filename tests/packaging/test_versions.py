@@ -24,7 +24,15 @@ from webapp.database.mongod import find_mongod
 pytestmark = pytest.mark.long
 
 # What the chosen tests need. mongomock-motor needs the last one without declaring it.
-TOOLS = "pytest", "pytest-aiohttp", "hypothesis", "motor", "mongomock-motor", "typing-extensions"
+TOOLS = (
+    "pytest",
+    "pytest-aiohttp",
+    "pytest-timeout",
+    "hypothesis",
+    "motor",
+    "mongomock-motor",
+    "typing-extensions",
+)
 CHOSEN = [f"tests/storage/test_{name}.py" for name in ("values", "sealing", "renewal", "owners")]
 
 
