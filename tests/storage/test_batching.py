@@ -170,8 +170,11 @@ async def test_far_from_the_server_half_of_the_items_are_sent_before_the_others(
     await asyncio.gather(first, *waiting)
 
 
-async def test_items_that_arrive_turn_after_turn_are_sent_together(sender: Sender) -> None:
+async def test_items_that_arrive_turn_after_turn_are_sent_together(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A busy event loop sends few large batches; they are sent when a turn has brought no item."""
+    monkeypatch.setattr(batching, "PATIENCE_SECONDS", 60)  # this machine may be busy
     batcher = batcher_of(sender)
     batcher._pace.limit = 4
     first = await sent_first(batcher, sender, "a")
@@ -230,8 +233,11 @@ async def test_event_loop_that_is_never_idle_sends_what_waits_after_a_while(
     await asyncio.gather(first, *waiting)
 
 
-async def test_full_batch_is_sent_although_more_items_arrive(sender: Sender) -> None:
+async def test_full_batch_is_sent_although_more_items_arrive(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An event loop that is never idle would otherwise send nothing before the next answer."""
+    monkeypatch.setattr(batching, "PATIENCE_SECONDS", 60)  # this machine may be busy
     batcher = batcher_of(sender, size=3)
     batcher._pace.limit = 4
     first = await sent_first(batcher, sender, "a")
