@@ -36,15 +36,18 @@ async def check(url: str, kinds: Iterable[str]) -> None:
         cookie = await _login(client, 1) if "login" in kinds else ""
         async with client.get("/read", headers={"Cookie": cookie}) as response:
             body = await response.read()
-            _require(response.status == 200 and len(body) == ANSWER_BYTES, url, "read", body)
+            if response.status != 200 or len(body) != ANSWER_BYTES:
+                raise _unexpected(url, "read", body)
         if "write" not in kinds:
             return
         async with client.post("/write", headers={"Cookie": cookie}) as response:
-            _require(response.status == 200, url, "write", await response.read())
+            if response.status != 200:
+                raise _unexpected(url, "write", await response.read())
             cookie = _cookie(response) or cookie
         async with client.get("/count", headers={"Cookie": cookie}) as response:
             body = await response.read()
-            _require(body == b"1", url, "count", body)
+            if body != b"1":
+                raise _unexpected(url, "count", body)
 
 
 def _client(url: str) -> aiohttp.ClientSession:
@@ -55,8 +58,9 @@ async def _login(client: aiohttp.ClientSession, number: int) -> str:
     async with client.post("/login", params={"number": number}) as response:
         body = await response.read()
         cookie = _cookie(response)
-        _require(response.status == 200 and cookie is not None, str(response.url), "login", body)
-        return cookie or ""
+        if response.status != 200 or cookie is None:
+            raise _unexpected(str(response.url), "login", body)
+        return cookie
 
 
 def _cookie(response: aiohttp.ClientResponse) -> str | None:
@@ -65,6 +69,5 @@ def _cookie(response: aiohttp.ClientResponse) -> str | None:
     return line.partition(";")[0] if line else None
 
 
-def _require(condition: bool, url: str, what: str, body: bytes) -> None:  # noqa: FBT001
-    if not condition:
-        raise RuntimeError(f"{url} does not {what} as it should: {body[:200]!r}")
+def _unexpected(url: str, what: str, body: bytes) -> RuntimeError:
+    return RuntimeError(f"{url} does not {what} as it should: {body[:200]!r}")

@@ -78,7 +78,6 @@ class Batcher(Generic[Item, Result]):
         self._keep_cancelled = keep_cancelled
         self._size, self._longest_queue = size, queue
         self._pace = Pace()
-        self._idle_seconds = idle_seconds
         # Items submitted and batches answered so far.
         self._events = 0
         # Whether the event loop is going to call _leave_if_quiet.
@@ -215,7 +214,7 @@ class Batcher(Generic[Item, Result]):
     async def _send_batch(self, batch: list[Pending[Item, Result]]) -> None:
         loop = asyncio.get_running_loop()
         seconds = max([pending[1] for pending in batch]) - loop.time()
-        idle = self._idle_seconds()
+        idle = idle_seconds()
         results: Sequence[Result | BaseException]
         try:
             results = await self._send([pending[0] for pending in batch], seconds)
@@ -229,7 +228,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
             return
         self._events += 1
-        self._pace.learn(self._idle_seconds() - idle)
+        self._pace.learn(idle_seconds() - idle)
         for pending, result in zip(batch, results, strict=True):
             waiter = pending[2]
             if not waiter.done():

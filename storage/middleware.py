@@ -49,7 +49,7 @@ def setup(app: web.Application, storage: MongoStorage) -> None:
     if app.middlewares:
         app.middlewares.insert(0, _tell_who_is_outside)
     app.middlewares.append(web.middleware(sessions))
-    app.on_response_prepare.extend((sessions.save_before_headers, sessions.protect_from_caches))
+    app.on_response_prepare.extend((sessions.save_before_headers, sessions.complete_headers))
     # First: a clean-up that was registered earlier may close the client.
     app.on_cleanup.insert(0, sessions.stop)
     if app.on_startup.frozen:
@@ -179,7 +179,7 @@ class _RequestSession:
         request.pop(SESSION_KEY, None)
 
 
-_HELD = "sessions of aiohttp-session-mongostorage"
+_HELD = web.RequestKey("held", list[_RequestSession])
 
 
 def _all_held(request: web.Request) -> list[_RequestSession]:
@@ -187,9 +187,15 @@ def _all_held(request: web.Request) -> list[_RequestSession]:
 
     With the writer of its response, which the request's clones share: the server prepares the
     response with the request that it has made, and a middleware outside of the sessions may have
-    handed on a clone, as those of aiohttp-remotes do.
+    handed on a clone, as those of aiohttp-remotes do. With a writer that takes no attributes, what
+    such a clone has held is not found.
     """
-    held: list[_RequestSession] = vars(request.writer).setdefault(_HELD, [])
+    attributes: dict[str, Any] | None = getattr(request.writer, "__dict__", None)
+    held: list[_RequestSession]
+    if attributes is None:
+        held = request.setdefault(_HELD, [])
+    else:
+        held = attributes.setdefault("sessions of aiohttp-session-mongostorage", [])
     return held
 
 
@@ -286,7 +292,7 @@ class _Sessions:
                 if held.storage is storage:
                     held.begin_stream(request, response)
 
-    async def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def complete_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Complete the headers of every answer that depends on a session."""
         for held in _all_held(request):
             if held.storage is self._storage and (held.asked_for or SESSION_KEY in request):
@@ -302,8 +308,8 @@ class _Sessions:
         """Create the indexes when the app starts."""
         if not app.on_response_prepare.frozen:
             # Last, so that it sees the headers which the app's own hooks set or leave alone.
-            app.on_response_prepare.remove(self.protect_from_caches)
-            app.on_response_prepare.append(self.protect_from_caches)
+            app.on_response_prepare.remove(self.complete_headers)
+            app.on_response_prepare.append(self.complete_headers)
         if self.stopped:
             self._storage.reopen()
             self.stopped = False

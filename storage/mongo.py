@@ -261,9 +261,8 @@ class MongoStorage(AbstractStorage):
         if session.made_by is not self or session.abandoned:
             return
         self._driver.check_open()
-        if session.sent is not None and session.sent.response() is not response:
-            # The app saved by hand, and another response is sent.
-            self._saving.send_again(session.sent, session, response)
+        # The app may have saved by hand, and send another response.
+        self._saving.send_again(session, response)
         now_ms = self._now_ms()
         if is_unchanged(session, now_ms):
             return
@@ -340,9 +339,7 @@ class MongoStorage(AbstractStorage):
         just signed in, or whose session was renewed, would be signed out. In
         ``on_response_prepare``; for ``setup``.
         """
-        sent = session.sent
-        if sent is not None and sent.response() is not response and not has_failed(response):
-            self._saving.send_again(sent, session, response)
+        if not has_failed(response) and self._saving.send_again(session, response):
             self._cookie.write_header(response)
 
     def protect_from_caches(self, request: web.Request, response: web.StreamResponse) -> None:

@@ -15,8 +15,8 @@ MOST_UNDER_WAY = 32
 # One part more for each so many commands that the idle time allows: another command then costs an
 # eighth of that time at most.
 COMMANDS_PER_PART = 8
-# After a command that failed, the limit grows by one with as many that succeed.
-CAREFUL = 16
+# After a command has failed, so many must succeed for each further one under way.
+SUCCESSES_PER_STEP = 16
 
 
 def idle_seconds() -> float:
@@ -43,8 +43,8 @@ class Pace:
     def __init__(self) -> None:
         """Begin with one command at a time."""
         self.limit: int = 1
-        # Commands since one that failed.
-        self._succeeded = CAREFUL * MOST_UNDER_WAY
+        # Commands since the last one that failed. None has: the limit may grow with each.
+        self._succeeded = SUCCESSES_PER_STEP * MOST_UNDER_WAY
 
     def learn(self, idle: float) -> None:
         """Note for how many seconds the process was idle during a command that succeeded."""
@@ -52,7 +52,8 @@ class Pace:
         # Less than nothing where several threads were busy at once.
         more = max(idle, 0.0) / COMMAND_SECONDS
         if more >= self.limit:
-            self.limit = min(self.limit + 1, MOST_UNDER_WAY, 1 + self._succeeded // CAREFUL)
+            allowed = 1 + self._succeeded // SUCCESSES_PER_STEP
+            self.limit = min(self.limit + 1, allowed, MOST_UNDER_WAY)
         elif more < self.limit - 1:
             self.limit -= 1
 

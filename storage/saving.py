@@ -397,12 +397,17 @@ class Saving:
         self._cookie.delete(visit.request, visit.response)
         self._note_sent(visit)
 
-    def send_again(
-        self, sent: SentCookie, session: MongoSession, response: web.StreamResponse
-    ) -> None:
-        """Put the cookie of an earlier save on the response that is sent in place of its own."""
+    def send_again(self, session: MongoSession, response: web.StreamResponse) -> bool:
+        """Put the cookie of an earlier save on the response that is sent in place of its own.
+
+        Return whether there is such a cookie.
+        """
+        sent = session.sent
+        if sent is None or sent.response() is response:
+            return False
         self._cookie.put(response, sent.morsel)
         session.sent = sent._replace(response=ref(response))
+        return True
 
     async def _end_replaced(
         self, visit: Visit, tokens: Sequence[bytes], deadline: float

@@ -12,6 +12,7 @@ import selectors
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from storage.batching import Batcher
 from storage.pacing import Pace
@@ -88,7 +89,8 @@ class Simulation:
         self._free_at = [0.0] * SERVER_CORES
         self._loop = _Loop()
         try:
-            self._loop.run_until_complete(self._run(pace))
+            with patch("storage.batching.idle_seconds", lambda: self._loop.selector.idle):
+                self._loop.run_until_complete(self._run(pace))
         finally:
             self._loop.close()
         return self.rate(self.seconds / 4, self.seconds)
@@ -99,7 +101,6 @@ class Simulation:
 
     async def _run(self, pace: Pace | None) -> None:
         self._batcher: Batcher[int, int] = Batcher(self._send, RuntimeError, lambda _: None)
-        self._batcher._idle_seconds = lambda: self._loop.selector.idle
         if pace is not None:
             self._batcher._pace = pace
         await asyncio.gather(*(self._visit(number) for number in range(self.visitors)))

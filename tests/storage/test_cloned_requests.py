@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 from aiohttp_session import STORAGE_KEY, get_session, new_session
 
 from storage import MongoStorage, generate_secret, renew_session, setup
+from storage.middleware import _all_held
 from tests.storage.conftest import (
     HANDLERS,
     SESSIONS,
@@ -247,3 +249,17 @@ async def test_answer_is_private_where_a_middleware_outside_has_handed_on_a_clon
     assert response.headers["Vary"] == "Cookie"
     assert visitor.cookie is not None
     assert await values(storage, visitor.cookie) == {"user_id": "ada"}
+
+
+def test_response_writer_that_takes_no_attributes_breaks_no_request() -> None:
+    """A later aiohttp may have one: then the request itself keeps its sessions."""
+
+    class Writer:
+        __slots__ = ()
+
+    request = make_mocked_request("GET", "/", writer=Writer())
+
+    held = _all_held(request)
+
+    assert held == []
+    assert _all_held(request) is held

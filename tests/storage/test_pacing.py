@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from storage.pacing import CAREFUL, MOST_UNDER_WAY, Pace, idle_seconds
+from storage.pacing import MOST_UNDER_WAY, SUCCESSES_PER_STEP, Pace, idle_seconds
 from tests.storage.simulation import Fixed, Simulation
 
 FIXED = (1, 2, 4, 8, 16, 32)
@@ -185,11 +185,12 @@ def test_limit_grows_by_one_with_every_sixteen_commands_after_one_that_failed() 
 
     assert pace.limit == 1
     limits = []
-    for _ in range(CAREFUL * 21):
+    for _ in range(SUCCESSES_PER_STEP * 21):
         pace.learn(0.005)
         limits.append(pace.limit)
     assert limits == sorted(limits)
-    assert [limits.count(n) for n in range(1, 22)] == [CAREFUL - 1] + [CAREFUL] * 19 + [CAREFUL + 1]
+    step = SUCCESSES_PER_STEP
+    assert [limits.count(n) for n in range(1, 22)] == [step - 1] + [step] * 19 + [step + 1]
 
 
 def test_failed_command_does_not_raise_the_limit_where_one_is_best() -> None:
@@ -197,7 +198,7 @@ def test_failed_command_does_not_raise_the_limit_where_one_is_best() -> None:
     pace = Pace()
 
     pace.fail()
-    for _ in range(CAREFUL * 3):
+    for _ in range(SUCCESSES_PER_STEP * 3):
         pace.learn(0.0001)
 
     assert pace.limit == 1
