@@ -11,7 +11,8 @@ from benchmarks.cache import Cache, find_ms, look
 from tests.waiting import until
 
 SESSIONS = 500
-CACHED = 0.9  # of the documents, and of each index
+# Of the documents, and of each index. What was read from the disk takes 0.57 to 1.3 of its size.
+CACHED = 0.5
 
 
 def test_cache_report_has_documents_and_indexes(mongo_uri: str, database_name: str) -> None:
