@@ -104,13 +104,11 @@ def _loads(peers: Sequence[Peer], results: Results) -> Iterable[str]:
         rows = []
         for peer in peers:
             if seen := results.get((peer.name, load)):
-                times = (
-                    f"{seen.p50_ms:.2f}",
-                    f"{seen.p99_ms:.2f}",
-                    f"{seen.cpu_us:.0f}",
-                    f"{seen.memory_mb:.0f}",
-                )
-                rows.append([peer.title, f"{seen.rate:,.0f}", *times, str(seen.failures)])
+                of_one = f"{seen.p50_ms:.2f}", f"{seen.p99_ms:.2f}", f"{seen.cpu_us:.0f}"
+                if not seen.requests:
+                    of_one = "–", "–", "–"
+                whole = f"{seen.memory_mb:.0f}", str(seen.failures)
+                rows.append([peer.title, f"{seen.rate:,.0f}", *of_one, *whole])
         yield _table(
             ["", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "memory MB", "failures"], rows
         )

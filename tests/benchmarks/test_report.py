@@ -68,6 +68,16 @@ def test_page_lists_every_peer_and_a_dash_without_a_measurement(
     assert "| mongod | 6.0.5 |" in page
 
 
+def test_page_has_dashes_for_a_program_that_answered_nothing(results: Results) -> None:
+    """No answer has no response time, and the processor time cannot be divided by it."""
+    results["redis", READ] = measured(0)
+
+    page = markdown(PEERS, results, {}, {}, FULL)
+
+    assert "| RedisStorage | 0 | – | – | – | 40 | 0 |" in page
+    assert "| RedisStorage | – | – |" in page
+
+
 def test_page_compares_few_connections_and_distant_databases(results: Results) -> None:
     """Each ratio stands beside the 99th percentiles, ours first."""
     results |= {
