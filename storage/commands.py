@@ -117,15 +117,25 @@ async def write_documents(
     """
     if len(writes) == 1:
         return [await _write_one(driver, writes[0], seconds)]
+    kinds = dict.fromkeys(map(type, writes))
+    if len(kinds) > 1:
+        # PyMongo sends a command for each kind anyway. But in a bulk write of several kinds, 4.20
+        # sends the first one only if it has to try twice to get a connection, and raises nothing.
+        outcomes: dict[int, Outcome | BaseException] = {}
+        for kind in kinds:
+            numbers = [number for number, write in enumerate(writes) if type(write) is kind]
+            same = [writes[number] for number in numbers]
+            outcomes.update(zip(numbers, await write_documents(driver, same, seconds), strict=True))
+        return [outcomes[number] for number in range(len(writes))]
     refused, done = await _write_many(driver, writes, seconds)
-    if not refused and done == sum(not isinstance(write, Insert) for write in writes):
+    if done == len(writes):
         return [None] * len(writes)
     for error in refused.values():
         driver.report(error)
     # Of a batch the server only counts what was carried out.
     accepted = [write for number, write in enumerate(writes) if number not in refused]
     there: Mapping[bytes, bytes] | None = None
-    if done != sum(not isinstance(write, Insert) for write in accepted):
+    if done != len(accepted):
         there = await _what_is_there(driver, accepted, seconds)
     return [
         driver.unavailable(refused[number])
@@ -163,7 +173,7 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
 async def _write_many(
     driver: Driver, writes: list[Write], seconds: float
 ) -> tuple[dict[int, WriteError], int]:
-    """Return refused writes by their positions, and how many updates and deletes were done."""
+    """Return refused writes by their positions, and how many were carried out."""
     operations = [write.operation() for write in writes]
     bulk_write = driver.collection.bulk_write
     try:
@@ -176,8 +186,8 @@ async def _write_many(
             entry["index"]: WriteError(entry["errmsg"], entry["code"], entry)
             for entry in details["writeErrors"]
         }
-        return refused, details["nMatched"] + details["nRemoved"]
-    return {}, result.matched_count + result.deleted_count
+        return refused, details["nInserted"] + details["nMatched"] + details["nRemoved"]
+    return {}, result.inserted_count + result.matched_count + result.deleted_count
 
 
 async def _what_is_there(
@@ -205,9 +215,7 @@ async def _what_is_there(
 
 def _outcome(write: Write, there: Mapping[bytes, bytes]) -> Outcome:
     """Tell what became of one write, from what is there afterwards."""
-    if isinstance(write, Insert):
-        return None
-    raw = there.get(write.identifier)
+    raw = None if isinstance(write, Insert) else there.get(write.identifier)
     if raw is None:
         return Missed() if isinstance(write, Update) else None
     try:

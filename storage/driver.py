@@ -19,7 +19,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.asynchronous import client_session as asynchronous_session
 from pymongo.collection import Collection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import NotPrimaryError, OperationFailure, PyMongoError
 from pymongo.synchronous import client_session as synchronous_session
 
 from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of, named
@@ -41,6 +41,8 @@ _SHORTEST_SECONDS = 0.001
 REPORT_SECONDS = 60.0
 # Before the first repetition; twice as long before each further one.
 THROTTLED_PAUSE_SECONDS = 0.05
+# IllegalOperation and NotWritablePrimary.
+_SENT_WRONGLY = 20, 10107
 # For what may take long, such as building an index. To PyMongo, "None" would mean the client's own
 # limit, which is meant for requests.
 _LONGEST_SECONDS = 24 * 3600.0
@@ -128,7 +130,8 @@ class Driver:
     ) -> T:
         """Run one operation in the current task, for ``seconds`` at most (``None``: a day).
 
-        With ``repeat`` it may be called again, where the server refuses it because of its rate.
+        With ``repeat`` it may be called again, where the server has refused it because of its rate,
+        or because of how the driver has sent it.
         Only for callers that nobody cancels. Raises what the driver raises.
         """
         self._counters["commands"] += 1
@@ -138,8 +141,10 @@ class Driver:
         with pymongo.timeout(limit):
             try:
                 return await operation()
-            except OperationFailure as refusal:
-                throttled = repeat and refusal.code == REQUEST_RATE_TOO_LARGE
+            except (OperationFailure, NotPrimaryError) as refusal:
+                if repeat and _was_sent_wrongly(refusal):
+                    return await operation()
+                throttled = repeat and _code_of(refusal) == REQUEST_RATE_TOO_LARGE
                 if not throttled or seconds is None or seconds <= THROTTLED_PAUSE_SECONDS:
                     raise
                 return await _repeated(operation, seconds)
@@ -265,6 +270,23 @@ async def _repeated(operation: Callable[[], Awaitable[T]], seconds: float) -> T:
             # A bulk write has an error of its own, since a part of it was carried out.
             if error.code != REQUEST_RATE_TOO_LARGE or pause >= seconds:
                 raise
+
+
+def _was_sent_wrongly(refusal: OperationFailure | NotPrimaryError) -> bool:
+    """Tell whether PyMongo 4.20 has sent a write as no such server takes it; nothing was written.
+
+    While it waits for a connection the driver may learn that the primary has stepped down. It then
+    sends the write there without a number, and does not repeat it. To a single server it sends a
+    write with a number if its first attempt to get a connection has failed.
+    """
+    return _code_of(refusal) in _SENT_WRONGLY and not refusal.has_error_label("RetryableWriteError")
+
+
+def _code_of(refusal: OperationFailure | NotPrimaryError) -> int | None:
+    if isinstance(refusal, OperationFailure):
+        return refusal.code
+    details = refusal.details
+    return details.get("code") if isinstance(details, Mapping) else None
 
 
 def context_of_request() -> Context:

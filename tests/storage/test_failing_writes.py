@@ -34,6 +34,7 @@ from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
 
 BAD_VALUE = 2
+NOT_WRITABLE_PRIMARY = 10107
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +307,36 @@ async def test_failed_step_of_a_save_leaves_the_session_as_it_was(
         return bool(await collection.count_documents({}) == 1)
 
     await until(deleted_again)
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        pytest.param(lambda s: s.update(a=2), "update", id="in a batch"),
+        pytest.param(lambda s: s.renew(), "findAndModify", id="alone"),
+    ],
+)
+async def test_write_that_the_driver_sends_to_a_former_primary_is_sent_again(
+    change: Callable[[Any], Any],
+    step: str,
+    open_site: OpenSite,
+    make_storage: MakeStorage,
+    faulty_mongod: Mongod,
+) -> None:
+    """PyMongo 4.20 does not repeat it if it has learned of a step-down while it was connecting."""
+    # How soon the driver asks again who is primary: no step-down tells it here.
+    uri = f"{faulty_mongod.uri}/?heartbeatFrequencyMS=500"
+    async with AsyncMongoClient[dict[str, Any]](uri) as client:
+        site = await open_site(make_storage(client["faulty"]["sessions"]))
+        visitor = await site.visitor()
+        await visitor.do(lambda session: session.update(a=1))
+        fail(faulty_mongod, step, error_code=NOT_WRITABLE_PRIMARY)
+        expected = {}
+
+        response = await visitor.do(lambda session: (change(session), expected.update(session)))
+
+        assert response.status == 200
+        assert await visitor.session() == expected
 
 
 async def test_failed_first_save_sends_no_cookie(
