@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import aiohttp_session
@@ -89,7 +88,7 @@ class _RequestSession:
         "stream",
     )  # fmt: skip
 
-    def __init__(self, storage: MongoStorage) -> None:
+    def __init__(self, storage: MongoStorage, *, started: bool) -> None:
         self.storage = storage
         # Whether the answer depends on the session.
         self.asked_for = False
@@ -100,7 +99,7 @@ class _RequestSession:
         # Whether the handler runs: an app inside of another one leaves the saving to that one.
         self.serving = False
         # Whether a response has started: no cookie can follow it.
-        self.started = False
+        self.started = started
         # The stream or WebSocket that has started, as long as the handler runs.
         self.stream: web.StreamResponse | None = None
         self._loaded: MongoSession | None = None
@@ -179,10 +178,24 @@ class _RequestSession:
         request.pop(SESSION_KEY, None)
 
 
-_HELD = web.RequestKey("held", list[_RequestSession])
+class _AllHeld(list[_RequestSession]):
+    """What stands for each storage that serves a request."""
+
+    # Whether a response has started, also one that a middleware outside of the sessions has sent
+    # before a handler asked for a session.
+    started = False
+
+    def note_start(self, *, started: bool) -> None:
+        """Let all know whether a response has started."""
+        self.started = started
+        for held in self:
+            held.started = started
 
 
-def _all_held(request: web.Request) -> list[_RequestSession]:
+_HELD = web.RequestKey("held", _AllHeld)
+
+
+def _all_held(request: web.Request) -> _AllHeld:
     """Return what stands for each storage that serves the request.
 
     With the writer of its response, which the request's clones share: the server prepares the
@@ -191,11 +204,11 @@ def _all_held(request: web.Request) -> list[_RequestSession]:
     such a clone has held is not found.
     """
     attributes: dict[str, Any] | None = getattr(request.writer, "__dict__", None)
-    held: list[_RequestSession]
+    held: _AllHeld
     if attributes is None:
-        held = request.setdefault(_HELD, [])
+        held = request.setdefault(_HELD, _AllHeld())
     else:
-        held = attributes.setdefault("sessions of aiohttp-session-mongostorage", [])
+        held = attributes.setdefault("sessions of aiohttp-session-mongostorage", _AllHeld())
     return held
 
 
@@ -249,12 +262,13 @@ class _Sessions:
             if not outer.saved:
                 outer.forget(request)
             return await _respond_and_save(request, handler, outer)
-        held = _RequestSession(storage)
+        all_held = _all_held(request)
+        held = _RequestSession(storage, started=all_held.started)
         if outer is None or outer is _OUTSIDE:
             request[STORAGE_KEY] = held
-            _all_held(request)[:] = [held]
+            all_held[:] = [held]
             return await _respond_and_save(request, handler, held)
-        _all_held(request).append(held)
+        all_held.append(held)
         if outer is storage:
             # aiohttp-session's own middleware saves, but not before a stream starts.
             return await _respond(request, handler, held)
@@ -284,9 +298,9 @@ class _Sessions:
                 except BaseException:
                     _forget_framing(request)
                     # The hook of an outer app may have noted already that it starts.
-                    _note_start(every_held, started=False)
+                    every_held.note_start(started=False)
                     raise
-        _note_start(every_held, started=True)
+        every_held.note_start(started=True)
         if not isinstance(response, web.Response):
             for held in every_held:
                 if held.storage is storage:
@@ -404,11 +418,6 @@ async def _save(request: web.Request, response: web.StreamResponse, held: _Reque
     held.saved = not has_failed(response)
     if held.stream is not None:
         held.end_stream(request, held.stream)
-
-
-def _note_start(every_held: Iterable[_RequestSession], *, started: bool) -> None:
-    for held in every_held:
-        held.started = started
 
 
 def _unsaved(

@@ -362,8 +362,11 @@ class MongoStorage(AbstractStorage):
         if not session.abandoned and (changed := self._saving.unsaved_changes(session)):
             self._route_warnings.warn(
                 route,
-                "the session was changed after the response had started, and was not saved (%s); "
-                "call save_session(request)",
+                "the session was changed after the response had started, and its last save was cut "
+                "off or failed: the changes may or may not be stored (%s)"
+                if session.may_be_saved
+                else "the session was changed after the response had started, and was not saved "
+                "(%s); call save_session(request)",
                 ", ".join(changed),
             )
 

@@ -136,8 +136,10 @@ class Saving:
         taken = session.take_changes()
         try:
             await self._save_so_far(visit._replace(session=taken))
-        except BaseException:
+        except BaseException as error:
             session.give_back(taken)
+            # What was handed over is completed, or may arrive at MongoDB later.
+            session.may_be_saved |= isinstance(error, asyncio.CancelledError | StorageUnavailable)
             raise
         session.take_over(taken)
 

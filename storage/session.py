@@ -64,6 +64,8 @@ class MongoSession(Session):
     abandoned: bool = False
     ended: bool = False
     touch_failed: bool = False
+    # Whether the last ``save_session`` has ended without an answer of MongoDB.
+    may_be_saved: bool = False
     own_max_age: float | None = None
     # Whether this request has assigned it, also where it is the same as before.
     max_age_assigned: bool = False
@@ -296,6 +298,7 @@ class MongoSession(Session):
 
     def take_over(self, taken: MongoSession) -> None:
         """Note what a save of the changes so far has come to."""
+        self.may_be_saved = False
         self.snapshot, self.sent = taken.snapshot, taken.sent
         self.ended |= taken.ended
         self.abandoned |= taken.abandoned

@@ -6,14 +6,14 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import MongoStorage, save_session, setup
+from storage import MongoStorage, StorageUnavailable, save_session, setup
 from storage.session import MongoSession
 from tests.storage.conftest import Handler, OpenSite, SetUp, Site, Visitor, each_set_up, until
 
@@ -23,6 +23,10 @@ LATE = (
     "(%s); call save_session(request)"
 )
 TEXT = LATE.replace("%s", "GET /{number}", 1)
+UNKNOWN = (
+    "GET /{number}: the session was changed after the response had started, and its last save was "
+    "cut off or failed: the changes may or may not be stored (%s)"
+)
 Change = Callable[[Any], Any]
 
 
@@ -96,6 +100,61 @@ async def test_unsaved_change_of_a_stream_whose_visitor_has_gone_is_a_warning(
         await until(lambda: bool(warnings_of(caplog)))
 
     assert warnings_of(caplog) == [TEXT % "'note'"]
+
+
+async def test_save_of_a_stream_that_was_cancelled_is_stored_and_not_called_lost(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what is known: whether MongoDB carries the save out is not known yet."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        _set(session)
+        saving = asyncio.ensure_future(save_session(request))
+        await asyncio.sleep(0)
+        saving.cancel()
+        await asyncio.wait([saving])
+        return response
+
+    await visitor.do(lambda session: session.update(ADA))
+    await visitor.visit(handler)
+
+    assert (await visitor.session())["note"] == "changed"
+    assert warnings_of(caplog) == [UNKNOWN % "'note'"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "and then carried out"])
+async def test_save_of_a_stream_that_has_failed_is_not_called_lost(
+    *,
+    again: bool,
+    visitor: Visitor,
+    storage: MongoStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It may arrive at MongoDB later. What comes after a save that was carried out is lost."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        _set(session)
+        with monkeypatch.context() as patched, suppress(StorageUnavailable):
+            patched.setattr(storage._driver, "timeout_seconds", -1.0)
+            await save_session(request)
+        if again:
+            await save_session(request)
+            session["cart"].append(2)
+        return response
+
+    await visitor.do(lambda session: session.update(ADA))
+    await visitor.visit(handler)
+
+    # The log may also say why the save has failed.
+    warnings = [line for line in warnings_of(caplog) if line.startswith("GET")]
+    assert warnings == [TEXT % "'cart'" if again else UNKNOWN % "'note'"]
 
 
 @pytest.mark.parametrize("saves", [True, False], ids=["saved", "without a change"])
@@ -280,9 +339,13 @@ async def test_stream_that_says_that_the_app_has_failed_causes_no_warning(
 
 
 class EarlyAnswers:
-    """A middleware that responds before its handlers have finished, and lets them run on."""
+    """A middleware that responds before its handlers have finished, and lets them run on.
 
-    def __init__(self) -> None:
+    With `begin_late` they begin only then, as behind a queue.
+    """
+
+    def __init__(self, *, begin_late: bool = False) -> None:
+        self._begin_late = begin_late
         self.running: list[asyncio.Task[web.StreamResponse]] = []
         self.waiting = asyncio.Event()
         self.released = asyncio.Event()
@@ -292,15 +355,20 @@ class EarlyAnswers:
 
         @web.middleware
         async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-            task = asyncio.ensure_future(handler(request))
             if not request.query:
-                return await task
-            self.running.append(task)
+                return await handler(request)
+            self.running.append(asyncio.ensure_future(self._run(handler, request)))
             await asyncio.wait_for(self.waiting.wait(), 30)
             return web.Response(status=202)
 
         app.middlewares.append(answer)
         setup(app, storage)
+
+    async def _run(self, handler: Handler, request: web.Request) -> web.StreamResponse:
+        if self._begin_late:
+            self.waiting.set()
+            await self.released.wait()
+        return await handler(request)
 
     def handler(self, before: Change, after: Change) -> Handler:
         """Return a handler that changes the session before and after it is released."""
@@ -322,11 +390,21 @@ class EarlyAnswers:
         self.running.clear()
 
 
+begin_late_too = pytest.mark.parametrize(
+    "begin_late", [False, True], ids=["begun before", "begun afterwards"]
+)
+
+
+@begin_late_too
 async def test_handler_that_runs_on_after_a_middleware_has_responded_is_saved(
-    open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+    open_site: OpenSite,
+    storage: MongoStorage,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    begin_late: bool,
 ) -> None:
     """As with a timeout and `asyncio.shield` around it, outside of the sessions."""
-    early = EarlyAnswers()
+    early = EarlyAnswers(begin_late=begin_late)
     visitor = await (await open_site(storage, early.set_up_inside)).visitor()
     await visitor.do(lambda session: session.update(ADA))
     handler = early.handler(_set, lambda session: session["cart"].append(2))
@@ -339,19 +417,27 @@ async def test_handler_that_runs_on_after_a_middleware_has_responded_is_saved(
     assert warnings_of(caplog) == []
 
 
+@begin_late_too
+@pytest.mark.parametrize("stored", [{"cart": [1]}, {}], ids=["stored session", "new session"])
 async def test_sign_in_of_a_handler_whose_response_was_replaced_early_is_a_warning(
-    open_site: OpenSite, storage: MongoStorage, caplog: pytest.LogCaptureFixture
+    *,
+    open_site: OpenSite,
+    storage: MongoStorage,
+    caplog: pytest.LogCaptureFixture,
+    stored: dict[str, Any],
+    begin_late: bool,
 ) -> None:
     """No response can carry the new token: the session stays as it is."""
-    early = EarlyAnswers()
+    early = EarlyAnswers(begin_late=begin_late)
     visitor = await (await open_site(storage, early.set_up_inside)).visitor()
-    await visitor.do(lambda session: session.update(cart=[1]))
+    await visitor.do(lambda session: session.update(stored))
     sign_in = early.handler(lambda session: session.update(user_id=7), len)
 
     await visitor.visit(sign_in, params={"early": "yes"})
     await early.finish()
 
-    assert await visitor.session() == {"cart": [1]}
+    assert await visitor.session() == stored
+    assert await storage.count() == len(stored)
     assert warnings_of(caplog) == [TEXT % "'user_id'"]
 
 

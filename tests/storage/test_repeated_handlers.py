@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -113,3 +114,48 @@ async def test_sign_out_by_a_handler_that_is_called_again_is_carried_out(
     assert await response.text() == "done"
     assert cookie_of(response)["max-age"] == "0"
     assert await collection.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("first_fails", [False, True], ids=["first call ends", "first call fails"])
+async def test_parallel_calls_share_a_session_that_is_saved_with_the_first_one(
+    open_site: OpenSite, storage: MongoStorage, *, first_fails: bool
+) -> None:
+    """A limit: whatever the second call answers, its changes are dropped if the first one fails."""
+    second_has_begun, first_has_ended = asyncio.Event(), asyncio.Event()
+    calls: list[web.Request] = []
+
+    @web.middleware
+    async def call_twice(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.query:
+            return await handler(request)
+        first, second = (asyncio.ensure_future(handler(request)) for _ in range(2))
+        await asyncio.wait([first])
+        first_has_ended.set()
+        return await second if first_fails else first.result()
+
+    async def both(request: web.Request) -> web.StreamResponse:
+        request.app[HANDLERS][request.match_info["number"]] = both
+        calls.append(request)
+        is_first = len(calls) == 1
+        session = await get_session(request)
+        if is_first:
+            session["first"] = True
+            await asyncio.wait_for(second_has_begun.wait(), 30)
+            return _crashes(session) if first_fails else web.Response()
+        session["second"] = True
+        second_has_begun.set()
+        await asyncio.wait_for(first_has_ended.wait(), 30)
+        return web.Response()
+
+    def set_up(app: web.Application, storage: MongoStorage) -> None:
+        app.middlewares.append(call_twice)
+        setup(app, storage)
+
+    visitor = await (await open_site(storage, set_up)).visitor()
+    await visitor.do(lambda session: session.update(n=1))
+
+    response = await visitor.visit(both, params={"twice": "yes"})
+
+    assert response.status == 200
+    changes = {} if first_fails else {"first": True, "second": True}
+    assert await visitor.session() == {"n": 1, **changes}
