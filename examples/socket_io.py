@@ -68,6 +68,8 @@ async def sign_in(request: web.Request) -> web.Response:
 
 async def sign_out_everywhere(request: web.Request) -> web.Response:
     session = await get_session(request)
+    if "user_id" not in session:
+        raise web.HTTPUnauthorized
     await request.app[STORAGE].revoke_owner(session["user_id"])
     return web.Response(text="signed out everywhere\n")
 

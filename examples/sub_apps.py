@@ -26,6 +26,8 @@ async def greet(request: web.Request) -> web.Response:
 
 async def count(request: web.Request) -> web.Response:
     session = await get_session(request)
+    if "user_id" not in session:
+        raise web.HTTPUnauthorized
     session["orders"] = session.get("orders", 0) + 1
     return web.Response(text=f"order {session['orders']} of {session['user_id']}\n")
 

@@ -248,6 +248,22 @@ async def test_sub_app_shares_the_sign_in_of_the_outer_app(serve: Serve) -> None
     assert await (await ada.get("/")).text() == "hello ada\n"
 
 
+@pytest.mark.parametrize(
+    ("example", "path"),
+    [
+        pytest.param(chat, "/sign-out-everywhere", id="chat"),
+        pytest.param(socket_io, "/sign-out-everywhere", id="socket_io"),
+        pytest.param(sub_apps, "/shop/orders", id="sub_apps"),
+        pytest.param(with_security, "/write", id="with_security"),
+    ],
+)
+async def test_what_needs_a_user_refuses_a_stranger(serve: Serve, example: Any, path: str) -> None:
+    """A visitor who is not signed in gets 401, not 500."""
+    stranger = await (await serve(example.make_app))()
+
+    assert (await stranger.post(path)).status == 401
+
+
 async def test_device_list_marks_the_current_device(serve: Serve) -> None:
     """The list marks the device that requests it."""
     browser = await serve(sign_out_everywhere.make_app)

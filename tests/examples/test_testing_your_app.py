@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from mongomock_motor import AsyncMongoMockClient
 from pymongo import AsyncMongoClient
 from pytest_aiohttp import AiohttpClient
 
@@ -20,11 +21,7 @@ from tests.docs.markdown import ROOT
 def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
     """They run with pytest-aiohttp in their own folder."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            # Without this project's own settings, as in a folder of the reader's.
-            *("-c", os.devnull, "--rootdir", ".", "-o", "asyncio_mode=auto", "."),
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=ROOT / "examples" / "testing_your_app",
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MONGO_URI": mongo_uri},
         capture_output=True,
@@ -35,6 +32,19 @@ def test_example_tests_pass_as_a_reader_runs_them(mongo_uri: str) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+
+
+async def test_app_is_tested_without_a_server(aiohttp_client: AiohttpClient) -> None:
+    """mongomock-motor imitates MongoDB in memory."""
+    sessions = AsyncMongoMockClient()["test"]["sessions"]
+    app = make_app(sessions, generate_secret())
+    client = await aiohttp_client(app)
+
+    await give_session(client, app[STORAGE], user_id="ada")
+    signed_in = (await client.get("/profile")).status
+    await client.post("/sign-out")
+
+    assert (signed_in, (await client.get("/profile")).status) == (200, 401)
 
 
 async def test_given_session_works_like_any_other(
