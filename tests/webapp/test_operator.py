@@ -181,7 +181,8 @@ async def test_stats_and_check_say_the_next_step_of_a_rotation(served: Served) -
         assert "Keep the older secrets" in run(rotated, "sessions", "stats")[1]
         assert "put the old secret back behind the new one" in run(too_soon, "check")[1]
         run(rotated, "sessions", "revoke", EMAIL)
-        assert "remove the older ones" in run(rotated, "check")[1]
+        assert "wait a minute and remove the others" in run(rotated, "check")[1]
+        assert "Every session is encrypted with SESSION_SECRET.\n" in run(too_soon, "check")[1]
 
 
 def test_missing_mongodb_is_one_sentence(

@@ -40,8 +40,14 @@ async def stats(app: web.Application) -> Outcome:
 
 def rotation_advice(retired: int, secrets: int) -> str:
     """Say what an operator who rotates the secret should do next."""
+    if retired == 0 and secrets == 1:
+        return "Every session is encrypted with SESSION_SECRET."
     if retired == 0:
-        return "Every session is under the first secret; remove the older ones from SESSION_SECRET."
+        # In the first step of a rotation, the first secret is the old one.
+        return (
+            "Every session is encrypted with the first secret. If that is the new one, wait a minute"
+            " and remove the others from SESSION_SECRET."
+        )
     if secrets > 1:
         return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
     return (
