@@ -13,7 +13,7 @@ from tests.docs.markdown import ROOT, Block, all_blocks, commands
 from webapp.cli.parser import parser
 
 # Other programs that a page may tell its readers to run.
-PROGRAMS = {"curl", "export", "git", "python", ".venv/bin/python", ".venv/bin/pre-commit", "grep"}
+PROGRAMS = {"curl", "echo", "export", "git", "grep", "python", ".venv/bin/python"}
 
 
 def each(language: str) -> pytest.MarkDecorator:

@@ -45,8 +45,8 @@ def rotation_advice(retired: int, secrets: int) -> str:
     if retired == 0:
         # In the first step of a rotation, the first secret is the old one.
         return (
-            "Every session is encrypted with the first secret. If that is the new one, wait a minute"
-            " and remove the others from SESSION_SECRET."
+            "Every session is encrypted with the first secret. If that is the new one, wait a"
+            " minute and remove the others from SESSION_SECRET."
         )
     if secrets > 1:
         return f"Keep the older secrets in SESSION_SECRET: {retired} sessions still need one."
