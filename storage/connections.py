@@ -52,7 +52,7 @@ def watch_session(
     keep_alive: whether the open connection counts as use. Then the session is touched when half of
         its idle timeout has passed.
 
-    Raises ``RuntimeError`` at the begin of the block for a session that is not stored yet.
+    Raises ``RuntimeError`` when the block begins, for a session that is not stored yet.
     """
     _check_request("watch_session", request)
     accepted = "use seconds or a timedelta, from 0.05 to 20 seconds"
