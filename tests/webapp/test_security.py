@@ -94,6 +94,7 @@ async def test_unmet_expectation_is_answered_with_the_headers(client: Client) ->
         pytest.param([("Origin", OTHER)], False, id="another origin"),
         pytest.param([("Origin", "null")], False, id="null"),
         pytest.param([("Origin", "https://[")], False, id="unreadable"),
+        pytest.param([("Origin", "https://xn--a")], False, id="a name that cannot be decoded"),
         pytest.param([("Origin", "https://app.example:port")], False, id="unreadable port"),
         pytest.param([("Origin", SITE)] * 2, False, id="origin twice"),
         pytest.param([], False, id="neither"),

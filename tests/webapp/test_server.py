@@ -15,6 +15,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from tests.processes import free_port
+from tests.webapp.people import PATIENCE_SECONDS
 from webapp import server
 from webapp.app import create_app
 from webapp.config.settings import Config
@@ -244,6 +245,21 @@ async def test_expect_header_that_is_not_utf8_is_417(start: Start) -> None:
     status_line = await reader.readline()
 
     assert status_line.startswith(b"HTTP/1.1 417 ")
+    writer.close()
+    await writer.wait_closed()
+    await serving.end()
+
+
+async def test_target_whose_host_cannot_be_decoded_is_421(start: Start) -> None:
+    """Without that, aiohttp fails, and never answers the request or closes the connection."""
+    serving = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    writer.write(b"GET http://xn--a/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        status_line = await reader.readline()
+
+    assert status_line.startswith(b"HTTP/1.1 421 ")
     writer.close()
     await writer.wait_closed()
     await serving.end()

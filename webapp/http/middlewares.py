@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -111,7 +112,12 @@ async def https_only(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def _target_name(request: web.Request) -> str | None:
-    """Return the host that an absolute-form target names (RFC 9112 3.2.2), None without one."""
-    if request.raw_path.startswith("/") or request.raw_path == "*":
+    """Return the host that an absolute-form target names (RFC 9112 3.2.2), None without one.
+
+    The name is empty when it is malformed, so that it is no host of the app.
+    """
+    target = request.raw_path
+    if target.startswith("/") or target == "*":
         return None
-    return (URL(request.raw_path).host or "").casefold().removesuffix(".")
+    authority = re.split("[/?#]", target.partition("://")[2], maxsplit=1)[0]
+    return host_name_of(authority) or ""

@@ -107,7 +107,8 @@ def handle_unreadable_requests(runner: web.AppRunner, app: web.Application) -> N
 
     def factory(message: RawRequestMessage, payload: Any, protocol: Any, *rest: Any) -> Any:
         if message.method != _METHOD:
-            return make(_with_readable_expectation(message), payload, protocol, *rest)
+            message = _with_relative_url(_with_readable_expectation(message))
+            return make(message, payload, protocol, *rest)
         headers = CIMultiDictProxy(CIMultiDict(message.headers))  # aiohttp puts a plain dict there
         path = protocol.target
         message = message._replace(headers=headers, path=path, url=URL.build(path=path))
@@ -137,3 +138,12 @@ def _with_readable_expectation(message: RawRequestMessage) -> RawRequestMessage:
     headers = CIMultiDict(message.headers)
     headers[hdrs.EXPECT] = "unreadable"
     return message._replace(headers=CIMultiDictProxy(headers))
+
+
+def _with_relative_url(message: RawRequestMessage) -> RawRequestMessage:
+    """Remove the host from the parsed target; `middlewares.allowed_host` reads the target itself.
+
+    aiohttp 3.14 decodes it, and when that fails, as for http://xn--a/, it neither answers the
+    request nor ever closes the connection.
+    """
+    return message._replace(url=message.url.relative()) if message.url.absolute else message
