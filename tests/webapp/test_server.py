@@ -19,10 +19,15 @@ from tests.webapp.people import PATIENCE_SECONDS
 from webapp import server
 from webapp.app import create_app
 from webapp.config.settings import Config
+from webapp.http import slow_clients
 from webapp.http.app_keys import DATABASE, IN_FLIGHT
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
 pytestmark = pytest.mark.usefixtures("_signals_as_before")
+
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STYLE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MORE_THAN_BUFFERS = 100  # answers of 8 KiB; see `_with_small_buffers`
 
 Start = Callable[..., Awaitable["Serving"]]
 
@@ -234,6 +239,70 @@ async def test_start_and_end_are_logged(start: Start, caplog: pytest.LogCaptureF
         "ending: 0 requests in flight",
         "ended",
     ]
+
+
+async def test_connection_whose_head_never_ends_is_closed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line now and then does not keep it; a connection without a request is kept."""
+    monkeypatch.setattr(slow_clients, "HEAD_SECONDS", 0.3)
+    serving = await start()
+    idle_reader, idle = await asyncio.open_connection("127.0.0.1", serving.port)
+    idle.write(HEALTHZ[:-2])
+    reader, slow = await asyncio.open_connection("127.0.0.1", serving.port)
+    slow.write(HEALTHZ)
+    await reader.readuntil(b"alive")  # by now the first head has begun
+    idle.write(HEALTHZ[-2:])
+    await idle_reader.readuntil(b"alive")
+
+    slow.write(HEALTHZ[:-2])
+    received = b""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                slow.write(b"X: y\r\n")
+                with suppress(TimeoutError):
+                    received += await asyncio.wait_for(reader.read(4096), 0.03)
+        idle.write(HEALTHZ)
+        await idle_reader.readuntil(b"alive")
+
+    assert b"HTTP" not in received
+    for writer in (idle, slow):
+        writer.close()
+    await serving.end()
+
+
+async def test_connection_whose_answers_are_not_read_is_closed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads them slowly keeps its connection."""
+    monkeypatch.setattr(slow_clients, "ANSWER_SECONDS", 0.5)
+    serving = await start()
+    reader, reads = await asyncio.open_connection(sock=_with_small_buffers(serving.port))
+    reads.write(STYLE * MORE_THAN_BUFFERS)
+    for _ in range(MORE_THAN_BUFFERS):
+        await reader.readuntil(b"HTTP/1.1 200 ")
+
+    with _with_small_buffers(serving.port) as never_reads:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(never_reads, STYLE * 100_000)
+    reads.write(HEALTHZ)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await reader.readuntil(b"alive")
+
+    reads.close()
+    await serving.end()
+
+
+def _with_small_buffers(port: int) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    # The kernel chooses the buffer of the sender by it: 2.5 MB on this machine otherwise.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    connection.connect(("127.0.0.1", port))
+    connection.settimeout(0)
+    return connection
 
 
 async def test_expect_header_that_is_not_utf8_is_417(start: Start) -> None:

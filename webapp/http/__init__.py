@@ -4,6 +4,7 @@ On the way in:
 
 - `request_id`: the id of a request, and the address that it came from
 - `unreadable`: requests that cannot be parsed
+- `slow_clients`: clients that keep a connection by being slow
 - `proxy`: which forwarded headers are believed
 - `middlewares`: the client's address, allowed hosts, https, and the time limit
 - `cross_site`: which requests may change anything

@@ -24,6 +24,7 @@ from yarl import URL
 from webapp.http.api_prefix import is_api
 from webapp.http.error_pages import problem
 from webapp.http.request_id import identify
+from webapp.http.slow_clients import TimedConnection
 
 # Bytes. Cookies of all apps of a host share one line, and tracing and single sign-on add to it:
 # aiohttp's own limit of 8 KiB is met by browsers in good faith, which nginx lets through (32 KiB).
@@ -46,7 +47,7 @@ _TOO_LONG: Mapping[object, tuple[HTTPStatus, str]] = {  # by the limit that aioh
 _TARGET = re.compile(rb"[A-Z]{1,20} (/[\w/.-]{0,60})")
 
 
-class Connection(web.RequestHandler):
+class Connection(TimedConnection):
     """One connection of aiohttp's server, which answers what cannot be parsed in the app's words.
 
     A class because aiohttp's hook for such answers, `handle_error`, is a method of this one.
