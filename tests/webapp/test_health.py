@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 from aiohttp import web
+from motor.frameworks.asyncio import _EXECUTOR
 
 from storage import generate_secret
 from tests.conftest import NewMongod
@@ -36,6 +40,26 @@ async def test_without_its_database_it_is_alive_and_not_ready(
         back = await client.get("/readyz")
 
     assert (away, back.status) == ([200, 503], 200)
+
+
+async def test_not_ready_is_answered_in_time_while_every_thread_waits_for_mongodb(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes give up after some seconds; a queue of the driver must not delay the answer."""
+    monkeypatch.setattr("webapp.http.health.PING_SECONDS", 0.2)
+    go_on = threading.Event()
+    waiting = [_EXECUTOR.submit(go_on.wait) for _ in range(_EXECUTOR._max_workers)]
+
+    try:
+        async with asyncio.timeout(10):
+            busy = await client.get("/readyz")
+    finally:
+        go_on.set()
+    await asyncio.gather(*map(asyncio.wrap_future, waiting))
+    monkeypatch.undo()
+    idle = await client.get("/readyz")
+
+    assert (busy.status, idle.status) == (503, 200)
 
 
 async def test_health_checks_work_by_address_over_plain_http(make_app: MakeApp) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from aiohttp import hdrs, web
@@ -35,8 +36,10 @@ async def readyz(request: web.Request) -> web.Response:
     if request.app[IN_FLIGHT].draining:
         return web.json_response({"status": "ending"}, status=503)
     try:
-        await ping(request.app[DATABASE], seconds=PING_SECONDS)
-    except PyMongoError:
+        # A ping waits for a thread of Motor first, and all of them may wait for MongoDB.
+        async with asyncio.timeout(PING_SECONDS):
+            await ping(request.app[DATABASE], seconds=PING_SECONDS)
+    except (PyMongoError, TimeoutError):
         return web.json_response({"status": "MongoDB does not answer"}, status=503)
     return web.json_response({"status": "ready"})
 
