@@ -193,6 +193,26 @@ async def test_busiest_address_is_refused_when_it_sends_more() -> None:
     pool.close()
 
 
+async def test_request_that_was_just_cancelled_makes_room_without_an_error() -> None:
+    """It gives its place to another one before it has left the queue."""
+    pool = Passwords(CHEAP, threads=1, most_at_once=3)
+    release = threading.Event()
+    held = asyncio.ensure_future(pool._run(release.wait))
+    stays, leaves = (asyncio.ensure_future(pool.hash("x", "many")) for _ in range(2))
+    await asyncio.sleep(0)
+
+    comes = asyncio.ensure_future(pool.hash("x", "single"))  # asks for its place first
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    release.set()
+
+    assert await comes
+    assert await stays
+    assert leaves.cancelled()
+    await held
+    pool.close()
+
+
 async def test_closing_the_pool_cancels_what_waits() -> None:
     """No request waits for ever for a thread that has ended."""
     pool = Passwords(CHEAP, threads=1)

@@ -110,7 +110,8 @@ class Passwords:
         wanted = _Hash(work, asyncio.get_running_loop().create_future())
         if self._idle:
             self._start(wanted)
-        elif refused := self._waiting.put(address, wanted):
+        elif (refused := self._waiting.put(address, wanted)) and not refused.answer.done():
+            # done: its request was cancelled a moment ago, and has not left the queue yet.
             refused.answer.set_exception(
                 Busy(
                     "Too many people are signing in at this moment, please try again shortly.",
