@@ -163,6 +163,18 @@ async def test_unknown_field_is_refused_by_name(client: Client, name: str, shown
     assert problem["errors"] == [{"field": shown, "detail": "This field is not known here."}]
 
 
+@in_one_app
+async def test_answer_to_thousands_of_unknown_fields_names_ten(one_app: Client) -> None:
+    """Otherwise the answer would be ten times as large as the request."""
+    fields = {f"f{number}": 0 for number in range(5_000)}
+
+    response = await one_app.post("/api/auth/login", json=fields)
+
+    problem = json.loads(await refused(one_app, response, 422))
+    assert [error["field"] for error in problem["errors"][:10]] == list(fields)[:10]
+    assert len(problem["errors"]) == 12  # with the two that are missing
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import TypeVar
 
 from webapp.accounts import password_rules
@@ -16,6 +17,9 @@ from webapp.http.refusals import FieldsRefused
 
 MAX_TEXT_LENGTH = password_rules.MAX_LENGTH
 """Characters in one field; a password is the longest."""
+
+MAX_UNKNOWN_SHOWN = 10
+"""Unknown fields that a refusal names; with thousands it would be many times their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,9 @@ def from_json(kind: type[Form], values: Mapping[str, object]) -> Form:
     An API client that misspells a field must see that. Raises `FieldsRefused`.
     """
     known = {declared.name for declared in fields(kind)}
-    unknown = {
-        _shown(name): "This field is not known here." for name in values if name not in known
-    }
-    return _filled(kind, values, unknown)
+    unknown = islice((name for name in values if name not in known), MAX_UNKNOWN_SHOWN)
+    wrong = {_shown(name): "This field is not known here." for name in unknown}
+    return _filled(kind, values, wrong)
 
 
 def _filled(kind: type[Form], values: Mapping[str, object], wrong: dict[str, str]) -> Form:
