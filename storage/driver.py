@@ -232,7 +232,7 @@ class Driver:
         tasks = self._tasks if drain else self._undrained
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        task.add_done_callback(_retrieve_error)
+        task.add_done_callback(retrieve_error)
         return task
 
     async def drained(self) -> None:
@@ -330,8 +330,11 @@ _TIMEOUTS = _variables_of_timeouts()
 _TIMEOUT = next(iter(_TIMEOUTS))
 
 
-def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    # The caller may have gone; asyncio would report an error that nobody has asked for.
+def retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Take the error of a task that has ended: its caller may have gone.
+
+    asyncio would report an error that nobody has asked for.
+    """
     _ = task.cancelled() or task.exception()
 
 

@@ -18,7 +18,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from storage.causes import CAPPED, TIME_SERIES, UNAUTHORIZED
 from storage.document import OWNER_FIELD, TTL_FIELD
-from storage.driver import Driver
+from storage.driver import Driver, retrieve_error
 from storage.errors import IndexConflict, StorageUnavailable
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class IndexWork:
             self._first_try.clear()
             # In a context of its own: a timeout of the request must not reach it.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
-            self._task.add_done_callback(_retrieve_error)
+            self._task.add_done_callback(retrieve_error)
         return self._task
 
     async def start(self) -> None:
@@ -100,11 +100,6 @@ class IndexWork:
             finally:
                 self._first_try.set()
             await asyncio.sleep(RETRY_SECONDS)
-
-
-def _retrieve_error(task: asyncio.Task[None]) -> None:
-    # The driver has logged it; asyncio would report an error that nobody has asked for.
-    _ = task.cancelled() or task.exception()
 
 
 async def create_indexes(driver: Driver) -> None:

@@ -115,6 +115,7 @@ class _RequestSession:
             except StorageUnavailable:
                 self.failed = True
                 raise
+            self.failed = False
             # A parallel load, or new_session, may have been faster.
             if self._session is None:
                 self._session = loaded
@@ -346,7 +347,7 @@ async def _respond_and_save(
     request: web.Request, handler: Handler, held: _RequestSession
 ) -> web.StreamResponse:
     """Return the handler's response, the session saved with it."""
-    held.serving, held.failed, held.saved = True, False, False
+    held.serving, held.saved = True, False
     try:
         response = await _respond(request, handler, held)
     except web.HTTPException as error:

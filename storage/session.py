@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import cache
 from http.cookies import Morsel
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType
 
 from aiohttp import web
@@ -53,7 +54,7 @@ class MongoSession(Session):
 
     invalidated: bool = False
     renewal_wanted: bool = False
-    # How long the token before the renewal opens the session.
+    # How long the token before the renewal opens the session; of no meaning without a renewal.
     grace_ms: int = 0
     # Whether the request has reached it by a forward: then it gets no cookie of it, since anyone
     # who has the old token must not get the new one.
@@ -79,7 +80,6 @@ class MongoSession(Session):
     _removed = False
     # Of the request, for the log.
     route: str = ""
-    _identity_refused: ClassVar = False
 
     def __init__(
         self,
@@ -167,10 +167,10 @@ class MongoSession(Session):
         return moves or storage.needs_touch(self)
 
     @_changed.setter
-    def _changed(self, changed: bool) -> None:
-        if changed and not self._written:
+    def _changed(self, _changed: bool) -> None:
+        # By changed() and invalidate() of aiohttp-session, which know no other value than true.
+        if not self._written:
             self._note_first_write()
-        self._written = changed
 
     @property
     def written(self) -> bool:
@@ -182,12 +182,7 @@ class MongoSession(Session):
 
         A token that somebody knows in advance is session fixation.
         """
-        if not MongoSession._identity_refused:
-            MongoSession._identity_refused = True
-            logger.warning(
-                "session.set_new_identity: tokens are drawn at random, the given identity is not "
-                "used; the session gets a new token; call renew_session(request) instead"
-            )
+        warn_of_given_identity()
         self.renew()
 
     def __repr__(self) -> str:
@@ -332,13 +327,19 @@ class MongoSession(Session):
     def _clear_marks(self) -> None:
         self.assigned.clear()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
-        self.grace_ms = 0
         self._written = self._removed = False
 
 
-_MARKS = (
-    "invalidated", "renewal_wanted", "max_age_assigned", "grace_ms", "_written", "_removed",
-)  # fmt: skip
+_MARKS = ("invalidated", "renewal_wanted", "max_age_assigned", "_written", "_removed")
+
+
+@cache
+def warn_of_given_identity() -> None:
+    """Say once in a process that the identity of an app is not used."""
+    logger.warning(
+        "session.set_new_identity: tokens are drawn at random, the given identity is not "
+        "used; the session gets a new token; call renew_session(request) instead"
+    )
 
 
 class _OutlivingSession(MongoSession):

@@ -18,6 +18,7 @@ from tests.breaks import (
     Coverage,
     Measured,
     Places,
+    files_that_name,
 )
 
 
@@ -109,6 +110,21 @@ def test_place_that_runs_at_import_is_for_the_tests_of_its_module_too(tmp_path: 
 
     assert found["1"] == ["tests/storage/test_it.py::test_number", other]
     assert found["f()"] == [other]
+
+
+@pytest.mark.parametrize(
+    ("module", "file"),
+    [
+        pytest.param("causes", "tests/docs/test_troubleshooting.py", id="among several names"),
+        pytest.param("indexes", "tests/storage/test_causes.py", id="as text"),
+        pytest.param("watching", "tests/storage/test_watches.py", id="beside others"),
+        pytest.param("causes", "tests/storage/test_causes.py", id="with its own names"),
+    ],
+)
+def test_files_that_import_a_module_are_found(module: str, file: str) -> None:
+    """However they write it; a file that does not is none of them."""
+    assert file in files_that_name(module)
+    assert "tests/storage/test_pacing.py" not in files_that_name(module)
 
 
 def test_few_tests_are_the_quickest_and_the_quickest_of_each_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pymongo import AsyncMongoClient
 
 from storage import MongoStorage, generate_secret, setup
 from storage.sealing import Keyring
-from storage.session import MongoSession
+from storage.session import warn_of_given_identity
 from tests.processes import free_port
 from tests.storage.conftest import (
     SECRET,
@@ -39,8 +39,8 @@ GIVEN = generate_secret()
 
 
 @pytest.fixture(autouse=True)
-def _first_identity_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MongoSession, "_identity_refused", False)
+def _first_identity_of_a_process() -> None:
+    warn_of_given_identity.cache_clear()
 
 
 # session.set_new_identity

@@ -12,7 +12,8 @@ import pytest
 from pymongo import _csot
 from pymongo.errors import OperationFailure
 
-from storage import MongoStorage, StorageUnavailable
+from storage import MongoStorage, StorageUnavailable, driver
+from storage.causes import REQUEST_RATE_TOO_LARGE
 from storage.driver import Driver
 from tests.storage.conftest import until
 
@@ -119,6 +120,24 @@ async def test_drained_does_not_wait_for_a_call_without_a_deadline(mongodb: Driv
     assert not counting.done()
     operation.go.set()
     assert await counting == "done"
+
+
+@pytest.mark.parametrize(("pauses", "calls"), [(1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (8, 4)])
+async def test_throttled_command_is_repeated_after_pauses_that_double_while_there_is_time(
+    mongodb: Driver, monkeypatch: pytest.MonkeyPatch, pauses: int, calls: int
+) -> None:
+    """After one pause, then two and four; none begins that would take all of the time left."""
+    monkeypatch.setattr(driver, "THROTTLED_PAUSE_SECONDS", 1 / 1024)
+    called = []
+
+    async def refused() -> None:
+        called.append(None)
+        raise OperationFailure("too many", REQUEST_RATE_TOO_LARGE)
+
+    with pytest.raises(OperationFailure):
+        await mongodb.send(refused, pauses / 1024)
+
+    assert len(called) == calls
 
 
 async def test_failure_after_the_deadline_is_not_reported_by_asyncio(

@@ -141,6 +141,23 @@ async def test_request_that_a_middleware_repeats_after_a_503_is_saved(
     assert "could not be loaded" not in caplog.text
 
 
+async def test_load_that_a_handler_tries_again_is_no_warning_for_its_route(
+    site: Site, faulty_mongod: Mongod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answer knows the session."""
+    visitor = await site.visitor()
+    await visitor.do(lambda session: session.update(n=1))
+    fail(faulty_mongod, "find", error_code=BAD_VALUE)
+
+    async def handler(request: web.Request) -> web.Response:
+        with pytest.raises(StorageUnavailable):
+            await get_session(request)
+        return web.json_response(dict(await get_session(request)))
+
+    assert await (await visitor.visit(handler)).json() == {"n": 1}
+    assert "could not be loaded" not in caplog.text
+
+
 async def test_renewal_that_a_failover_may_undo_is_a_503_without_a_cookie(
     site: Site, faulty_mongod: Mongod
 ) -> None:

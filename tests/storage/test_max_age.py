@@ -275,7 +275,7 @@ async def test_wrong_max_age_is_refused_by_name_where_it_is_assigned(
     before = await collection.find_one({})
     visiting = await load(storage, cookie)
 
-    with pytest.raises(error, match=r"^session\.max_age: .*use seconds"):
+    with pytest.raises(error, match=r"^session\.max_age: .*; use seconds \(a number above zero\)"):
         visiting.session.max_age = value
     await visiting.save()
 

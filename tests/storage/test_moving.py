@@ -21,7 +21,6 @@ from pytest_aiohttp.plugin import AiohttpClient
 from redis.asyncio import Redis
 
 from storage import MongoStorage, StorageUnavailable, moving, renew_session, setup
-from storage.moving import LATE_MS
 from tests.processes import free_port
 from tests.storage.conftest import (
     Clock,
@@ -204,7 +203,7 @@ async def test_old_session_has_ended_for_a_visitor_who_kept_its_cookie(
     kept = cookies(before)
     await (await browse(storage)).session()
     thief = await browse(storage, CookieJar(unsafe=True))
-    clock.advance(LATE_MS / 1000)
+    clock.advance(60)
 
     send(thief, **kept)
 
@@ -902,6 +901,27 @@ async def test_changes_of_a_session_that_stays_are_saved_in_the_old_storage(
     changed = expected != {"n": []}
     assert own.saves - saves == changed
     assert [line.partition("=")[0] for line in set_cookie_of(answer)] == [name] * changed
+
+
+async def test_session_that_stays_and_is_saved_by_hand_is_saved_once(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """The answer has nothing left to save in the old storage."""
+    storage = make_storage(moving_from=own)
+    await sign_in(await browse(own), since=SINCE, n=1)
+    visitor = await browse(storage)
+    saves = own.saves
+
+    async def save_by_hand(request: web.Request) -> web.Response:
+        session, response = await get_session(request), web.Response()
+        session["n"] = 2
+        await storage.save_session(request, response, session)
+        return response
+
+    await visitor.visit(save_by_hand)
+
+    assert own.saves - saves == 1
+    assert own.sessions == [{"since": SINCE, "n": 2}]
 
 
 async def test_session_that_stays_moves_once_the_app_has_replaced_the_value(

@@ -430,6 +430,33 @@ async def test_watched_connection_follows_a_renewal_for_longer_than_a_minute(
         assert await values(storage, new) == {**dict(late.session), "step": 2}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda session: session.update(step=2), id="a value"),
+        pytest.param(lambda session: session.renew(), id="a new token"),
+        pytest.param(lambda session: session.update(user_id=8), id="another owner"),
+    ],
+)
+async def test_every_further_save_of_a_session_that_has_ended_says_so(
+    change: Callable[[Any], Any], storage: MongoStorage, log: CommandLog
+) -> None:
+    """Whatever it would save; MongoDB is not asked again."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    await storage.clear()
+    begun.session["step"] = 1
+    with pytest.raises(SessionEnded):
+        await save_session(begun.request)
+    log.commands.clear()
+
+    change(begun.session)
+    with pytest.raises(SessionEnded):
+        await save_session(begun.request)
+
+    assert log.commands == []
+
+
 @pytest.mark.parametrize(("seconds", "saved"), [(59, True), (60, False)])
 async def test_unwatched_connection_saves_for_a_minute_after_a_renewal(
     storage: MongoStorage, make_storage: MakeStorage, clock: Clock, seconds: int, *, saved: bool

@@ -10,13 +10,15 @@ import pytest
 from aiohttp import web
 from aiohttp_session import get_session, new_session
 
-from storage import generate_secret
+from storage import MongoStorage, generate_secret
 from tests.storage.conftest import (
     Clock,
     MakeStorage,
     OpenSite,
+    SetUp,
     Site,
     Visitor,
+    each_set_up,
     every_driver,
     set_cookie_of,
 )
@@ -218,8 +220,12 @@ async def test_new_session_that_is_emptied_logs_out(
     assert await collection.count_documents({}) == 0
 
 
-async def test_parallel_get_session_calls_return_one_object(visitor: Visitor) -> None:
+@each_set_up
+async def test_parallel_get_session_calls_return_one_object(
+    set_up: SetUp, open_site: OpenSite, storage: MongoStorage
+) -> None:
     """Changes of two tasks of one request are saved together."""
+    visitor = await (await open_site(storage, set_up)).visitor()
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def handler(request: web.Request) -> web.Response:

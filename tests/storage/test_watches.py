@@ -535,6 +535,18 @@ async def test_short_idle_timeout_is_looked_at_in_time(
         assert list(storage._watches._due_at) == [0.5]
 
 
+async def test_next_look_is_not_more_than_one_interval_away(storage: MongoStorage) -> None:
+    """For the first connection, and for one that comes while others are watched."""
+    one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+
+    async with watch_session(one.request, 20), watch_session(two.request, 10):
+        now = asyncio.get_running_loop().time()
+        due_at = dict(storage._watches._due_at)
+
+    assert sorted(due_at) == [10, 20]
+    assert [every for every, at in due_at.items() if not now < at <= now + every] == []
+
+
 async def test_absolute_timeout_ends_a_watched_session(
     make_storage: MakeStorage, clock: Clock
 ) -> None:
