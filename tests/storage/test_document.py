@@ -116,6 +116,17 @@ WRONG: dict[str, list[Any]] = {
     "label": ["text", 7, {}],
     "values": [None, {}, [], "text", {"a": "text"}, {"a": None}, {"a": b"fine", "b": {}}],
 }
+REASONS = {
+    "_id": "its field '_id' is not binary of 32 bytes",
+    "key_id": "its field 'key_id' is not binary of 4 bytes",
+    "later_key_ids": "its field 'later_key_ids' is not a list of binary",
+    "persistent": "its field 'persistent' is not true or false",
+    "label": "its field 'label' is not binary",
+    "owner": "its field 'owner' is not binary of 16 bytes",
+    "max_age": "its field 'max_age' is neither null nor an accepted number of seconds",
+    "values": "(its field|a field of its) 'values' is not (a document of sealed values|binary)",
+}
+DATE = "its field '{}' is not a date( of this age)?"
 CASES = [(field, value) for field, values in WRONG.items() for value in values]
 
 
@@ -124,7 +135,7 @@ CASES = [(field, value) for field, values in WRONG.items() for value in values]
 )
 def test_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
     """The log names the field, and does not show its value."""
-    with pytest.raises(Unreadable, match=f"'{field}'"):
+    with pytest.raises(Unreadable, match=f"^{REASONS.get(field, DATE).format(field)}$"):
         read({**build(STORED, VALUES), field: value})
 
 
@@ -137,7 +148,7 @@ def test_missing_field_is_refused_by_name(field: str) -> None:
     document = build(STORED, VALUES)
     del document[field]
 
-    with pytest.raises(Unreadable, match=f"'{field}'"):
+    with pytest.raises(Unreadable, match=f"^{REASONS.get(field, DATE).format(field)}$"):
         read(document)
 
 

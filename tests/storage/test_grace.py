@@ -80,7 +80,7 @@ async def test_wrong_grace_is_refused_by_name(
     await visitor.do(lambda session: session.update(ADA))
 
     async def renew(request: web.Request) -> web.Response:
-        with pytest.raises(error, match=r"grace: .* use seconds or a timedelta, from 0 to 60"):
+        with pytest.raises(error, match=r"^grace: .*; use seconds or a timedelta, from 0 to 60"):
             await renew_session(request, grace=grace)
         return web.Response()
 

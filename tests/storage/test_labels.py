@@ -188,6 +188,7 @@ async def test_login_succeeds_when_describe_raises(
     assert response.status == 200
     assert len(set_cookie_of(response)) == 1
     assert await labels(storage) == [""]
+    assert caplog.messages == ["describe failed; no label is written"]
     assert ["describe" in line.getMessage() for line in caplog.records] == [True]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -270,6 +271,7 @@ async def test_watch_goes_on_without_mongodb_and_says_so_once(
     make_storage: MakeStorage, server: Mongod, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also one that begins meanwhile; an end is noticed once MongoDB answers again."""
+    caplog.set_level(logging.INFO, "storage.watching")
     storage = make_storage(operation_timeout=0.1)
     cookies = await stored(make_storage(), 2)
     begun = [await load(make_storage(), cookie) for cookie in cookies]
@@ -293,10 +295,12 @@ async def test_watch_goes_on_without_mongodb_and_says_so_once(
         before, warned = looks(), said()
         await until(lambda: looks() >= before + 3)
         assert said() == warned
-        assert "connections stay open meanwhile: " in warned[-1]
+        away = "watched sessions: they cannot be looked at, and connections stay open meanwhile: "
+        assert warned[-1].startswith(f"{away}MongoDB ")
         places = list(storage._watches._places.values())
         assert [watch._entered for place in places for watch in place.watches] == [True, True]
     await until(lambda: not storage._watches._away)
+    assert "watched sessions: MongoDB answers again" in caplog.messages
     assert not any(task.done() for task in tasks)
     assert await make_storage(operation_timeout=10).clear() == 2
     ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from storage.driver import READ_AT_ONCE
 from storage.session import MongoSession
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import Clock, MakeStorage, every_driver, real_drivers
-from tests.storage.direct import load, values, visit
+from tests.storage.direct import id_of, load, values, visit
 
 OWNER = "ada"
 
@@ -37,9 +38,10 @@ async def count(storage: MongoStorage, owner: str = OWNER) -> int:
 
 @every_driver
 async def test_sign_in_beyond_the_limit_ends_the_least_recently_used_session(
-    make_storage: MakeStorage, clock: Clock
+    make_storage: MakeStorage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not the oldest one: it was used after the second one was."""
+    """Not the oldest one: it was used after the second one was. A line of the log says so."""
+    caplog.set_level(logging.INFO, "storage")
     storage = make_storage(max_sessions_per_owner=2, max_age=1200)
     first = await sign_in(storage)
     clock.advance(100)
@@ -51,6 +53,7 @@ async def test_sign_in_beyond_the_limit_ends_the_least_recently_used_session(
     third = await sign_in(storage)
 
     assert await signed_in(storage, first, second, third) == [True, False, True]
+    assert caplog.messages == [f"session {id_of(third).hex()[:8]} is new; 1 of its owner ended"]
 
 
 @every_driver

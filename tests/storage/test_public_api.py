@@ -20,6 +20,7 @@ import storage
 from storage import (
     IndexConflict,
     MongoStorage,
+    SessionEnded,
     SessionNotSerializable,
     SessionTooLarge,
     StorageError,
@@ -148,6 +149,8 @@ def test_errors_have_one_base_and_unavailability_is_a_response() -> None:
     assert unavailable.text == (
         "The session store does not answer at the moment; please try again."
     )
+    assert str(unavailable) == "MongoDB did not answer in time"
+    assert str(SessionEnded()) == "the session has ended: revoked, signed out, deleted or expired"
 
 
 def test_generated_secrets_are_text_that_is_accepted_and_never_repeat(collection: Any) -> None:

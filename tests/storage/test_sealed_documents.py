@@ -189,8 +189,10 @@ async def test_session_given_to_another_owner_ends(site: Site, collection: Any) 
     assert await ada.session() == {}
 
 
-async def test_session_whose_owner_was_removed_ends(visitor: Visitor, collection: Any) -> None:
-    """Without the hash of its owner it would survive "sign out everywhere"."""
+async def test_session_whose_owner_was_removed_ends(
+    visitor: Visitor, collection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the hash of its owner it would survive "sign out everywhere"; the log says so."""
     await visitor.do(lambda session: session.update(user_id="ada"))
     document = await only_document(collection)
     del document["owner"]
@@ -198,6 +200,8 @@ async def test_session_whose_owner_was_removed_ends(visitor: Visitor, collection
     await put(collection, document)
 
     assert await visitor.session() == {}
+    (message,) = caplog.messages
+    assert message.endswith(" is not readable: its field 'owner' does not belong to its values")
 
 
 async def test_anonymous_session_that_was_given_an_owner_ends(

@@ -25,10 +25,14 @@ STRONG = "9f3c1e7ab04d5826c7e1f09b3a5d4c8281b6f7e0d9c3a4251670f8e9d2b5c4a3"
         pytest.param(bytes(range(31)), "has 31 bytes, fewer than 32", id="31 bytes"),
         pytest.param("a" * 64, "distinct characters", id="one character"),
         pytest.param("0123456" * 9 + "0", "distinct characters", id="seven characters"),
-        pytest.param("abcdefgh" * 4, "short block repeated", id="a block four times"),
-        pytest.param("abcdefghi" * 4 + "ab", "short block repeated", id="cut within a block"),
-        pytest.param("change-me-please" * 2, "short block repeated", id="a phrase twice"),
-        pytest.param(STRONG * 2, "short block repeated", id="a strong one twice"),
+        pytest.param("abcdefgh" * 4, "1 is a short block repeated; use", id="a block four times"),
+        pytest.param(
+            "abcdefghi" * 4 + "ab", "1 is a short block repeated; use", id="cut within a block"
+        ),
+        pytest.param(
+            "change-me-please" * 2, "1 is a short block repeated; use", id="a phrase twice"
+        ),
+        pytest.param(STRONG * 2, "1 is a short block repeated; use", id="a strong one twice"),
     ],
 )
 def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: str) -> None:

@@ -80,7 +80,8 @@ async def test_second_set_up_of_an_app_is_refused(
     setup(app, storage)
 
     with pytest.raises(
-        RuntimeError, match=r"has sessions already; call setup\(app, storage\) once"
+        RuntimeError,
+        match=r"^setup: this app has sessions already; call setup\(app, storage\) once",
     ):
         setup(app, storage if same else make_storage())
 
@@ -93,7 +94,7 @@ async def test_set_up_after_that_of_aiohttp_session_is_refused(storage: MongoSto
     aiohttp_session.setup(app, storage)
 
     with pytest.raises(
-        RuntimeError, match=r"aiohttp_session\.setup was called .*; remove that call"
+        RuntimeError, match=r"^setup: aiohttp_session\.setup was called .*; remove that call"
     ):
         setup(app, storage)
 
@@ -111,7 +112,7 @@ async def test_set_up_of_a_sub_app_that_was_added_is_refused(storage: MongoStora
     app, sub_app = _app(), _app()
     app.add_subapp("/sub", sub_app)
 
-    with pytest.raises(RuntimeError, match="or was added to another one"):
+    with pytest.raises(RuntimeError, match=r"^setup: the app runs, or was added to another one"):
         setup(sub_app, storage)
 
 
@@ -238,7 +239,7 @@ async def test_app_that_is_started_again_gets_its_storage_back(
 
     for _ in range(3):
         assert await _visit_twice(app) == [1, 2]
-        with pytest.raises(RuntimeError, match="closed by aclose"):
+        with pytest.raises(RuntimeError, match=r"^this MongoStorage was closed by aclose"):
             await storage.count()
 
     assert await collection.count_documents({}) == 3
@@ -252,7 +253,7 @@ async def test_storage_that_the_app_has_closed_itself_stays_closed(storage: Mong
 
     runner = web.AppRunner(app)
 
-    with pytest.raises(RuntimeError, match="closed by aclose"):
+    with pytest.raises(RuntimeError, match=r"^this MongoStorage was closed by aclose"):
         await runner.setup()
 
 

@@ -222,6 +222,7 @@ async def test_request_is_answered_with_401_when_its_session_ends_before_the_ans
     response = await visitor.visit(handler)
 
     assert response.status == 401
+    assert await response.text() == "The session has ended; sign in again."
     assert response.headers.getall("Set-Cookie", []) == []
 
 
@@ -448,7 +449,7 @@ async def test_session_that_is_not_stored_cannot_be_watched(storage: MongoStorag
     """There is nothing to look at."""
     begun = await load(storage)
 
-    with pytest.raises(RuntimeError, match="not stored yet"):
+    with pytest.raises(RuntimeError, match=r"^watch_session: the session is not stored yet"):
         async with watch_session(begun.request):
             raise AssertionError
 
@@ -472,7 +473,7 @@ async def test_wrong_argument_of_a_watch_is_refused_by_name(
     """At the call, before anything is looked at."""
     request = (await load(storage)).request
 
-    with pytest.raises(kind, match=named):
+    with pytest.raises(kind, match=f"{named}.*; use (seconds or a timedelta, from 0.05|True|the)"):
         watch_session(**{"request": request, **arguments})
 
 
