@@ -107,6 +107,8 @@ async def serve(
         access_log=ACCESS,
         max_field_size=LONGEST_HEADER,
         max_line_size=LONGEST_REQUEST_LINE,
+        # The body of a refused request is skipped, and 64 KiB of it could be 64 MB to decompress.
+        auto_decompress=False,
     )
     try:
         await runner.setup()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -303,6 +304,23 @@ def _with_small_buffers(port: int) -> socket.socket:
     connection.connect(("127.0.0.1", port))
     connection.settimeout(0)
     return connection
+
+
+async def test_refused_body_is_skipped_without_decompressing_it(start: Start) -> None:
+    """A body that cannot be decompressed shows it: the next request of the connection is served."""
+    serving = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    writer.write(
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 15\r\n\r\nthis is no gzip" + HEALTHZ
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answers = await reader.readuntil(b"alive")
+
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"403", b"200"]
+    writer.close()
+    await serving.end()
 
 
 async def test_expect_header_that_is_not_utf8_is_417(start: Start) -> None:

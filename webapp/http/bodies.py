@@ -1,7 +1,7 @@
 """How a request body becomes fields.
 
-Pages accept forms and the API accepts JSON, as valid UTF-8, with every field once.  Everything
-else is refused with a sentence, never a traceback.
+Pages accept forms and the API accepts JSON, as valid UTF-8, not compressed, with every field once.
+Everything else is refused with a sentence, never a traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from webapp.http.refusals import UnreadableBody, WrongMediaType
 
@@ -18,6 +18,9 @@ MAX_FORM_FIELDS = 32
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
+IDENTITY = "identity"
+# RFC 9110 15.5.16: it says which content codings are accepted instead.
+_NO_COMPRESSION = {"Accept-Encoding": IDENTITY}
 
 
 async def form_fields(request: web.Request) -> dict[str, object]:
@@ -55,6 +58,8 @@ async def json_fields(request: web.Request) -> dict[str, object]:
 async def _text(request: web.Request, media_type: str, wanted: str) -> str:
     if request.content_type != media_type:
         raise WrongMediaType(wanted)
+    if request.headers.get(hdrs.CONTENT_ENCODING, IDENTITY).casefold() != IDENTITY:
+        raise WrongMediaType("Send the body without compression.", headers=_NO_COMPRESSION)
     try:
         body = await request.read()
         # Whatever charset the header names: WHATWG forms and RFC 8259 JSON are UTF-8.
