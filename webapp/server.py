@@ -141,7 +141,8 @@ def _listen(config: Config) -> socket.socket:
             dualstack_ipv6=config.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        # `create_server` adds the address, which the sentence names already.
+        reason = (error.strerror or type(error).__name__).partition(" (while")[0]
         raise PortRefused(
             f"PORT: {config.host} port {config.port} cannot be opened ({reason.lower()});"
             " stop the program that uses it, or set another PORT or HOST"
