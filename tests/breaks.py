@@ -43,9 +43,6 @@ SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")  # as
 
 # Breaks that change nothing which anybody could observe: file, what was there, what it became.
 MEANINGLESS: Mapping[tuple[str, str, str], str] = {
-    ("storage/cache.py", "4096", "(4097)"): (
-        "How much memory the cache takes, to a thousandth: both numbers are round."
-    ),
     ("storage/batching.py", "8", "(9)"): (
         "What a busy event loop spends on others' commands: an eighth and a ninth are both little."
     ),
