@@ -42,10 +42,10 @@ def watch_session(
     """Return an ``async with`` block that is left when the request's session ends.
 
     It works like ``asyncio.timeout``: when the session was revoked, signed out or deleted, or has
-    expired, the block is cancelled and leaves as ``SessionEnded``. Where nobody catches that,
-    ``setup`` closes the connection. A renewal is followed as long as the owner stays; nobody's
-    session ends for its watch when somebody signs in. While MongoDB does not answer, the block
-    goes on. All watches share their finds, which read dates and owners alone.
+    expired, the block is cancelled and leaves as ``SessionEnded``. If you do not catch it,
+    ``setup`` closes the connection. The block goes on after a renewal as long as the owner stays,
+    and while MongoDB does not answer; that of a session without an owner ends when somebody signs
+    in. All watches share their finds, which read dates and owners alone.
 
     every: seconds (or a ``timedelta``) from 0.05 to 20 until an end in another process is noticed.
         One in this process is noticed at once. It looks once when the block begins.

@@ -41,8 +41,8 @@ class StorageUnavailable(StorageError, web.HTTPServiceUnavailable):
 class SessionEnded(StorageError):
     """The session was revoked, signed out or deleted, or it has expired.
 
-    Raised by ``save_session``, which has written nothing, and by ``watch_session``. Where nobody
-    catches it, ``setup`` closes the stream or the WebSocket, or answers 401 if there is none yet.
+    Raised by ``save_session``, which has written nothing, and by ``watch_session``. If you do
+    not catch it, ``setup`` closes the stream or the WebSocket, or answers 401 if there is none yet.
     """
 
     def __init__(self) -> None:

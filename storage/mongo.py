@@ -85,11 +85,11 @@ class MongoStorage(AbstractStorage):
             of them open. ``generate_secret()`` makes one.
         max_age: the idle timeout in seconds, and the cookie's Max-Age; 14 days by default.
             ``None``: the cookie ends with the browser, the session after 14 idle days.
-        absolute_timeout: seconds from creation or sign-in to the end, however active; ``None``: no
-            such end.
+        absolute_timeout: seconds from creation or sign-in to the end, also if the session is in
+            use; ``None``: no such end.
         touch_interval: seconds between two writes that only record activity; ``None``: one hour.
             The longest is a twentieth of a session's idle timeout.
-        owner_key: the session key whose value says whose session it is; ``None``: no owners.
+        owner_key: the session key whose value is the owner of the session; ``None``: no owners.
         describe: called with the request to name the device for ``sessions()``.
         max_bytes: the most that one session's sealed values may take, up to 4 MiB.
         max_sessions_per_owner: whole number above 0. A sign-in beyond it ends the owner's least
@@ -97,8 +97,8 @@ class MongoStorage(AbstractStorage):
         operation_timeout: seconds that one load or one save may wait for MongoDB.
         cookie_name, domain, path, secure, httponly, samesite: the cookie's attributes
             (RFC 6265bis); ``secure=None`` means "Secure when the request came over https".
-        partitioned: let browsers keep the cookie in pages of other sites, for each site apart
-            (CHIPS); needs Secure and ``samesite="None"``.
+        partitioned: let browsers keep the cookie in pages of other sites, separately for each
+            site (CHIPS); needs Secure and ``samesite="None"``.
         encoder, decoder: from a value to text or bytes, and back.
         moving_from: the storage that the app used before. A visitor who comes with a session of
             that storage gets a new one here with the same values, and the old one ends.
@@ -391,8 +391,8 @@ class MongoStorage(AbstractStorage):
     async def sessions(self, owner: object) -> AsyncGenerator[SessionInfo, None]:
         """Yield the active sessions of an owner (compared as text), newest activity first.
 
-        They are read in batches. A caller that wants only the first ones may stop early, and then
-        closes the generator, as ``contextlib.aclosing`` does.
+        They are read in batches. Close the generator if you stop early, as ``contextlib.aclosing``
+        does.
         """
         self._driver.check_open()
         async with aclosing(self._owners.sessions(owner, self._now_ms())) as found:
@@ -411,7 +411,7 @@ class MongoStorage(AbstractStorage):
     async def revoke_owner(self, owner: object, keep: Session | None = None) -> int:
         """Delete all sessions of an owner except the session ``keep``; return how many.
 
-        ``keep`` stays too where it was renewed after it was loaded.
+        ``keep`` stays also if another request has renewed it since it was loaded.
 
         Raises ``TypeError`` for a ``keep`` that is no session of a ``MongoStorage``, such as a
         handle.
@@ -481,7 +481,7 @@ class MongoStorage(AbstractStorage):
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Ever-growing integers, read-only, since this storage was made."""
+        """Read-only numbers that only increase, from 0 when this storage was made."""
         return MappingProxyType(self._counters)
 
     @property

@@ -356,15 +356,15 @@ class _OutlivingSession(MongoSession):
 async def renew_session(request: web.Request, grace: float | timedelta = 0) -> MongoSession:
     """Give the request's session a new token when it is saved; its values stay.
 
-    The old token is dead once the new one is saved. Call it whenever what a visitor may do changes
-    (OWASP ASVS 5.0 7.2.4); a change of owner renews without it. Returns the session.
+    The old token opens nothing once the new one is saved. Call it when the rights of a visitor
+    change (OWASP ASVS 5.0 7.2.4); a change of owner needs no call. Returns the session.
 
     grace: seconds (or a ``timedelta``) from 0 to 60 in which the old token still opens the session,
         for tokens that are renewed periodically while a page sends many requests. Such a request
         never gets the new token. Without effect where the owner changes; a sign-out, a sign-in and
         a revoke end it at once.
 
-    Raises ``TypeError`` when the app keeps its sessions elsewhere.
+    Raises ``TypeError`` if the app has another storage.
     """
     grace_ms = checked_grace(grace)
     session = await get_session(request)
