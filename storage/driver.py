@@ -45,7 +45,7 @@ THROTTLED_PAUSE_SECONDS = 0.05
 _SENT_WRONGLY = 20, 10107
 # For what may take long, such as building an index. To PyMongo, "None" would mean the client's own
 # limit, which is meant for requests.
-_LONGEST_SECONDS = 24 * 3600.0
+_LONGEST_SECONDS = 86_400.0
 _ANOTHER_LOOP = (
     "collection: its client was used in another event loop before; make the client in the "
     "coroutine that makes the app, as in web.run_app(make_app())"

@@ -33,7 +33,7 @@ class Renewal:
     # ``invalidate()`` was called: what was written afterwards is a new session.
     invalidated: bool
     # How long the old token opens the session at its new place.
-    grace_ms: int = 0
+    grace_ms: int
 
     @property
     def owner_stays(self) -> bool:

@@ -70,6 +70,15 @@ async def test_passed_deadline_raises_storage_unavailable(mongodb: Driver, colle
     await mongodb.drained()
 
 
+async def test_operation_whose_time_has_passed_gets_no_more_of_it(mongodb: Driver) -> None:
+    """Nobody waits for it any more."""
+
+    async def remaining() -> float:
+        return _csot.remaining() or 0
+
+    assert await mongodb.send(remaining, -1) < 0.1
+
+
 @pytest.mark.parametrize("inner", [30, None], ids=["one timeout", "one without a limit inside"])
 async def test_operation_runs_in_the_context_of_its_request_without_its_timeout(
     mongodb: Driver, inner: float | None

@@ -205,3 +205,15 @@ async def test_every_code_with_which_a_server_refuses_an_index_is_a_conflict(
         await fail(collection, "createIndexes", errorCode=code)
         with pytest.raises(IndexConflict):
             await make_storage(operation_timeout=2).create_indexes()
+
+
+async def test_index_that_other_processes_change_meanwhile_is_a_conflict_with_the_command(
+    make_storage: MakeStorage, late_mongod: Mongod, collection: Any
+) -> None:
+    """The server says that there is another one (85, 86), and it is not there any more."""
+    await asyncio.to_thread(late_mongod.start)
+
+    for code in (85, 86):
+        await fail(collection, "createIndexes", errorCode=code)
+        with pytest.raises(IndexConflict, match='"createIndexes": "sessions"'):
+            await make_storage(operation_timeout=2).create_indexes()

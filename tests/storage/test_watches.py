@@ -536,6 +536,16 @@ async def test_short_idle_timeout_is_looked_at_in_time(
         assert list(storage._watches._due_at) == [0.5]
 
 
+async def test_ends_elsewhere_are_noticed_within_five_seconds_unless_the_app_says_otherwise(
+    storage: MongoStorage,
+) -> None:
+    """The default of `every`."""
+    (cookie,) = await stored(storage, 1)
+
+    async with watch_session((await load(storage, cookie)).request):
+        assert list(storage._watches._due_at) == [5]
+
+
 async def test_next_look_is_not_more_than_one_interval_away(storage: MongoStorage) -> None:
     """For the first connection, and for one that comes while others are watched."""
     one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
