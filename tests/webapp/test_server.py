@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 
@@ -319,6 +320,33 @@ async def test_refused_body_is_skipped_without_decompressing_it(start: Start) ->
         answers = await reader.readuntil(b"alive")
 
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"403", b"200"]
+    writer.close()
+    await serving.end()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"Content-Type: application/json;" + b'"' * 16_000, id="quotation marks"),
+        pytest.param(b"Origin: https://" + "\ufdfa".encode() * 5_000, id="letters to normalise"),
+    ],
+)
+async def test_header_of_16_kib_does_not_keep_the_loop_busy(start: Start, header: bytes) -> None:
+    """General parsers need up to five seconds for one of these, and nobody is served meanwhile.
+
+    Measured is the CPU time of this thread, which does not depend on what else runs.
+    """
+    serving = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    begun = time.thread_time()
+    writer.write(b"POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
+    writer.write(header + b"\r\nContent-Length: 0\r\n\r\n")
+    answer = await reader.read()
+    used_seconds = time.thread_time() - begun
+
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
+    assert used_seconds < 0.1
     writer.close()
     await serving.end()
 
