@@ -310,7 +310,7 @@ def context_of_request() -> Context:
 def _variables_of_timeouts() -> dict[ContextVar[Any], Any]:
     """Return what ``pymongo.timeout`` sets, each variable with its value outside of a timeout."""
     outside, inside = Context(), Context()
-    inside.run(pymongo.timeout(1).__enter__)
+    inside.run(pymongo.timeout(_LONGEST_SECONDS).__enter__)
     return {variable: outside.run(variable.get) for variable in inside}
 
 

@@ -237,7 +237,9 @@ def secret_problem(secret: bytes) -> str | None:
         return f"has {len(secret)} bytes, fewer than {MIN_SECRET_BYTES}"
     if len(set(secret)) < MIN_DISTINCT_BYTES:
         return f"has fewer than {MIN_DISTINCT_BYTES} distinct characters"
-    if any(secret[period:] == secret[:-period] for period in range(1, len(secret) // 2 + 1)):
+    # A shorter block has fewer distinct characters.
+    longest = len(secret) // 2
+    if any(secret[n:] == secret[:-n] for n in range(MIN_DISTINCT_BYTES, longest + 1)):
         return "is a short block repeated"
     return None
 

@@ -57,6 +57,22 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
         "datetime(9000, 1, 1, tzinfo=UTC)",
         "(datetime(9000, 1, 1))",
     ): "A date without a time zone is UTC, as MongoDB's drivers return them.",
+    (
+        "storage/changes.py",
+        "len(encoded) > MOST_NESTED",
+        "(len(encoded) >= MOST_NESTED)",
+    ): "What is nested too deeply has at least one character more for each level.",
+    (
+        "storage/driver.py",
+        "now - reported_at >= REPORT_SECONDS",
+        "(now - reported_at > REPORT_SECONDS)",
+    ): "What a clock measures is never exactly a minute.",
+    (
+        "storage/moving.py",
+        "now >= self._report_again_at",
+        "(now > self._report_again_at)",
+    ): "What a clock measures is never exactly a minute.",
+    ("storage/moving.py", "0.0", "(1.0)"): "The clock of an event loop is beyond that.",
     ("storage/values.py", '""', "('XX')"): "A name or a field that is set before it is read.",
     ("storage/values.py", 'b""', "(b'XX')"): "A value is sealed before its sealed bytes are read.",
     (

@@ -83,11 +83,12 @@ def test_dates_are_read_in_every_form_that_a_driver_gives() -> None:
         assert read({**build(STORED, VALUES), "created_at": instant}).dates.created_ms == NOON_MS
 
 
-def test_dates_are_read_up_to_the_year_9000() -> None:
+def test_dates_are_read_from_the_year_1970_to_the_year_9000() -> None:
     """With any timeout added they still fit a datetime."""
-    last = datetime(9000, 1, 1, tzinfo=UTC)
+    first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
     document = build(STORED, VALUES)
 
+    assert read({**document, "created_at": first}).dates.created_ms == 0
     assert read({**document, "expires_at": last}).dates.expires_ms == from_datetime(last)
     with pytest.raises(Unreadable, match="not a date of this age"):
         read({**document, "expires_at": last + timedelta(milliseconds=1)})

@@ -53,6 +53,11 @@ CHANGES = [
         id="many",
     ),
     pytest.param(
+        lambda s: s.update({f"n{n}": n for n in range(10)}),
+        ", ".join(repr(f"n{n}") for n in range(10)),
+        id="ten",
+    ),
+    pytest.param(
         lambda s: s.update(wrong={1}),
         "session['wrong']: the encoder refused a set (TypeError)",
         id="not serializable",

@@ -54,6 +54,7 @@ def test_weak_secret_is_refused_with_the_reason(secret: str | bytes, problem: st
         pytest.param(bytes(range(32)), id="32 bytes"),
         pytest.param("ключ-ключ, ещё 32 байта", id="32 bytes of UTF-8 in fewer characters"),
         pytest.param("k" * 25 + "eybdsjz", id="eight characters"),
+        pytest.param(f"{STRONG[:15]}!?{STRONG[:15]}", id="an end that is as the beginning"),
         pytest.param(f"{STRONG}\udcff", id="a byte that is no UTF-8, as os.environ has it"),
     ],
 )

@@ -492,7 +492,7 @@ async def test_open_connection_touches_when_half_of_the_idle_timeout_has_passed(
             looks = storage.counters["commands"]
             await until(lambda before=looks: storage.counters["commands"] >= before + 2)
             assert storage.counters["touches"] == touches
-            clock.advance(0.2 * 24 * 3600)
+            clock.advance(0.1 * 24 * 3600)
             await until(lambda before=touches: storage.counters["touches"] > before)
         await socket.send_str("still here?")
         assert await socket.receive_str(timeout=10) == "still here?"
