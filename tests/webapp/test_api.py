@@ -326,7 +326,7 @@ async def test_one_device_signs_another_out(client: Client) -> None:
 async def test_events_are_logged_without_whole_handles(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each result is one event, with the first 8 characters of a handle at most."""
+    """Each result is one event, with the account if it is known, and 8 characters of a handle."""
     caplog.set_level(logging.INFO, "webapp.events")
     await sign_up_and_in(client)
     await sign_in(client, password="wrong password")
@@ -350,6 +350,12 @@ async def test_events_are_logged_without_whole_handles(
         "password_refused",
         "sign_out",
     ]
+    stored = await client.app[DATABASE]["users"].find_one({})
+    assert stored
+    accounts = {record.getMessage(): vars(record)["fields"].get("account") for record in logged}
+    unknown = {"sign_in_failed", "sign_out"}
+    assert {name for name, account in accounts.items() if account is None} == unknown
+    assert set(accounts.values()) == {str(stored["_id"]), None}
     fields = str([vars(record) for record in logged])
     assert handle[:8] in fields
     for secret in (handle[:9], ADA["password"], "wrong password", ADA["email"]):
