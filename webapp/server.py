@@ -40,6 +40,8 @@ CLEANUP_SECONDS = 6.0
 # No request may come in for so long before the last connections are closed.
 QUIET_SECONDS = 0.3
 BACKLOG = 1024
+# In one turn of the event loop.
+ACCEPTED_AT_ONCE = 16
 
 T = TypeVar("T")
 
@@ -114,8 +116,11 @@ async def serve(
         await runner.setup()
         handle_unreadable_requests(runner, app)
         listener = _listen(app[CONFIG])
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
+        # When no file descriptor is free, asyncio logs one traceback a second for each connection
+        # that it would accept at once: with 1024, anybody could fill the disk.
+        site = web.SockSite(runner, listener, backlog=ACCEPTED_AT_ONCE)
         await site.start()
+        listener.listen(BACKLOG)  # asyncio has given the kernel the other number
         # What the start has created lives as long as the process. Without this the garbage
         # collector walks through it again and again, which blocks all requests for 20 ms.
         gc.collect()
@@ -189,7 +194,7 @@ async def _stop_listening(
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    with suppress(BlockingIOError):
+    with suppress(OSError):  # none is left, or no file descriptor for one
         while True:
             connection, _ = listener.accept()
             connection.settimeout(0)

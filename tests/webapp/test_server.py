@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -241,6 +242,37 @@ async def test_start_and_end_are_logged(start: Start, caplog: pytest.LogCaptureF
         "ending: 0 requests in flight",
         "ended",
     ]
+
+
+class _Full(socket.socket):
+    """A listener of a process that has no file descriptor left."""
+
+    asked: asyncio.Event
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Fail as the kernel does."""
+        self.asked.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_process_without_a_free_descriptor_logs_little_and_ends_as_usual(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tries again once a second, and logs a few lines each time."""
+    caplog.set_level(logging.INFO)
+    _Full.asked = asyncio.Event()
+    listen = server._listen
+    monkeypatch.setattr(server, "_listen", lambda config: _Full(fileno=listen(config).detach()))
+    serving = await start()
+
+    with socket.create_connection(("127.0.0.1", serving.port)):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await _Full.asked.wait()
+        messages = [record.message for record in caplog.records]
+        await serving.end()
+
+    assert 0 < sum("out of system resource" in message for message in messages) <= 16
+    assert caplog.records[-1].message == "ended"
 
 
 async def test_connection_whose_head_never_ends_is_closed(
