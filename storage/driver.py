@@ -200,7 +200,9 @@ class Driver:
                 yield [bson_of(found) for found in batch]
         finally:
             if more:
-                _ = self.start(cursor.close())
+                # Under a limit: ``drained`` would wait for a server that does not answer.
+                closing = self.send(cursor.close, self.timeout_seconds, repeat=False)
+                _ = self.start(closing)
 
     async def call(
         self,

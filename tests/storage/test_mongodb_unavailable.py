@@ -30,7 +30,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
-from tests.storage.direct import load, stored, values
+from tests.storage.direct import load, stored, values, visit
 from webapp.database.mongod import Mongod
 
 pytestmark = real_drivers
@@ -264,6 +264,23 @@ async def test_closing_waits_no_longer_than_the_operation_timeout(
 
     assert elapsed < IN_TIME
     assert storage.queued == 0
+
+
+async def test_closing_does_not_wait_for_a_list_of_sessions_that_broke_off(
+    make_storage: MakeStorage, server: Mongod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is asked to drop its cursor, and may not answer."""
+    monkeypatch.setattr("storage.driver.READ_AT_ONCE", 2)
+    storage = make_storage(operation_timeout=TIMEOUT)
+    for _ in range(5):
+        await visit(storage, None, lambda session: session.update(user_id=7))
+    listed = storage.sessions(7)
+    await anext(listed)
+
+    with frozen(server):
+        with pytest.raises(StorageUnavailable):
+            assert [info async for info in listed] == []
+        await asyncio.wait_for(storage.aclose(), IN_TIME)
 
 
 @pytest.mark.parametrize("fault", [frozen, killed])
