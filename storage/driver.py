@@ -218,10 +218,24 @@ class Driver:
         """
         seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
         work = self._guarded(operation, seconds, repeat=repeat)
-        task = self.start(work, drain=deadline is not None)
+        try:
+            return await self.finish(work, seconds, drain=deadline is not None)
+        except TimeoutError:
+            raise self.unavailable() from None
+
+    async def finish(
+        self, work: Awaitable[T], seconds: float | None = None, *, drain: bool = True
+    ) -> T:
+        """Do what ``start`` does, and wait; raises ``TimeoutError`` after ``seconds``.
+
+        The work goes on to its end, also where the caller is cancelled.
+        """
+        task = self.start(work, drain=drain)
+        # Not with asyncio.shield: from Python 3.14 on that logs, with its text, what the work
+        # raises after its caller has gone.
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
-            raise self.unavailable()
+            raise TimeoutError
         return task.result()
 
     def start(self, work: Awaitable[T], *, drain: bool = True) -> asyncio.Task[T]:

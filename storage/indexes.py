@@ -106,7 +106,7 @@ async def create_indexes(driver: Driver) -> None:
     """Create or repair both indexes; see ``MongoStorage.create_indexes``."""
     # In the driver's own task: the task that waits may be cancelled. Closing does not wait for it:
     # building an index can take minutes, and the next start asks for it again.
-    await asyncio.shield(driver.start(_ensure_all(driver), drain=False))
+    await driver.finish(_ensure_all(driver), drain=False)
 
 
 async def _ensure_all(driver: Driver) -> None:

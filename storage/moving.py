@@ -183,12 +183,8 @@ class Moving:
 
         In a task of its own, which is never cancelled: the old storage may use MongoDB too.
         """
-        seconds = self._driver.timeout_seconds
         try:
-            # Not in a variable: error trackers show it, and a task shows its result.
-            return await asyncio.wait_for(
-                asyncio.shield(self._driver.start(work, drain=False)), seconds
-            )
+            return await self._driver.finish(work, self._driver.timeout_seconds, drain=False)
         except StorageUnavailable:
             raise  # by another MongoStorage
         except Exception as error:  # noqa: BLE001 - whatever a storage and its driver raise

@@ -130,7 +130,7 @@ class Store:
 
     async def finish(self, steps: Coroutine[Any, Any, T]) -> T:
         """Finish several steps even if the visitor goes in between."""
-        return await asyncio.shield(self._driver.start(steps))
+        return await self._driver.finish(steps)
 
     def finish_later(self, steps: Coroutine[Any, Any, None]) -> None:
         """Do several steps without waiting for them; ``drained`` waits."""
@@ -406,11 +406,7 @@ class Store:
         find = self._driver.find(
             by_ids(identifiers), len(identifiers), seconds, projection={**WATCHED}
         )
-        task = self._driver.start(find)
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            raise TimeoutError
-        return {identifier_of(raw): raw for raw in task.result()}
+        return {identifier_of(raw): raw for raw in await self._driver.finish(find, seconds)}
 
     def read_watched(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
