@@ -32,6 +32,7 @@ def is_unchanged(session: MongoSession, now_ms: int) -> bool:
         or not snapshot.is_up_to_date(now_ms)
         or len(current) != len(known)
         or session.max_age_changed
+        or session.unconfirmed
     ):
         return False
     for name, before in known.items():
@@ -47,6 +48,8 @@ def has_changed(session: MongoSession, encoder: Encoder, decoder: Decoder) -> bo
     """Tell whether the app has changed a stored session, nested values included."""
     if session.invalidated or session.renewal_wanted or session.max_age_changed:
         return True
+    if session.is_being_saved:
+        return True  # its save waits, and compares then
     try:
         return bool(diff_of(session, encoder, decoder))
     except SessionNotSerializable:
@@ -72,11 +75,11 @@ def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:
 
     Raises ``SessionNotSerializable`` for a key that is not text or a value that cannot be encoded.
     """
-    loaded = session.known
+    loaded, unconfirmed = session.known, session.unconfirmed
     written = {}
     current = session.current
     for name, value in current.items():
-        before = loaded.get(name)
+        before = None if name in unconfirmed else loaded.get(name)
         if before is not None and _is_same(before, value):
             continue
         encoded = _encode(name, value, encoder)
@@ -87,7 +90,7 @@ def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:
         if before is not None and _encodes_alike(before, value, encoded, encoder, decoder):
             continue
         written[name] = read
-    return Diff(written, tuple(loaded.keys() - current.keys()))
+    return Diff(written, tuple((loaded.keys() | unconfirmed) - current.keys()))
 
 
 def _is_same(before: Value, value: Any) -> bool:

@@ -19,8 +19,9 @@ async def save_session(request: web.Request) -> None:
 
     For streams, WebSockets and long work, also after the response has started. What fails later
     does not undo it. It costs nothing where nothing has changed, and it does not count as use.
-    Calls of one request run one after another. An emptied session is ended; a changed
-    ``session.max_age`` reaches the browser with the answer, or with its next request.
+    Calls of one request run one after another, and go on to their end if the caller is cancelled.
+    An emptied session is ended; a changed ``session.max_age`` reaches the browser with the answer,
+    or with its next request.
 
     request: the one that asked for the session; in a handler of Socket.IO that of the handshake,
         ``environ["aiohttp.request"]``.

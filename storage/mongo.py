@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -251,14 +252,13 @@ class MongoStorage(AbstractStorage):
             return
         # A sub-app may have another storage, of any kind: that one saves the sessions it has made.
         if not isinstance(session, MongoSession):
-            serving = request.get(STORAGE_KEY, self)
-            if getattr(serving, "storage", serving) is not self:
-                return
-            raise TypeError(
-                f"session: {type(session).__name__} was not made by this storage; use the session "
-                "that get_session returns; tests sign in with storage.testing.give_session"
-            )
-        if session.made_by is not self or session.abandoned:
+            self._check_foreign(request, session)
+            return
+        if session.made_by is not self:
+            return
+        if session.saving is not None:
+            await session.saving_done()
+        if session.abandoned:
             return
         self._driver.check_open()
         # The app may have saved by hand, and send another response.
@@ -286,21 +286,16 @@ class MongoStorage(AbstractStorage):
     async def save_so_far(self, request: web.Request, session: MongoSession) -> None:
         """Write what changed without a response; for ``save_session`` of ``connections``."""
         self._driver.check_open()
-        async with session.turn:
-            if session.ended:
-                raise SessionEnded
-            replaced, loaded = self._replaced(request) if session.snapshot is None else ((), True)
-            await self._saving.save_so_far(
-                Visit(
-                    request,
-                    web.Response(),
-                    session,
-                    replaced,
-                    self._now_ms(),
-                    loaded,
-                    by_hand=True,
-                )
-            )
+        await session.saving_done()
+        if session.ended:
+            raise SessionEnded
+        replaced, loaded = self._replaced(request) if session.snapshot is None else ((), True)
+        taken, now_ms = session.take_changes(), self._now_ms()
+        visit = Visit(request, web.Response(), taken, replaced, now_ms, loaded, by_hand=True)
+        # As a task: it goes on if the caller is cancelled, and the session learns what is stored.
+        saving = session.saving = self._driver.start(self._saving.save_so_far(session, visit))
+        await asyncio.wait({saving})
+        saving.result()
         if session.ended:
             raise SessionEnded
 
@@ -488,6 +483,15 @@ class MongoStorage(AbstractStorage):
     def queued(self) -> int:
         """How many loads and saves wait for a batch at this moment."""
         return self._store.queued
+
+    def _check_foreign(self, request: web.Request, session: Session) -> None:
+        """Raise ``TypeError`` for a foreign session, unless another storage serves the request."""
+        serving = request.get(STORAGE_KEY, self)
+        if getattr(serving, "storage", serving) is self:
+            raise TypeError(
+                f"session: {type(session).__name__} was not made by this storage; use the session "
+                "that get_session returns; tests sign in with storage.testing.give_session"
+            )
 
     def _made(self, session: MongoSession) -> MongoSession:
         session.made_by = self

@@ -130,16 +130,13 @@ class Saving:
             else:
                 session.saved(snapshot)
 
-    async def save_so_far(self, visit: Visit) -> None:
-        """Write what changed without a cookie; see ``save_session`` of ``connections``."""
-        session = visit.session
-        taken = session.take_changes()
+    async def save_so_far(self, session: MongoSession, visit: Visit) -> None:
+        """Write what was taken from a session, and let the session know what that came to."""
+        taken = visit.session
         try:
-            await self._save_so_far(visit._replace(session=taken))
-        except BaseException as error:
+            await self._save_so_far(visit)
+        except BaseException:
             session.give_back(taken)
-            # What was handed over is completed, or may arrive at MongoDB later.
-            session.may_be_saved |= isinstance(error, asyncio.CancelledError | StorageUnavailable)
             raise
         session.take_over(taken)
 
@@ -288,6 +285,7 @@ class Saving:
         except (StorageUnavailable, SessionTooLarge) as error:
             self._touched.pop(old.stored.identifier, None)
             if draft.diff or set_max_age:
+                visit.session.unconfirmed = draft.diff.names
                 raise
             # Only once: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True

@@ -65,8 +65,6 @@ class MongoSession(Session):
     abandoned: bool = False
     ended: bool = False
     touch_failed: bool = False
-    # Whether the last ``save_session`` has ended without an answer of MongoDB.
-    may_be_saved: bool = False
     own_max_age: float | None = None
     # Whether this request has assigned it, also where it is the same as before.
     max_age_assigned: bool = False
@@ -75,7 +73,10 @@ class MongoSession(Session):
     # The request that it was loaded for.
     loaded_for: ReferenceType[web.Request] | None = None
     sent: SentCookie | None = None
-    _turn: asyncio.Lock | None = None
+    # The last save by hand; it may be under way although its caller was cancelled.
+    saving: asyncio.Task[None] | None = None
+    # Names that a failed save by hand has tried to change: MongoDB has what was loaded, or not.
+    unconfirmed: frozenset[str] = frozenset()
     _written = False
     _removed = False
     # Of the request, for the log.
@@ -267,11 +268,19 @@ class MongoSession(Session):
             self._mapping.pop(name, None)
 
     @property
-    def turn(self) -> asyncio.Lock:
-        """The lock of ``save_session``: its calls run one after another."""
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        return self._turn
+    def is_being_saved(self) -> bool:
+        """Whether a ``save_session`` is under way, so that ``snapshot`` is out of date."""
+        return self.saving is not None and not self.saving.done()
+
+    @property
+    def may_be_saved(self) -> bool:
+        """Whether MongoDB may have the changes that are not known to be saved."""
+        return self.is_being_saved or bool(self.unconfirmed)
+
+    async def saving_done(self) -> None:
+        """Wait until no ``save_session`` is under way: the saves of a request run one by one."""
+        while self.saving is not None and not self.saving.done():
+            await asyncio.wait({self.saving})
 
     def take_changes(self) -> MongoSession:
         """Return a copy with the changes so far; what comes from now on is for the next save.
@@ -293,7 +302,6 @@ class MongoSession(Session):
 
     def take_over(self, taken: MongoSession) -> None:
         """Note what a save of the changes so far has come to."""
-        self.may_be_saved = False
         self.snapshot, self.sent = taken.snapshot, taken.sent
         self.ended |= taken.ended
         self.abandoned |= taken.abandoned
@@ -326,11 +334,14 @@ class MongoSession(Session):
 
     def _clear_marks(self) -> None:
         self.assigned.clear()
+        self.unconfirmed = frozenset()
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
         self._written = self._removed = False
 
 
-_MARKS = ("invalidated", "renewal_wanted", "max_age_assigned", "_written", "_removed")
+_MARKS = (
+    "invalidated", "renewal_wanted", "max_age_assigned", "unconfirmed", "_written", "_removed",
+)  # fmt: skip
 
 
 @cache

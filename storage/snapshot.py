@@ -24,6 +24,11 @@ class Snapshot(NamedTuple):
     # Names whose changes were not saved where the session has moved to: see ``following``.
     not_followed: frozenset[str] = frozenset()
 
+    def field(self, name: str) -> str:
+        """Return the name of a value's field in the document, also where there is no such value."""
+        known = self.values.get(name)
+        return self.keys.field(name) if known is None else known.field
+
     def is_up_to_date(self, now_ms: int) -> bool:
         """Tell whether the session has certainly neither expired nor a touch that is due."""
         after_ms, before_ms = self.up_to_date_between

@@ -279,10 +279,7 @@ class Store:
         sealed: dict[str, bytes | None] = {}
         for name in names:
             found = there.values.get(name)
-            if found is None:
-                sealed[there.keys.field(name)] = None
-            else:
-                sealed[found.field] = found.sealed
+            sealed[there.field(name)] = None if found is None else found.sealed
         guard = values_are(sealed) | max_age_is(there.stored)
         operators = change.to_mongodb()
         sent = operators or changes_nothing(draft.now_ms)
@@ -618,7 +615,7 @@ class Store:
         written = seal_values(old.keys, diff.written, known=old.values)
         values = {**old.values, **written}
         for name in diff.removed:
-            del values[name]
+            values.pop(name, None)
         self._check_size(values, diff.written, draft.loaded)
         created_ms = stored.dates.created_ms
         dates = self.dates_in_use(draft, created_ms) if move_dates else None
@@ -628,7 +625,7 @@ class Store:
             dates = dates._replace(expires_ms=dates.expires_ms - 1)
         change = DocumentUpdate(
             values=sealed_fields(written),
-            removed=[old.values[name].field for name in diff.removed],
+            removed=[old.field(name) for name in diff.removed],
             dates=dates,
             persistent=draft.persistent if set_max_age else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),

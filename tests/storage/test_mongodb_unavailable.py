@@ -16,7 +16,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from pymongo import MongoClient, WriteConcern
 
-from storage import MongoStorage, SessionEnded, StorageUnavailable
+from storage import MongoStorage, SessionEnded, StorageUnavailable, save_session
 from storage.session import MongoSession
 from tests.conftest import NewMongod
 from tests.processes import free_port
@@ -281,6 +281,31 @@ async def test_closing_does_not_wait_for_a_list_of_sessions_that_broke_off(
         with pytest.raises(StorageUnavailable):
             assert [info async for info in listed] == []
         await asyncio.wait_for(storage.aclose(), IN_TIME)
+
+
+async def test_change_that_is_undone_after_a_failed_save_is_undone_in_mongodb_too(
+    make_storage: MakeStorage, server: Mongod
+) -> None:
+    """A save that has failed may be carried out all the same, after its request has given up."""
+    storage = make_storage(operation_timeout=TIMEOUT)
+    cookie = str(await visit(storage, None, lambda session: session.update(n=[], removed=1)))
+    begun = await load(storage, cookie)
+    begun.session["n"].append(1)
+    begun.session["added"] = True
+    del begun.session["removed"]
+    with frozen(server), pytest.raises(StorageUnavailable):
+        await save_session(begun.request)
+
+    async def is_carried_out() -> bool:
+        return await values(make_storage(), cookie) == {"n": [1], "added": True}
+
+    await until(is_carried_out)
+    begun.session["n"].pop()
+    begun.session["removed"] = 1
+    del begun.session["added"]
+    await save_session(begun.request)
+
+    assert await values(storage, cookie) == {"n": [], "removed": 1}
 
 
 @pytest.mark.parametrize("fault", [frozen, killed])

@@ -531,6 +531,40 @@ async def test_save_that_gives_up_is_carried_out_and_may_be_repeated(
     assert await values(storage, cookie) == {"user_id": 0, "n": [], "step": 1, "colour": "red"}
 
 
+@pytest.mark.parametrize("how", ["by hand", "with the answer"])
+async def test_what_a_save_has_stored_whose_caller_gave_up_is_known_to_the_next(
+    storage: MongoStorage, how: str
+) -> None:
+    """A change is undone meanwhile: the session is as it was loaded, and MongoDB is too."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    begun.session["n"].append(1)
+    saving = asyncio.create_task(save_session(begun.request))
+    await asyncio.sleep(0)
+    saving.cancel()
+    await asyncio.wait({saving})
+
+    begun.session["n"].pop()
+    await (save_session(begun.request) if how == "by hand" else begun.save())
+
+    assert await values(storage, cookie) == {"user_id": 0, "n": []}
+
+
+async def test_answer_is_saved_after_the_save_that_is_under_way(storage: MongoStorage) -> None:
+    """It compares with what that save has stored, and not with what was loaded."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    begun.session["n"] = [1]
+    saving = asyncio.create_task(save_session(begun.request))
+    await asyncio.sleep(0)
+
+    begun.session["n"] = []
+    await begun.save()
+
+    assert saving.done()
+    assert await values(storage, cookie) == {"user_id": 0, "n": []}
+
+
 async def test_save_without_mongodb_may_be_repeated(
     storage: MongoStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
