@@ -75,7 +75,7 @@ async def take_late(store: Store, old: Snapshot, draft: Draft) -> Taken:
     """End a session, also where it was renewed meanwhile and had an owner."""
     token, taken = old.token, await store.take(old.token, old, draft)
     for _ in range(MOST_MOVES):
-        if taken.missed is None:
+        if taken.ended:
             break
         forward = await store.what_took_its_place(token, draft)
         if forward is None or not forward.had_owner:

@@ -100,7 +100,7 @@ async def renew(
     new = await store.insert(draft, values, created_ms=created_ms)
     try:
         taken = await _take_old(store, renewal, new)
-        if taken.missed is not None and not renewal.is_sign_in:
+        if not taken.ended and not renewal.is_sign_in:
             forward = None
             if renewal.leaves_forward:
                 forward = await store.what_took_its_place(old.token, draft)

@@ -18,7 +18,6 @@ from storage.cache import CachedSession, SessionCache
 from storage.commands import (
     Delete,
     Insert,
-    Missed,
     Outcome,
     Update,
     Write,
@@ -73,14 +72,13 @@ Loaded = tuple[Snapshot, dict[str, Any], bool]
 
 
 class Taken(NamedTuple):
-    """What a session was when it was ended.
+    """What came of ending a session, and what it was then.
 
-    Without ``missed`` it was ended, but ``last`` is ``None`` where it was not readable, or where
-    the answer was lost.
+    ``last`` is ``None`` also where it was not readable, or where the answer was lost.
     """
 
-    last: Snapshot | None
-    missed: Missed | None
+    ended: bool
+    last: Snapshot | None = None
 
 
 class Store:
@@ -355,12 +353,12 @@ class Store:
         except StorageUnavailable:
             if left is None or not await self._was_left(left, draft.deadline):
                 raise
-            return Taken(None, None)
+            return Taken(ended=True)
         if found is None:
-            return Taken(None, Missed())
+            return Taken(ended=False)
         self._counters["deletes"] += 1
         self._cache.forget(identifier)
-        return Taken(self._last(token, identifier, found, known), None)
+        return Taken(ended=True, last=self._last(token, identifier, found, known))
 
     async def what_took_its_place(self, token: bytes, draft: Draft) -> Forward | None:
         """Return the forward under a token; ``None``: there is nothing to follow."""
