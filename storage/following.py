@@ -25,7 +25,6 @@ async def save_late(
     moved_to: bytes,
     *,
     owner_key: str | None,
-    set_max_age: bool,
 ) -> Snapshot | None:
     """Save what is still as the request has loaded it, where the session is now.
 
@@ -35,16 +34,19 @@ async def save_late(
     at the new place, but only where the owner stayed. From nobody's session it stays at the old
     place and sees nothing of the new one.
     """
-    view = store.own_view(old, draft, set_max_age=set_max_age)
-    set_max_age = set_max_age and old.owner is not None
-    if not draft.diff and not set_max_age:
+    # A label never follows.
+    draft = draft._replace(touch=False, label=None, without_cookie=True)
+    view = store.own_view(old, draft)
+    if old.owner is None:
+        draft = draft._replace(set_max_age=False)
+    if not draft.diff and not draft.set_max_age:
         return view
     place = await _reach(store, moved_to, draft.now_ms, draft.deadline)
     for _ in range(MOST_TRIES):
         if place is None:
             return None
-        late, set_it = _still_as_loaded(old, place, draft, owner_key, set_max_age=set_max_age)
-        saved = await store.update_if_unchanged(place, late, draft.diff.names, set_max_age=set_it)
+        late = _still_as_loaded(old, place, draft, owner_key)
+        saved = await store.update_if_unchanged(place, late, draft.diff.names)
         if saved is not None:
             if old.owner is not None:
                 return store.view_at(saved, view)
@@ -109,10 +111,8 @@ async def _reach(store: Store, token: bytes, now_ms: int, deadline: float) -> Sn
     return None
 
 
-def _still_as_loaded(
-    old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None, *, set_max_age: bool
-) -> tuple[Draft, bool]:
-    """Return what of a late save may be written, and whether its ``max_age`` may be."""
+def _still_as_loaded(old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None) -> Draft:
+    """Return what of a late save may be written."""
     diff, before = draft.diff, (old.stored.dates.max_age, old.stored.persistent)
 
     def may_follow(name: str) -> bool:
@@ -128,6 +128,6 @@ def _still_as_loaded(
         [name for name in diff.removed if may_follow(name)],
     )
     stored = there.stored
-    set_it = set_max_age and (stored.dates.max_age, stored.persistent) == before
-    # What is there already may stay, however large; and a label never follows.
-    return draft._replace(diff=late, label=None, loaded=there.values), set_it
+    set_it = draft.set_max_age and (stored.dates.max_age, stored.persistent) == before
+    # What is there already may stay, however large.
+    return draft._replace(diff=late, loaded=there.values, set_max_age=set_it)

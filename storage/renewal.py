@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.document import DocumentUpdate
 from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
 from storage.following import save_late, take_late
 from storage.forwards import FOLLOWED_MS, Forward
 from storage.snapshot import Diff, Draft, Snapshot
 from storage.store import Store, Taken
 from storage.tokens import to_handle
-from storage.values import Value, seal_values, sealed_fields
+from storage.values import Value
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Renewed:
 
     snapshot: Snapshot
     adopted: dict[str, Any]
-    dropped: list[str]
+    dropped: Sequence[str]
 
 
 def starts_again(old: Snapshot, owner: str | None, *, invalidated: bool) -> bool:
@@ -111,11 +110,12 @@ async def renew(
         raise
     if taken.last is None or not renewal.adopts:
         return Renewed(new, {}, [])
+    others = _changes_of_others(old, taken.last, draft)
     try:
-        return await _adopt(store, old, new, taken.last, draft)
+        return await _adopt(store, new, others)
     except StorageUnavailable:
         # The old session is gone: to give the new one up as well would sign the visitor out.
-        store.finish_later(_adopt_late(store, old, new, taken.last, draft))
+        store.finish_later(_adopt_late(store, old, new, others))
         return Renewed(new, {}, [])
 
 
@@ -131,50 +131,33 @@ async def _take_old(store: Store, renewal: Renewal, new: Snapshot) -> Taken:
     return await take_late(store, old, draft)
 
 
-async def _adopt(
-    store: Store, old: Snapshot, new: Snapshot, last: Snapshot, draft: Draft
-) -> Renewed | None:
+async def _adopt(store: Store, new: Snapshot, others: Draft) -> Renewed | None:
     """Move to the new session what parallel requests changed in the old one since its load."""
-    adopted, dropped = _changed_by_others(old, last, draft)
+    adopted, dropped = others.diff
     try:
         fresh = store.fresh(adopted)
     except Unreadable:
         return Renewed(new, {}, [])
     if not adopted and len(dropped) == len(new.values):
         # Nothing is left to move: an emptied session is a logout.
-        await store.delete(draft.deadline, new.stored.identifier)
+        await store.delete(others.deadline, new.stored.identifier)
         return None
-    written = seal_values(new.keys, adopted, known=new.values)
-    stored, dates = new.stored, None
-    if (remembered := _with_max_age_of_others(old, last, draft)) is not None:
-        draft = remembered
-        dates = store.dates_in_use(draft, stored.dates.created_ms)
-        stored = stored._replace(dates=dates, persistent=draft.persistent)
-    change = DocumentUpdate(
-        values=sealed_fields(written),
-        removed=[new.values[name].field for name in dropped],
-        dates=dates,
-        persistent=None if dates is None else draft.persistent,
-    )
-    if change.to_mongodb() and await store.apply(stored.identifier, change, draft) is not None:
-        return None
-    kept = {name: value for name, value in new.values.items() if name not in dropped}
-    return Renewed(new._replace(stored=stored, values=kept | written), fresh, dropped)
+    if others.diff or others.set_max_age:
+        # Each of the requests may store what it has changed, however large it is together.
+        sent, new = store.update(new, others._replace(loaded=new.values | adopted))
+        if await sent is not None:
+            return None
+    return Renewed(new, fresh, dropped)
 
 
-async def _adopt_late(
-    store: Store, old: Snapshot, new: Snapshot, last: Snapshot, draft: Draft
-) -> None:
+async def _adopt_late(store: Store, old: Snapshot, new: Snapshot, others: Draft) -> None:
     """Try again to move what others changed, as a late save of theirs: MongoDB may be away."""
-    adopted, dropped = _changed_by_others(old, last, draft)
-    remembered = _with_max_age_of_others(old, last, draft)
-    draft, set_max_age = remembered or draft, remembered is not None
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + ADOPTION_SECONDS
     while clock() < give_up_at and not store.closed:
-        late = draft._replace(diff=Diff(adopted, dropped), deadline=store.deadline())
+        late = others._replace(deadline=store.deadline())
         try:
-            await save_late(store, old, late, new.token, owner_key=None, set_max_age=set_max_age)
+            await save_late(store, old, late, new.token, owner_key=None)
         except (StorageUnavailable, SessionTooLarge):
             await asyncio.sleep(PAUSE_SECONDS)
         else:
@@ -183,10 +166,11 @@ async def _adopt_late(
     logger.warning("session %s was renewed without what others changed meanwhile", handle)
 
 
-def _changed_by_others(
-    old: Snapshot, last: Snapshot, draft: Draft
-) -> tuple[dict[str, Value], list[str]]:
-    """Return the values that others wrote and the names that others removed; ours have priority."""
+def _changes_of_others(old: Snapshot, last: Snapshot, draft: Draft) -> Draft:
+    """Return a save of what others changed since the load, "remember me" included; ours goes first.
+
+    ``last`` is what the old session was when it ended.
+    """
     known, ours = old.values, draft.diff.names
     adopted = {
         name: value
@@ -194,13 +178,14 @@ def _changed_by_others(
         if name not in ours and (name not in known or known[name].encoded != value.encoded)
     }
     dropped = [name for name in known if name not in last.values and name not in ours]
-    return adopted, dropped
-
-
-def _with_max_age_of_others(old: Snapshot, last: Snapshot, draft: Draft) -> Draft | None:
-    """Return the draft with a "remember me" that came in between; ``None``: there was none."""
     before = (old.stored.dates.max_age, old.stored.persistent)
     after = (last.stored.dates.max_age, last.stored.persistent)
-    if before == (draft.max_age, draft.persistent) != after:
-        return draft._replace(max_age=after[0], persistent=after[1])
-    return None
+    return draft._replace(
+        diff=Diff(adopted, dropped),
+        max_age=last.stored.dates.max_age,
+        persistent=last.stored.persistent,
+        label=None,
+        set_max_age=before == (draft.max_age, draft.persistent) != after,
+        touch=False,
+        without_cookie=False,
+    )

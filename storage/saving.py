@@ -95,13 +95,34 @@ class Saving:
                 raise
             await self._moving.leave(visit.request, visit.response, visit.session, reason)
 
+    async def save_so_far(self, session: MongoSession, visit: Visit) -> None:
+        """Write what was taken from a session, and let the session know what that came to."""
+        taken = visit.session
+        try:
+            await self._save(visit)
+        except BaseException:
+            session.give_back(taken)
+            raise
+        session.take_over(taken)
+
     async def _save(self, visit: Visit) -> None:
-        session, snapshot = visit.session, visit.session.snapshot
+        session, snapshot, settings = visit.session, visit.session.snapshot, self._settings
         if session.emptied:
             await self._end(visit)
             return
-        settings = self._settings
+        if snapshot is None and not session.current:
+            return
         owner = settings.owner_of(session.current)
+        renews = snapshot is not None and (
+            (session.renewal_wanted and not session.by_forward)
+            or starts_again(snapshot, owner, invalidated=session.invalidated)
+        )
+        if visit.by_hand and (snapshot is None or renews):
+            raise RuntimeError(
+                "save_session: the session is new, or gets a new token because its owner changed "
+                "or the app asked for it, and only an answer can carry the cookie; do this before "
+                "the response starts, in a request of its own"
+            )
         if snapshot is not None and _is_another_owner(snapshot, owner):
             held = len(session)
             session.keep_only({*session.assigned, str(settings.owner_key)})
@@ -111,61 +132,15 @@ class Saving:
         if AIOHTTP_SECURITY in diff.written:
             self._check_owner_key()
         _check_owner(session, diff, owner, settings)
+        draft = self._draft(visit, diff, owner, has_new_token=snapshot is None or renews)
         if snapshot is None:
-            draft = self._draft(visit, diff, owner, describe=True)
             await self._store.finish(self._begin(visit, draft))
-        elif (session.renewal_wanted and not session.by_forward) or starts_again(
-            snapshot, owner, invalidated=session.invalidated
-        ):
-            draft = self._draft(visit, diff, owner, describe=True)
+        elif renews:
             await self._store.finish(self._renew(visit, snapshot, draft))
+        elif diff or draft.moves_dates:
+            await self._update(visit, snapshot, draft)
         else:
-            set_max_age = session.max_age_changed
-            move_dates = set_max_age or self.needs_touch(session, visit.now_ms)
-            if diff or move_dates:
-                draft = self._draft(visit, diff, owner, describe=move_dates)
-                await self._update(
-                    visit, snapshot, draft, move_dates=move_dates, set_max_age=set_max_age
-                )
-            else:
-                session.saved(snapshot)
-
-    async def save_so_far(self, session: MongoSession, visit: Visit) -> None:
-        """Write what was taken from a session, and let the session know what that came to."""
-        taken = visit.session
-        try:
-            await self._save_so_far(visit)
-        except BaseException:
-            session.give_back(taken)
-            raise
-        session.take_over(taken)
-
-    async def _save_so_far(self, visit: Visit) -> None:
-        session, snapshot, settings = visit.session, visit.session.snapshot, self._settings
-        if session.emptied:
-            await self._end(visit)
-            return
-        if snapshot is None and not session.current:
-            return
-        owner = settings.owner_of(session.current)
-        if (
-            snapshot is None
-            or (session.renewal_wanted and not session.by_forward)
-            or starts_again(snapshot, owner, invalidated=session.invalidated)
-        ):
-            raise RuntimeError(
-                "save_session: the session is new, or gets a new token because its owner changed "
-                "or the app asked for it, and only an answer can carry the cookie; do this before "
-                "the response starts, in a request of its own"
-            )
-        diff = self._diff_of(session)
-        _check_owner(session, diff, owner, settings)
-        set_max_age = session.max_age_changed
-        if diff or set_max_age:
-            draft = self._draft(visit, diff, owner, describe=False)
-            await self._update(
-                visit, snapshot, draft, move_dates=set_max_age, set_max_age=set_max_age
-            )
+            session.saved(snapshot)
 
     def unsaved_changes(self, session: MongoSession) -> list[str]:
         """Name what the app has changed and not saved, for the log."""
@@ -203,16 +178,25 @@ class Saving:
             key, AIOHTTP_SECURITY, AIOHTTP_SECURITY,
         )  # fmt: skip
 
-    def _draft(self, visit: Visit, diff: Diff, owner: str | None, *, describe: bool) -> Draft:
+    def _draft(
+        self, visit: Visit, diff: Diff, owner: str | None, *, has_new_token: bool = False
+    ) -> Draft:
+        session = visit.session
+        touch = not visit.by_hand and self.needs_touch(session, visit.now_ms)
+        set_max_age = session.max_age_changed
+        describe = has_new_token or (not visit.by_hand and (touch or set_max_age))
         return Draft(
             diff=diff,
-            max_age=visit.session.own_max_age,
-            persistent=visit.session.persistent,
+            max_age=session.own_max_age,
+            persistent=session.persistent,
             owner=owner,
             label=self._label(visit.request) if describe else None,
             now_ms=visit.now_ms,
             deadline=self._store.deadline(),
-            loaded=visit.session.known,
+            loaded=session.known,
+            set_max_age=set_max_age,
+            touch=touch,
+            without_cookie=visit.without_cookie,
         )
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
@@ -241,7 +225,7 @@ class Saving:
             return
         if isinstance(renewed, Forward):
             # Another request was faster: its renewal counts, and gets the changes of this one.
-            await self._save_late(visit, old, draft, renewed, set_max_age=session.max_age_changed)
+            await self._save_late(visit, old, draft, renewed)
             return
         if renewal.starts_again:
             await self._keep_limit(renewed.snapshot, draft)
@@ -263,76 +247,51 @@ class Saving:
         if ended:
             logger.info("session %s is new; %d of its owner ended", _name(new), ended)
 
-    async def _update(
-        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
-    ) -> None:
+    async def _update(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
         """Write the changed values; move the dates when a touch is due or max_age changed."""
-        if move_dates:
-            if visit.without_cookie:
+        if draft.moves_dates:
+            if draft.without_cookie:
                 # The next answer finds its touch due, and sends the cookie.
                 self._touched.pop(old.stored.identifier, None)
             else:
                 self._remember_touch(old, draft.now_ms)
         try:
             if self._store.needs_reseal(old):
-                await self._store.finish(
-                    self._reseal_and_send(
-                        visit, old, draft, move_dates=move_dates, set_max_age=set_max_age
-                    )
-                )
+                await self._store.finish(self._reseal_and_send(visit, old, draft))
             else:
-                await self._send(visit, old, draft, move_dates=move_dates, set_max_age=set_max_age)
+                await self._send(visit, old, draft)
         except (StorageUnavailable, SessionTooLarge) as error:
             self._touched.pop(old.stored.identifier, None)
-            if draft.diff or set_max_age:
+            if draft.diff or draft.set_max_age:
                 visit.session.unconfirmed = draft.diff.names
                 raise
             # Only once: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True
             logger.warning("session %s was not touched: %s", _name(old), error)
 
-    async def _reseal_and_send(
-        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
-    ) -> None:
+    async def _reseal_and_send(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
         old = await self._store.reseal(old, draft.now_ms, draft.deadline)
-        await self._send(visit, old, draft, move_dates=move_dates, set_max_age=set_max_age)
+        await self._send(visit, old, draft)
 
-    async def _send(
-        self, visit: Visit, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool
-    ) -> None:
+    async def _send(self, visit: Visit, old: Snapshot, draft: Draft) -> None:
         session, store = visit.session, self._store
-        sent, new = store.update(
-            old,
-            draft,
-            move_dates=move_dates,
-            set_max_age=set_max_age,
-            by_forward=visit.without_cookie,
-        )
+        sent, new = store.update(old, draft)
         try:
             outcome = await sent
         except asyncio.CancelledError:
-            missed = partial(self._missed, visit, old, draft, set_max_age=set_max_age)
-            store.finish_after(sent, missed)
+            store.finish_after(sent, partial(self._missed, visit, old, draft))
             raise
         if outcome is not None:
-            await store.finish(self._missed(visit, old, draft, outcome, set_max_age=set_max_age))
+            await store.finish(self._missed(visit, old, draft, outcome))
             return
         store.updated(new, draft)
-        if move_dates and not visit.without_cookie:
+        if draft.moves_dates and not draft.without_cookie:
             self._send_cookie(visit, new)
         else:
             # No cookie: repeating the old token could arrive late and undo a renewal.
             session.saved(new)
 
-    async def _missed(
-        self,
-        visit: Visit,
-        old: Snapshot,
-        draft: Draft,
-        outcome: Outcome,
-        *,
-        set_max_age: bool,
-    ) -> None:
+    async def _missed(self, visit: Visit, old: Snapshot, draft: Draft, outcome: Outcome) -> None:
         """Follow a session that was renewed meanwhile, or note that it has ended."""
         if outcome is None:
             return
@@ -343,21 +302,13 @@ class Saving:
         if forward is None:
             self._ended_elsewhere(visit, old)
         else:
-            await self._save_late(visit, old, draft, forward, set_max_age=set_max_age)
+            await self._save_late(visit, old, draft, forward)
 
-    async def _save_late(
-        self, visit: Visit, old: Snapshot, draft: Draft, forward: Forward, *, set_max_age: bool
-    ) -> None:
+    async def _save_late(self, visit: Visit, old: Snapshot, draft: Draft, forward: Forward) -> None:
         """Save where the session is now; there is no cookie for it."""
         self._touched.pop(old.stored.identifier, None)
-        view = await save_late(
-            self._store,
-            old,
-            draft,
-            forward.token,
-            owner_key=self._settings.owner_key,
-            set_max_age=set_max_age,
-        )
+        owner_key = self._settings.owner_key
+        view = await save_late(self._store, old, draft, forward.token, owner_key=owner_key)
         if view is None:
             self._ended_elsewhere(visit, old)
         else:
@@ -389,9 +340,8 @@ class Saving:
             if session.invalidated:
                 self._ended_elsewhere(visit, old)
                 return
-            diff = Diff({}, tuple(old.values))
-            draft = self._draft(visit, diff, None, describe=False)
-            await self._save_late(visit, old, draft, forward, set_max_age=False)
+            draft = self._draft(visit, Diff({}, tuple(old.values)), None)
+            await self._save_late(visit, old, draft._replace(set_max_age=False), forward)
             return
         session.saved(None)
         self._cookie.delete(visit.request, visit.response)

@@ -63,3 +63,14 @@ class Draft(NamedTuple):
     deadline: float
     # What the session held before; it may stay as large as that.
     loaded: Mapping[str, Value]
+    # Whether the app chose another max_age than the stored one: then the dates move, back as well.
+    set_max_age: bool
+    # Whether to record that the session is in use: then the dates move, forward only.
+    touch: bool
+    # Whether the cookie that belongs to new dates cannot be sent.
+    without_cookie: bool
+
+    @property
+    def moves_dates(self) -> bool:
+        """Whether the save writes new dates."""
+        return self.touch or self.set_max_age

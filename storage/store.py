@@ -222,7 +222,7 @@ class Store:
         self._check_size(values, plain, draft.loaded)
         stored = Stored(
             identifier=identifier,
-            dates=self.dates_in_use(draft, created_ms),
+            dates=self._dates_in_use(draft, created_ms),
             persistent=draft.persistent,
             owner=None if draft.owner is None else self._keyring.owner_hash(draft.owner),
             key_id=self._keyring.first.key_id,
@@ -238,30 +238,22 @@ class Store:
         self._counters["inserts"] += 1
         return Snapshot(token, keys, stored, values, draft.owner)
 
-    def update(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool, by_forward: bool
-    ) -> tuple[Future[Outcome], Snapshot]:
+    def update(self, old: Snapshot, draft: Draft) -> tuple[Future[Outcome], Snapshot]:
         """Send the changed values only, and the dates where they move.
 
         Returns the outcome, and what MongoDB has then.
         """
-        change, new = self._changed(
-            old, draft, move_dates=move_dates, set_max_age=set_max_age, by_forward=by_forward
-        )
-        return self.apply(old.stored.identifier, change, draft), new
+        change, new = self._changed(old, draft)
+        update = Update(old.stored.identifier, draft.now_ms, change.to_mongodb())
+        return self._writes.submit(update, draft.deadline), new
 
     def updated(self, new: Snapshot, draft: Draft) -> None:
         """Note an update that was carried out."""
         self._counters["updates" if draft.diff else "touches"] += 1
         self._cache.update(new)
 
-    def apply(self, identifier: bytes, change: DocumentUpdate, draft: Draft) -> Future[Outcome]:
-        """Send one update."""
-        update = Update(identifier, draft.now_ms, change.to_mongodb())
-        return self._writes.submit(update, draft.deadline)
-
     async def update_if_unchanged(
-        self, there: Snapshot, draft: Draft, names: Iterable[str], *, set_max_age: bool
+        self, there: Snapshot, draft: Draft, names: Iterable[str]
     ) -> Snapshot | None:
         """Write a late save, if these values and the idle timeout are still as in ``there``.
 
@@ -271,9 +263,7 @@ class Store:
 
         Returns what MongoDB has then; ``None``: something is not as in ``there``.
         """
-        change, new = self._changed(
-            there, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
-        )
+        change, new = self._changed(there, draft)
         sealed: dict[str, bytes | None] = {}
         for name in names:
             found = there.values.get(name)
@@ -296,11 +286,9 @@ class Store:
         update = Update(document_id(token), now_ms, changes_nothing(now_ms))
         return await self._writes.submit(update, deadline) is None
 
-    def own_view(self, old: Snapshot, draft: Draft, *, set_max_age: bool) -> Snapshot:
+    def own_view(self, old: Snapshot, draft: Draft) -> Snapshot:
         """Return what a request takes its session for, after a save at a place that it left."""
-        return self._changed(
-            old, draft, move_dates=set_max_age, set_max_age=set_max_age, by_forward=True
-        )[1]
+        return self._changed(old, draft)[1]
 
     def view_at(self, there: Snapshot, view: Snapshot) -> Snapshot:
         """Return a request's own view of a session as if it had loaded it at another place."""
@@ -455,11 +443,6 @@ class Store:
         """Return a new error for a save that could not be carried out, and count it."""
         return self._driver.unavailable()
 
-    def dates_in_use(self, draft: Draft, created_ms: int) -> Dates:
-        """Return the dates of a session that is used now."""
-        end = self._lifetime.end(created_ms, draft.now_ms, draft.max_age)
-        return Dates(created_ms, draft.now_ms, end, draft.max_age)
-
     async def _by_grace(self, forward: Forward, now_ms: int, deadline: float) -> Loaded | None:
         """Follow forwards as long as each one's grace lasts."""
         for _ in range(MOST_MOVES):
@@ -605,9 +588,12 @@ class Store:
         up_to_date = self._lifetime.up_to_date_between(stored.dates)
         return Snapshot(token, keys, stored, values, owner, up_to_date)
 
-    def _changed(
-        self, old: Snapshot, draft: Draft, *, move_dates: bool, set_max_age: bool, by_forward: bool
-    ) -> tuple[DocumentUpdate, Snapshot]:
+    def _dates_in_use(self, draft: Draft, created_ms: int) -> Dates:
+        """Return the dates of a session that is used now."""
+        end = self._lifetime.end(created_ms, draft.now_ms, draft.max_age)
+        return Dates(created_ms, draft.now_ms, end, draft.max_age)
+
+    def _changed(self, old: Snapshot, draft: Draft) -> tuple[DocumentUpdate, Snapshot]:
         """Return what to write, and what MongoDB then has."""
         diff, stored = draft.diff, old.stored
         written = seal_values(old.keys, diff.written, known=old.values)
@@ -616,8 +602,8 @@ class Store:
             values.pop(name, None)
         self._check_size(values, diff.written, draft.loaded)
         created_ms = stored.dates.created_ms
-        dates = self.dates_in_use(draft, created_ms) if move_dates else None
-        if dates is not None and by_forward:
+        dates = self._dates_in_use(draft, created_ms) if draft.moves_dates else None
+        if dates is not None and draft.without_cookie:
             # One millisecond early: the next request finds its touch due, and sends the cookie
             # that this one must not send.
             dates = dates._replace(expires_ms=dates.expires_ms - 1)
@@ -625,7 +611,7 @@ class Store:
             values=sealed_fields(written),
             removed=[old.field(name) for name in diff.removed],
             dates=dates,
-            persistent=draft.persistent if set_max_age else None,
+            persistent=draft.persistent if draft.set_max_age else None,
             label=self._sealed_label(draft.label, stored.identifier, created_ms),
             sealed_under=self._keyring.first.key_id if len(self._keyring.keys) > 1 else None,
         )
