@@ -6,6 +6,7 @@ from typing import Any
 
 from storage.errors import SessionNotSerializable, Unreadable
 from storage.session import MongoSession
+from storage.settings import Settings
 from storage.snapshot import Diff
 from storage.values import SCALARS, Decoder, Encoded, Encoder, Value, marshalled_copy, read_value
 
@@ -44,22 +45,22 @@ def is_unchanged(session: MongoSession, now_ms: int) -> bool:
     return True
 
 
-def has_changed(session: MongoSession, encoder: Encoder, decoder: Decoder) -> bool:
+def has_changed(session: MongoSession, settings: Settings) -> bool:
     """Tell whether the app has changed a stored session, nested values included."""
     if session.invalidated or session.renewal_wanted or session.max_age_changed:
         return True
     if session.is_being_saved:
         return True  # its save waits, and compares then
     try:
-        return bool(diff_of(session, encoder, decoder))
+        return bool(diff_of(session, settings))
     except SessionNotSerializable:
         return True  # the save says what is wrong
 
 
-def unsaved_changes(session: MongoSession, encoder: Encoder, decoder: Decoder) -> list[str]:
+def unsaved_changes(session: MongoSession, settings: Settings) -> list[str]:
     """Name what the app has changed since the load or the last save; never a value."""
     try:
-        names = sorted(diff_of(session, encoder, decoder).names)
+        names = sorted(diff_of(session, settings).names)
     except SessionNotSerializable as refusal:
         return [str(refusal)]
     named = [repr(name[:_NAME_SHOWN_CHARACTERS]) for name in names[:_NAMES_SHOWN]]
@@ -70,11 +71,12 @@ def unsaved_changes(session: MongoSession, encoder: Encoder, decoder: Decoder) -
     return named
 
 
-def diff_of(session: MongoSession, encoder: Encoder, decoder: Decoder) -> Diff:
+def diff_of(session: MongoSession, settings: Settings) -> Diff:
     """Compare a session with its snapshot, nested values included.
 
     Raises ``SessionNotSerializable`` for a key that is not text or a value that cannot be encoded.
     """
+    encoder, decoder = settings.encoder, settings.decoder
     loaded, unconfirmed = session.known, session.unconfirmed
     written = {}
     current = session.current

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp_session import SESSION_KEY, STORAGE_KEY, AbstractStorage, Session
 
 from storage.cache import SessionCache
-from storage.changes import is_unchanged
+from storage.changes import has_changed, is_unchanged, unsaved_changes
 from storage.cookies import SessionCookie
 from storage.driver import Driver
 from storage.errors import SessionEnded, StorageUnavailable
@@ -111,7 +111,7 @@ class MongoStorage(AbstractStorage):
         del secrets
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._driver = Driver(collection, operation_timeout, self._counters)
-        settings = Settings(
+        self._settings = settings = Settings(
             owner_key=owner_key,
             describe=describe,
             max_bytes=max_bytes,
@@ -354,7 +354,7 @@ class MongoStorage(AbstractStorage):
 
     def report_late_changes(self, route: str, session: MongoSession) -> None:
         """Say once for a route that changes came too late to be saved with the response."""
-        if not session.abandoned and (changed := self._saving.unsaved_changes(session)):
+        if not session.abandoned and (changed := unsaved_changes(session, self._settings)):
             self._route_warnings.warn(
                 route,
                 "the session was changed after the response had started, and its last save was cut "
@@ -367,7 +367,7 @@ class MongoStorage(AbstractStorage):
 
     def has_changed(self, session: MongoSession) -> bool:
         """Tell whether the app has changed a stored session; for ``MongoSession``."""
-        return self._saving.has_changed(session)
+        return has_changed(session, self._settings)
 
     def needs_touch(self, session: MongoSession) -> bool:
         """Tell whether the use of a session is to be recorded; for ``MongoSession``."""

@@ -12,7 +12,7 @@ from weakref import ref
 
 from aiohttp import web
 
-from storage.changes import diff_of, has_changed, unsaved_changes
+from storage.changes import diff_of
 from storage.commands import Outcome
 from storage.cookies import SessionCookie
 from storage.errors import SessionNotSerializable, SessionTooLarge, StorageUnavailable
@@ -142,14 +142,6 @@ class Saving:
         else:
             session.saved(snapshot)
 
-    def unsaved_changes(self, session: MongoSession) -> list[str]:
-        """Name what the app has changed and not saved, for the log."""
-        return unsaved_changes(session, self._settings.encoder, self._settings.decoder)
-
-    def has_changed(self, session: MongoSession) -> bool:
-        """Tell whether the app has changed a stored session."""
-        return has_changed(session, self._settings.encoder, self._settings.decoder)
-
     def needs_touch(self, session: MongoSession, now_ms: int) -> bool:
         """Tell whether to record that a session is in use."""
         snapshot = session.snapshot
@@ -160,7 +152,7 @@ class Saving:
 
     def _diff_of(self, session: MongoSession) -> Diff:
         try:
-            return diff_of(session, self._settings.encoder, self._settings.decoder)
+            return diff_of(session, self._settings)
         except SessionNotSerializable as refusal:
             # Without the frames that have the values: error trackers record them.
             raise refusal.with_traceback(None) from None
