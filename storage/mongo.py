@@ -1,4 +1,4 @@
-"""``MongoStorage``: the way of a load and of a save, each to be read from top to bottom."""
+"""``MongoStorage``: what apps call, and the way of a load; that of a save goes on in ``saving``."""
 
 from __future__ import annotations
 

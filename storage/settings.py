@@ -1,4 +1,4 @@
-"""The arguments of ``MongoStorage`` that are not cookies, secrets or timeouts, and their checks."""
+"""The arguments of ``MongoStorage`` about owners, labels, limits and codecs, and their checks."""
 
 from __future__ import annotations
 
