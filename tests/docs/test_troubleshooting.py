@@ -431,9 +431,10 @@ async def test_set_up_that_comes_twice_or_too_late(storage: MongoStorage) -> Non
     twice, beside, added = web.Application(), web.Application(), web.Application()
     setup(twice, storage)
     aiohttp_session.setup(beside, storage)
+    listed = web.Application(middlewares=[aiohttp_session.session_middleware(storage)])
     web.Application().add_subapp("/sub", added)
 
-    for app in (twice, beside, added):
+    for app in (twice, beside, listed, added):
         with pytest.raises(RuntimeError) as raised:
             setup(app, storage)
         assert says(raised.value)
