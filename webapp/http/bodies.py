@@ -68,6 +68,9 @@ async def _text(request: web.Request, media_type: str, wanted: str) -> str:
         raise UnreadableBody("The body is not UTF-8 text.") from None
     except web.RequestPayloadError:
         raise UnreadableBody("The body is not encoded as its headers say.") from None
+    except ConnectionError:
+        # Nobody reads this; it is only no error of the app, which would be logged and counted.
+        raise UnreadableBody("The connection ended before the body did.") from None
 
 
 def _media_type(content_type: str) -> str:
