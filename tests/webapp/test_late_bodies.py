@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlencode
@@ -12,14 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.webapp.conftest import Client
-from tests.webapp.people import (
-    ADA,
-    NEW_PASSWORD,
-    PATIENCE_SECONDS,
-    another_device,
-    sign_in,
-    sign_up_and_in,
-)
+from tests.webapp.people import ADA, NEW_PASSWORD, another_device, sign_in, sign_up_and_in
 from webapp.accounts.users import ACCOUNTS
 from webapp.http.app_keys import IN_FLIGHT
 
@@ -102,19 +94,3 @@ async def test_request_whose_session_ends_while_its_body_arrives_does_nothing(
         assert b" 401 " in status or b"Location: /login?notice=session-ended" in rest
         assert (await other.get("/api/profile")).status == 200
         assert await client.app[ACCOUNTS].authenticate(ADA["email"], ADA["password"])
-
-
-@pytest.mark.parametrize(
-    ("path", "media_type"), [("/api/auth/login", JSON), ("/login", FORM)], ids=["API", "page"]
-)
-async def test_client_that_leaves_while_its_body_arrives_causes_no_error(
-    client: Client, caplog: pytest.LogCaptureFixture, path: str, media_type: str
-) -> None:
-    """Anybody could fill the log with tracebacks, and raise an alarm, otherwise."""
-    async with slow_request(client, "POST", path, media_type, "a=b"):
-        pass
-
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while int(client.app[IN_FLIGHT]):
-            await client.app[IN_FLIGHT].wait_for_change()
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

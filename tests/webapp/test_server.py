@@ -383,6 +383,27 @@ async def test_header_of_16_kib_does_not_keep_the_loop_busy(start: Start, header
     await serving.end()
 
 
+async def test_client_that_leaves_while_its_body_arrives_causes_no_error(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody could fill the log with tracebacks, and raise an alarm, otherwise."""
+    serving = await start()
+    _, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+
+    writer.write(
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\na=b"
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not int(serving.app[IN_FLIGHT]):
+            await serving.app[IN_FLIGHT].wait_for_change()
+        writer.close()
+        await serving.app[IN_FLIGHT].wait_until_none()
+
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await serving.end()
+
+
 async def test_expect_header_that_is_not_utf8_is_417(start: Start) -> None:
     """Without the replacement aiohttp fails when it repeats the header in its answer."""
     serving = await start()
