@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,6 +37,15 @@ def test_settings_table_is_the_constructors_signature() -> None:
     parameters = inspect.signature(MongoStorage).parameters.values()
 
     assert stated == [(parameter.name, parameter.default) for parameter in parameters]
+
+
+def test_guide_names_the_lowest_versions_of_what_the_package_needs() -> None:
+    """They are those of `pyproject.toml`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [f"python{project['requires-python']}", *project["dependencies"]]
+    text = " ".join(GUIDE.read_text().lower().split())
+
+    assert [need for need in needed if need.replace(">=", " ") not in text] == []
 
 
 async def _nothing(_session: MongoSession) -> None:
