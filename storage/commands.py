@@ -15,8 +15,6 @@ from storage.document import (
     MongoUpdate,
     a_session,
     by_id,
-    by_ids,
-    identifier_of,
     is_carried_out,
     is_forward,
     not_expired,
@@ -100,11 +98,7 @@ async def find_documents(
 ) -> list[list[bytes | None]]:
     """Read groups of documents by their ids, as bytes; ``None`` for one that is not there."""
     distinct = list(dict.fromkeys(chain.from_iterable(groups)))
-    if len(distinct) == 1:
-        documents = await driver.find_one(by_id(distinct[0]), seconds)
-    else:
-        documents = await driver.find(by_ids(distinct), len(distinct), seconds)
-    found = {identifier_of(raw): raw for raw in documents}
+    found = await driver.find_by_ids(distinct, seconds)
     return [list(map(found.get, group)) for group in groups]
 
 
@@ -202,15 +196,9 @@ async def _what_is_there(
             guarded += write.guard if isinstance(write, Update) else ()
     if not asked:
         return MappingProxyType({})
-    places, alive = list(asked), not_expired(max(asked.values()))
+    alive = not_expired(max(asked.values()))
     projection = what_is_there(guarded)
-    if len(places) == 1:
-        found = await driver.find_one(by_id(places[0]) | alive, seconds, projection=projection)
-    else:
-        found = await driver.find(
-            by_ids(places) | alive, len(places), seconds, projection=projection
-        )
-    return {identifier_of(raw): raw for raw in found}
+    return await driver.find_by_ids(list(asked), seconds, condition=alive, projection=projection)
 
 
 def _outcome(write: Write, there: Mapping[bytes, bytes]) -> Outcome:

@@ -23,7 +23,7 @@ from pymongo.errors import NotPrimaryError, OperationFailure, PyMongoError
 from pymongo.synchronous import client_session as synchronous_session
 
 from storage.causes import CLIENT_CLOSED, REQUEST_RATE_TOO_LARGE, Cause, cause_of, named
-from storage.document import CODEC, Document, bson_of
+from storage.document import CODEC, Filter, bson_of, by_id, by_ids, identifier_of
 from storage.errors import StorageUnavailable
 
 T = TypeVar("T")
@@ -155,22 +155,32 @@ class Driver:
                 logger.error(_ANOTHER_LOOP)  # noqa: TRY400 - one line, no traceback
                 raise RuntimeError(_ANOTHER_LOOP) from error
 
-    async def find(
-        self, filter_: Mapping[str, Any], size: int, seconds: float, **options: Any
-    ) -> list[bytes]:
-        """Find ``size`` documents at most, as bytes; for callers that nobody cancels."""
-        # One more than can come: the server then knows that there is nothing left to ask for.
-        find = partial(self._raw.find, filter_, batch_size=size + 1, **options)
-        # A new cursor for each try: one that has failed returns nothing at the next one.
-        return [bson_of(found) for found in await self.send(lambda: find().to_list(None), seconds)]
+    async def find_by_ids(
+        self,
+        identifiers: Sequence[bytes],
+        seconds: float,
+        *,
+        condition: Filter | None = None,
+        **options: Any,
+    ) -> dict[bytes, bytes]:
+        """Find documents by their ids, as bytes; for callers that nobody cancels.
 
-    async def find_one(
-        self, filter_: Mapping[str, Any], seconds: float, **options: Any
-    ) -> list[bytes]:
-        """Find one document as ``find`` does; the driver spends less on it than on a cursor."""
-        find_one = partial(self._raw.find_one, filter_, **options)
-        found: Document | None = await self.send(find_one, seconds)
-        return [] if found is None else [bson_of(found)]
+        Of those that are found only those that meet ``condition``.
+        """
+        count = len(identifiers)
+        filter_ = by_id(identifiers[0]) if count == 1 else by_ids(identifiers)
+        if condition is not None:
+            filter_ |= condition
+        if count == 1:
+            # The driver spends less on it than on a cursor.
+            one = await self.send(partial(self._raw.find_one, filter_, **options), seconds)
+            found = [] if one is None else [one]
+        else:
+            # One more than can come: the server then knows that there is nothing left to ask for.
+            find = partial(self._raw.find, filter_, batch_size=count + 1, **options)
+            # A new cursor for each try: one that has failed returns nothing at the next one.
+            found = await self.send(lambda: find().to_list(None), seconds)
+        return {identifier_of(raw): raw for raw in map(bson_of, found)}
 
     async def find_all(
         self, filter_: Mapping[str, Any], deadline: float, **options: Any

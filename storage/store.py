@@ -34,11 +34,9 @@ from storage.document import (
     bson_of,
     build,
     build_forward,
-    by_ids,
     changes_nothing,
     checked_values,
     decode,
-    identifier_of,
     max_age_is,
     parse_forward,
     parse_watched,
@@ -386,10 +384,8 @@ class Store:
         Nothing is logged or counted as a refusal: a watch is no request.
         """
         seconds = self._driver.timeout_seconds
-        find = self._driver.find(
-            by_ids(identifiers), len(identifiers), seconds, projection={**WATCHED}
-        )
-        return {identifier_of(raw): raw for raw in await self._driver.finish(find, seconds)}
+        find = self._driver.find_by_ids(identifiers, seconds, projection={**WATCHED})
+        return await self._driver.finish(find, seconds)
 
     def read_watched(
         self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int

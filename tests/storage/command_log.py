@@ -28,3 +28,9 @@ class CommandLog(monitoring.CommandListener):
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Ignore it: it was recorded when it started."""
+
+
+def ids_asked_for(find: dict[str, Any]) -> list[bytes]:
+    """Return the document ids that a find asks for, one or several."""
+    ids = find["filter"]["_id"]
+    return list(ids["$in"]) if isinstance(ids, dict) else [ids]

@@ -111,12 +111,12 @@ async def test_update_has_missed_although_the_session_was_put_back_before_the_lo
 ) -> None:
     """A restored copy does not have what the update would have written."""
     driver = Driver(collection, 5, {"commands": 0, "unavailable": 0})
-    find_one = driver.find_one
+    find_by_ids = driver.find_by_ids
 
-    async def put_back(*args: Any, **options: Any) -> list[bytes]:
+    async def put_back(*args: Any, **options: Any) -> dict[bytes, bytes]:
         await collection.insert_one({"_id": GONE, "expires_at": LATER, "values": {"a": b"old"}})
-        return await find_one(*args, **options)
+        return await find_by_ids(*args, **options)
 
-    monkeypatch.setattr(driver, "find_one", put_back)
+    monkeypatch.setattr(driver, "find_by_ids", put_back)
 
     assert await write_documents(driver, [Update(GONE, NOW_MS, SET)], 5) == [Missed()]

@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from aiohttp.typedefs import Handler
 
 from storage import MongoStorage, setup, watch_session
-from tests.storage.command_log import CommandLog
+from tests.storage.command_log import CommandLog, ids_asked_for
 from tests.storage.conftest import OpenSite, Visitor, real_drivers
 from tests.storage.direct import load, stored
 
@@ -111,9 +111,7 @@ async def test_shared_command_is_below_one_of_the_requests_that_it_serves(
 
     assert len(log.seen) > 1
     for (_name, span), (_same, command) in zip(log.seen, log.commands, strict=True):
-        ids = command["filter"]["_id"]
-        served = ids["$in"] if isinstance(ids, dict) else [ids]
-        assert span in {groups[bytes(identifier)] for identifier in served}
+        assert span in {groups[bytes(identifier)] for identifier in ids_asked_for(command)}
 
 
 async def test_look_at_watched_sessions_is_below_no_request(

@@ -25,7 +25,7 @@ from aiohttp import (
 from aiohttp_session import get_session
 
 from storage import MongoStorage, SessionEnded, watch_session, watching
-from tests.storage.command_log import CommandLog
+from tests.storage.command_log import CommandLog, ids_asked_for
 from tests.storage.conftest import (
     Clock,
     Handler,
@@ -296,7 +296,7 @@ async def test_watched_sessions_share_their_finds(
     await until(lambda: not storage._watches._due)
 
     assert log.names == ["find"] * finds
-    asked = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+    asked = [ids_asked_for(command) for _name, command in log.commands]
     assert len({one for ids in asked for one in ids}) == sum(map(len, asked)) == count
     assert {tuple(command["projection"]) for _name, command in log.commands} == {
         ("_id", "created_at", "last_seen_at", "expires_at", "max_age", "owner", "forward")
@@ -640,7 +640,7 @@ async def test_each_session_is_looked_at_in_its_own_interval(
         log.commands.clear()
         await until(lambda: len(log.commands) >= 3)
 
-    asked = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+    asked = [ids_asked_for(command) for _name, command in log.commands]
     assert asked == [[bytes.fromhex(str(storage.handle(often.session)))]] * len(asked)
 
 
@@ -883,7 +883,7 @@ async def test_only_the_sessions_of_a_revoked_owner_are_looked_at(
     await tasks[1]
 
     assert log.names == ["delete", "delete", "find"]
-    assert len(log.commands[2][1]["filter"]["_id"]["$in"]) == 1
+    assert len(ids_asked_for(log.commands[2][1])) == 1
 
 
 async def test_sessions_are_looked_at_in_the_order_of_their_watches(
@@ -897,7 +897,7 @@ async def test_sessions_are_looked_at_in_the_order_of_their_watches(
     log.commands.clear()
 
     def asked() -> list[bytes]:
-        batches = [command["filter"]["_id"]["$in"] for _name, command in log.commands]
+        batches = [ids_asked_for(command) for _name, command in log.commands]
         assert all(len(batch) <= 2 for batch in batches)
         return [identifier for batch in batches for identifier in batch]
 
