@@ -103,7 +103,11 @@ class Saving:
         except BaseException:
             session.give_back(taken)
             raise
-        session.take_over(taken)
+        else:
+            session.take_over(taken)
+        finally:
+            # A task keeps its error, and that the frames with the one before it, and so on.
+            session.saving = None
 
     async def _save(self, visit: Visit) -> None:
         session, snapshot, settings = visit.session, visit.session.snapshot, self._settings

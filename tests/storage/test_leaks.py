@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 
-from storage import MongoStorage, StorageUnavailable, setup, tokens
+from storage import MongoStorage, StorageUnavailable, save_session, setup, tokens
 from tests.storage.command_log import CommandLog
 from tests.storage.conftest import SECRET, Clock, MakeStorage, close, real_drivers
 from tests.storage.direct import load, stored, values, visit
@@ -55,6 +55,29 @@ async def test_memory_stays_constant_over_many_visitors(
 
     assert after - before < 200
     assert storage.queued == 0
+
+
+async def test_memory_stays_constant_over_many_failed_saves_of_one_connection(
+    storage: MongoStorage, log: CommandLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A WebSocket that tries to save while MongoDB is away leaves no objects behind."""
+    (cookie,) = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    monkeypatch.setattr(storage._driver, "timeout_seconds", -1.0)
+
+    async def failed(count: int) -> int:
+        for number in range(count):
+            begun.session["n"] = [number]
+            with pytest.raises(StorageUnavailable):
+                await save_session(begun.request)
+            await storage._store.drained()
+        log.commands.clear()
+        return objects()
+
+    before = await failed(20)
+    after = await failed(100)
+
+    assert after - before < 200
 
 
 @real_drivers
