@@ -71,15 +71,18 @@ async def test_internal_error_is_500_without_details(
     ],
 )
 async def test_unavailable_database_is_503_with_retry_after(
-    failing: Client, path: str, content_type: str
+    failing: Client, caplog: pytest.LogCaptureFixture, path: str, content_type: str
 ) -> None:
-    """Accounts and counters fail like sessions: try again shortly."""
+    """Accounts and counters fail like sessions: try again shortly; the log has one line."""
     response = await failing.get(path)
 
     assert response.status == 503
     assert response.content_type == content_type
     assert int(response.headers["Retry-After"]) >= 1
     assert DETAILS not in await response.text()
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.message.startswith("MONGO_URI: MongoDB does not answer; check that it runs")
+    assert record.exc_info is None
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/profile/nothing", "/api", "/API/profile"])

@@ -356,30 +356,26 @@ async def test_refused_body_is_skipped_without_decompressing_it(start: Start) ->
     await serving.end()
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        pytest.param(b"Content-Type: application/json;" + b'"' * 16_000, id="quotation marks"),
-        pytest.param(b"Origin: https://" + "\ufdfa".encode() * 5_000, id="letters to normalise"),
-    ],
-)
-async def test_header_of_16_kib_does_not_keep_the_loop_busy(start: Start, header: bytes) -> None:
+async def test_header_of_16_kib_does_not_keep_the_loop_busy(start: Start) -> None:
     """General parsers need up to five seconds for one of these, and nobody is served meanwhile.
 
     Measured is the CPU time of this thread, which does not depend on what else runs.
     """
+    quotes = b"Content-Type: application/json;" + b'"' * 16_000
+    long_to_normalise = b"Origin: https://" + "\ufdfa".encode() * 5_000
     serving = await start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
 
-    begun = time.thread_time()
-    writer.write(b"POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
-    writer.write(header + b"\r\nContent-Length: 0\r\n\r\n")
-    answer = await reader.read()
-    used_seconds = time.thread_time() - begun
+    for header, status in ((quotes, b"400"), (long_to_normalise, b"403")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+        begun = time.thread_time()
+        writer.write(b"POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
+        writer.write(header + b"\r\nContent-Length: 0\r\n\r\n")
+        answer = await reader.read()
+        used_seconds = time.thread_time() - begun
+        writer.close()
 
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
-    assert used_seconds < 0.1
-    writer.close()
+        assert answer.split()[1] == status
+        assert used_seconds < 0.1
     await serving.end()
 
 

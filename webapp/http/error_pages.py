@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pymongo.errors import PyMongoError
 
-from webapp.database.errors import is_away
+from webapp.database.errors import explain, is_away
 from webapp.http.api_prefix import is_api
 from webapp.http.refusals import Busy, Refusal
 
@@ -62,7 +62,8 @@ def error_answers(page: ErrorPage) -> Middleware:
             raise
         except Exception as error:
             if isinstance(error, PyMongoError) and is_away(error):
-                _log.warning("MongoDB did not answer", exc_info=True)
+                # One line: while MongoDB is away, every request comes here.
+                _log.warning(explain(error, "of the app").sentence)
                 away = Busy(_DATABASE_AWAY, retry_after_seconds=DATABASE_RETRY_SECONDS)
                 raise _explain(request, away, page) from None
             _log.error("unhandled error", exc_info=error)
