@@ -51,9 +51,9 @@ class StubCollection:
     async def bulk_write(
         self, operations: Sequence[object], *, ordered: bool = True
     ) -> SimpleNamespace:
-        """Answer that every document was found."""
+        """Answer that every document was found; the storage sends updates here, and no inserts."""
         assert not ordered
-        return SimpleNamespace(matched_count=len(operations), deleted_count=0)
+        return SimpleNamespace(matched_count=len(operations), deleted_count=0, inserted_count=0)
 
 
 class _Found:

@@ -224,8 +224,8 @@ class Batcher(Generic[Item, Result]):
             raise
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the worker
             self._pace.fail()
-            self._report(error)
             self._fail(batch, error)
+            self._report(error)
             return
         self._events += 1
         self._pace.learn(idle_seconds() - idle)

@@ -366,6 +366,21 @@ async def test_failed_batch_is_reported_once_even_if_nobody_waits_for_it_any_mor
     assert [type(report) for report in reports] == [ConnectionError]
 
 
+async def test_failed_batch_answers_its_waiters_before_it_is_reported(sender: Sender) -> None:
+    """They do not wait for the log, nor until their deadline if logging fails."""
+    answered: list[bool] = []
+
+    def report(_error: Exception) -> None:
+        answered.append(waiter.done())
+
+    batcher: Batcher[str, str] = Batcher(sender, refuse, report)
+    waiter = batcher.submit("a?", later())
+    with pytest.raises(StorageUnavailable):
+        await waiter
+
+    assert answered == [True]
+
+
 async def test_failed_batch_does_not_stop_the_queue(sender: Sender) -> None:
     """Items that waited during a failed batch are sent, and so are later ones."""
     batcher = batcher_of(sender)
