@@ -302,7 +302,6 @@ class Saving:
 
     async def _save_late(self, visit: Visit, old: Snapshot, draft: Draft, forward: Forward) -> None:
         """Save where the session is now; there is no cookie for it."""
-        self._touched.pop(old.stored.identifier, None)
         owner_key = self._settings.owner_key
         view = await save_late(self._store, old, draft, forward.token, owner_key=owner_key)
         if view is None:
@@ -394,7 +393,6 @@ class Saving:
         # No cookie at all, not even a deletion: a newer response may just have set a good one.
         visit.session.abandoned = visit.session.ended = True
         self._store.forget(old.stored.identifier)
-        self._touched.pop(old.stored.identifier, None)
         logger.info("session %s ended during a request; its save wrote nothing", _name(old))
 
     def _touch_is_due(self, old: Snapshot, now_ms: int) -> bool:

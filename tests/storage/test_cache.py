@@ -188,6 +188,30 @@ async def test_large_session_is_not_cached(make_storage: MakeStorage) -> None:
     assert storage._store._cache.get(id_of(cookie)) is None
 
 
+async def test_session_of_just_the_largest_size_is_cached(
+    make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte more, and it is not; after a save only the sealed values are counted."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    first = await snapshot_of(storage, cookie)
+    document = storage._store._cache.get(id_of(cookie)).raw
+    sealed = sum(len(value.sealed) for value in first.values.values())
+
+    monkeypatch.setattr(cache, "LARGEST_BYTES", len(document))
+    storage._store._cache.clear()
+    first = await snapshot_of(storage, cookie)
+    assert await snapshot_of(storage, cookie) is first
+
+    monkeypatch.setattr(cache, "LARGEST_BYTES", sealed)
+    storage._store._cache.update(first)
+    assert storage._store._cache.get(id_of(cookie)) is not None
+
+    monkeypatch.setattr(cache, "LARGEST_BYTES", sealed - 1)
+    storage._store._cache.update(first)
+    assert storage._store._cache.get(id_of(cookie)) is None
+
+
 async def test_expired_session_is_not_opened(
     make_storage: MakeStorage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +304,20 @@ async def test_session_that_another_process_ended_is_removed_from_the_cache(
     [cookie] = await stored(storage, 1)
     await snapshot_of(storage, cookie)
     await _revoke(elsewhere, cookie)
+
+    assert await values(storage, cookie) == {}
+
+    assert storage._store._cache.get(id_of(cookie)) is None
+
+
+async def test_session_that_does_not_open_any_more_is_removed_from_the_cache(
+    make_storage: MakeStorage, collection: Any
+) -> None:
+    """Its values are those of a document that somebody has replaced."""
+    storage = make_storage()
+    [cookie] = await stored(storage, 1)
+    await snapshot_of(storage, cookie)
+    await collection.update_one({}, {"$set": {"persistent": "yes"}})
 
     assert await values(storage, cookie) == {}
 

@@ -70,6 +70,23 @@ async def test_passed_deadline_raises_storage_unavailable(mongodb: Driver, colle
     await mongodb.drained()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param("Cannot use AsyncMongoClient in different event loop.", id="PyMongo"),
+        pytest.param("got Future attached to a different loop", id="Motor"),
+    ],
+)
+async def test_client_of_another_loop_is_named_with_the_remedy(mongodb: Driver, said: str) -> None:
+    """Each driver says it in its own words."""
+
+    async def refused() -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(RuntimeError, match=r"^collection: its client was used in another event"):
+        await mongodb.send(refused, 1)
+
+
 async def test_operation_whose_time_has_passed_gets_no_more_of_it(mongodb: Driver) -> None:
     """Nobody waits for it any more."""
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
-from storage import MongoStorage, generate_secret, setup
+from storage import MongoStorage, generate_secret, save_session, setup
 from storage.session import MongoSession
 from tests.storage.conftest import (
     NOON,
@@ -135,11 +135,21 @@ async def end_by_another_session(request: web.Request) -> None:
     (await aiohttp_session.new_session(request))["user_id"] = 8
 
 
-@pytest.mark.parametrize("end", [end_by_sign_out, end_by_renewal, end_by_another_session])
+async def end_by_revoke(request: web.Request) -> None:
+    """End it by its handle."""
+    session = await aiohttp_session.get_session(request)
+    assert isinstance(session, MongoSession)
+    assert isinstance(storage := session.made_by, MongoStorage)
+    assert await storage.revoke(str(storage.handle(session)))
+
+
+@pytest.mark.parametrize(
+    "end", [end_by_sign_out, end_by_renewal, end_by_another_session, end_by_revoke]
+)
 async def test_each_ended_session_is_counted_once(
     storage: MongoStorage, visitor: Visitor, end: Callable[[web.Request], Awaitable[None]]
 ) -> None:
-    """By a sign-out, by a renewal, or by another session in its place."""
+    """By a sign-out, by a renewal, by another session in its place, or by its handle."""
 
     async def handler(request: web.Request) -> web.Response:
         await end(request)
@@ -263,7 +273,7 @@ async def test_closed_storage_refuses_every_use(make_storage: MakeStorage, use: 
 
 
 async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
-    """A session that was loaded before cannot be saved."""
+    """A session that was loaded before cannot be saved, neither by hand nor with an answer."""
     storage = make_storage()
     begun = await load(storage)
     begun.session["a"] = 1
@@ -271,6 +281,8 @@ async def test_save_after_closing_is_refused(make_storage: MakeStorage) -> None:
 
     with pytest.raises(RuntimeError, match=r"^this MongoStorage was closed by aclose"):
         await begun.save()
+    with pytest.raises(RuntimeError, match=r"^this MongoStorage was closed by aclose"):
+        await save_session(begun.request)
 
 
 async def test_app_with_a_closed_storage_does_not_start(

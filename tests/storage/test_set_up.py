@@ -245,6 +245,17 @@ async def test_app_that_is_started_again_gets_its_storage_back(
     assert await collection.count_documents({}) == 3
 
 
+async def test_app_that_runs_again_is_not_set_up_a_second_time(storage: MongoStorage) -> None:
+    """Only an app that was stopped may come with another storage."""
+    app = _app()
+    setup(app, storage)
+    assert await _visit_twice(app) == [1, 2]
+
+    async with TestClient(TestServer(app)):
+        with pytest.raises(RuntimeError, match=r"^setup: this app has sessions already"):
+            setup(app, storage)
+
+
 async def test_storage_that_the_app_has_closed_itself_stays_closed(storage: MongoStorage) -> None:
     """Only what the end of an app has closed, its next start opens."""
     app = _app()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from storage import SessionTooLarge
 from tests.storage.conftest import (
@@ -19,7 +20,7 @@ from tests.storage.conftest import (
     every_driver,
     set_cookie_of,
 )
-from tests.storage.direct import load, values, visit
+from tests.storage.direct import load, loaded, stored, values, visit
 
 AT_NOON = datetime.fromtimestamp(NOON, UTC).replace(tzinfo=None)  # as drivers return it
 MINUTE = timedelta(minutes=1)
@@ -212,3 +213,19 @@ async def test_record_of_recent_touches_is_bounded(make_storage: MakeStorage, cl
         await visit(storage, cookie, dict)
 
     assert len(storage._saving._touched) == 4096
+
+
+async def test_latest_touch_is_among_those_that_a_process_remembers(
+    make_storage: MakeStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parallel requests of one session share it, although others have touched theirs before."""
+    monkeypatch.setattr("storage.saving.KNOWN_TOUCHES", 1)
+    storage = make_storage(max_age=1200)
+    other, cookie = await stored(storage, 2)
+    parallel = await loaded(storage, [other, cookie, cookie])
+    clock.advance(60)
+
+    for begun in parallel:
+        await storage.save_session(begun.request, web.Response(), begun.session)
+
+    assert storage.counters["touches"] == 2
