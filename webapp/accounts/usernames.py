@@ -14,6 +14,13 @@ EMAIL_MAX_LENGTH = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
 BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
+# They look like nothing, so that a name can look like another, or empty. Not those that scripts and
+# emoji need: joiners, variation selectors, tags (Unicode: Default_Ignorable_Code_Point).
+INVISIBLE = frozenset(
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060\u2061\u2062\u2063\u2064"
+    "\u206a\u206b\u206c\u206d\u206e\u206f\u2800\ufeff"
+)
+_REFUSED = BIDI_CONTROLS | INVISIBLE
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _VISIBLE = frozenset("LNPS")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)*")
@@ -95,6 +102,6 @@ def _to_a_labels(domain: str) -> str | None:
 
 def _has_unprintable(text: str) -> bool:
     return any(
-        character in BIDI_CONTROLS or unicodedata.category(character) in _UNPRINTABLE
+        character in _REFUSED or unicodedata.category(character) in _UNPRINTABLE
         for character in text
     )
