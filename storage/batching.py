@@ -233,8 +233,8 @@ class Batcher(Generic[Item, Result]):
             waiter = pending[2]
             if not waiter.done():
                 _answer(waiter, result)
-            elif self._keep_cancelled and waiter.cancelled():
-                # Its task is told of the cancellation in the next turn of the loop only.
+            else:
+                # Cancelled perhaps, and its task is told of that in the loop's next turn only.
                 self._unclaimed[waiter] = result
 
     def _fail(self, batch: list[Pending[Item, Result]], error: BaseException | None) -> None:

@@ -7,7 +7,7 @@ import gc
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -50,6 +50,13 @@ class Sender:
         if any("?" in item for item in items):
             raise ConnectionError("the connection is closed")
         return [LookupError(item) if "!" in item else item.upper() for item in items]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_fails_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Let a test fail where the event loop has reported an error of a callback."""
+    yield
+    assert [line for line in caplog.get_records("call") if line.name == "asyncio"] == []
 
 
 @pytest.fixture
@@ -266,6 +273,22 @@ async def test_items_beyond_a_full_batch_are_sent_without_another_event(
     assert sender.batches == [["a", "b"], ["c", "d"], ["e", "f"]]
     sender.go.set()
     await asyncio.gather(*waiting)
+
+
+async def test_look_that_finds_nothing_to_send_is_the_last_one(sender: Sender) -> None:
+    """Another batch has taken what waited."""
+    batcher = batcher_of(sender)
+    batcher._pace.limit = 2
+    first = await sent_first(batcher, sender, "a")
+    second = batcher.submit("b", later())
+    sender.go.set()
+
+    await asyncio.gather(first, second)
+    for _turn in range(20):
+        await asyncio.sleep(0)
+
+    assert sender.batches == [["a"], ["b"]]
+    assert not batcher._look_is_due
 
 
 async def test_failed_batch_does_not_change_the_limit_by_its_time(sender: Sender) -> None:

@@ -227,6 +227,20 @@ async def test_clock_follows_a_time_that_is_replaced_later(
     await storage.aclose()
 
 
+async def test_closing_a_storage_that_nobody_uses_waits_for_nothing(
+    make_storage: MakeStorage,
+) -> None:
+    """An app that ends has no time to lose."""
+    storage = make_storage()
+    await visit(storage, None, sign_in)
+
+    closing = asyncio.create_task(storage.aclose())
+    for _turn in range(50):
+        await asyncio.sleep(0)
+
+    assert closing.done()
+
+
 async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeStorage) -> None:
     """An app and its sub-apps each close it."""
     storage = make_storage()
