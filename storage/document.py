@@ -272,6 +272,11 @@ def values_are(fields: Mapping[str, bytes | None]) -> Filter:
     return {f"values.{field}": sealed for field, sealed in fields.items()}
 
 
+def session_is(stored: Stored, fields: Mapping[str, bytes]) -> Filter:
+    """Return the filter of a session with exactly these sealed values, and that idle timeout."""
+    return {"values": {**fields}, **max_age_is(stored)}
+
+
 def changes_nothing(now_ms: int) -> MongoUpdate:
     """Return an update that leaves every session as it is that has not expired at ``now_ms``."""
     return {"$max": {TTL_FIELD: to_datetime(now_ms)}}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from storage.forwards import Forward
 from storage.snapshot import Diff, Draft, Snapshot
-from storage.store import MOST_MOVES, Store, Taken
+from storage.store import MOST_MOVES, Store
 
 # Each try that fails leaves less to write: somebody else has changed a value.
 MOST_TRIES = 8
@@ -73,18 +73,17 @@ async def end_late(store: Store, forwards: Iterable[Forward], now_ms: int, deadl
             place = found.get(place.token)
 
 
-async def take_late(store: Store, old: Snapshot, draft: Draft) -> Taken:
-    """End a session, also where it was renewed meanwhile and had an owner."""
-    token, taken = old.token, await store.take(old.token, old, draft)
-    for _ in range(MOST_MOVES):
-        if taken.ended:
-            break
+async def take_late(store: Store, old: Snapshot, draft: Draft) -> bool:
+    """End a session, also where it was renewed meanwhile and had an owner; tell if it did."""
+    token: bytes = old.token
+    for _ in range(MOST_MOVES + 1):
+        if await store.take(token, draft):
+            return True
         forward = await store.what_took_its_place(token, draft)
         if forward is None or not forward.had_owner:
             break
         token = forward.token
-        taken = await store.take(token, old, draft)
-    return taken
+    return False
 
 
 async def where_it_is(store: Store, token: bytes, now_ms: int) -> bytes:
@@ -102,8 +101,9 @@ async def _reach(store: Store, token: bytes, now_ms: int, deadline: float) -> Sn
     """Return a session as it is now, however often it was renewed; ``None``: it has ended."""
     for _ in range(MOST_MOVES):
         found = await store.look(token, now_ms, deadline)
-        # Nobody is told that a session has ended while a failover may undo that.
-        if found is None and await store.is_there(token, now_ms, deadline):
+        # Nobody is told that a session has ended, and nothing is written to where it has moved,
+        # while a failover may undo that.
+        if not isinstance(found, Snapshot) and await store.is_there(token, now_ms, deadline):
             found = await store.look(token, now_ms, deadline)
         if not isinstance(found, Forward):
             return found

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import SessionTooLarge, StorageUnavailable, Unreadable
-from storage.following import save_late, take_late
+from storage.errors import StorageUnavailable, Unreadable
+from storage.following import take_late
 from storage.forwards import FOLLOWED_MS, Forward
 from storage.snapshot import Diff, Draft, Snapshot
-from storage.store import Store, Taken
-from storage.tokens import to_handle
+from storage.store import MOST_MOVES, Store
 from storage.values import Value
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-# How long a renewal goes on trying to move what others have changed: most failovers take less.
-ADOPTION_SECONDS = 60.0
-PAUSE_SECONDS = 0.5
+# Each try that fails has met a change of somebody else, or a move.
+MOST_TRIES = 2 * MOST_MOVES
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,94 +92,95 @@ async def renew(
     created_ms = draft.now_ms if renewal.starts_again else old.stored.dates.created_ms
     new = await store.insert(draft, values, created_ms=created_ms)
     try:
-        taken = await _take_old(store, renewal, new)
-        if not taken.ended and not renewal.is_sign_in:
-            forward = None
-            if renewal.leaves_forward:
-                forward = await store.what_took_its_place(old.token, draft)
+        renewed = await _replace(store, renewal, new)
+        if not isinstance(renewed, Renewed):
             await store.delete(draft.deadline, new.stored.identifier)
-            return forward
     except StorageUnavailable:
         store.abandon(new.stored.identifier)
         raise
-    if taken.last is None or not renewal.adopts:
-        return Renewed(new, {}, [])
-    others = _changes_of_others(old, taken.last, draft)
-    try:
-        return await _adopt(store, new, others)
-    except StorageUnavailable:
-        # The old session is gone: to give the new one up as well would sign the visitor out.
-        store.finish_later(_adopt_late(store, old, new, others))
-        return Renewed(new, {}, [])
+    return renewed
 
 
-async def _take_old(store: Store, renewal: Renewal, new: Snapshot) -> Taken:
+async def _replace(store: Store, renewal: Renewal, new: Snapshot) -> Renewed | Forward | None:
+    """End the old session once the new one has everything that others have changed in it."""
     old, draft = renewal.old, renewal.draft
-    if renewal.leaves_forward:
-        # A sign-in ends a grace: its end would be one for the next owner.
-        has_grace = renewal.grace_ms > 0 and renewal.owner_stays
-        grace_ends_ms = draft.now_ms + renewal.grace_ms if has_grace else 0
-        ends_ms = draft.now_ms + FOLLOWED_MS
-        forward = Forward(new.token, ends_ms, grace_ends_ms, old.owner is not None)
-        return await store.take(old.token, old, draft, forward)
-    return await take_late(store, old, draft)
-
-
-async def _adopt(store: Store, new: Snapshot, others: Draft) -> Renewed | None:
-    """Move to the new session what parallel requests changed in the old one since its load."""
-    adopted, dropped = others.diff
-    try:
-        fresh = store.fresh(adopted)
-    except Unreadable:
-        return Renewed(new, {}, [])
-    if not adopted and len(dropped) == len(new.values):
-        # Nothing is left to move: an emptied session is a logout.
-        await store.delete(others.deadline, new.stored.identifier)
-        return None
-    if others.diff or others.set_max_age:
-        # Each of the requests may store what it has changed, however large it is together.
-        sent, new = store.update(new, others._replace(loaded=new.values | adopted))
-        if await sent is not None:
+    if not renewal.adopts:
+        ended = await take_late(store, old, draft)
+        return Renewed(new, {}, []) if ended or renewal.is_sign_in else None
+    forward = _forward_to(renewal, new) if renewal.leaves_forward else None
+    token, seen = old.token, old
+    for _ in range(MOST_TRIES):
+        if await store.take(token, draft, as_seen=seen, forward=forward):
+            break
+        emptied = seen._replace(values={})
+        there = await store.look(token, draft.now_ms, draft.deadline, emptied)
+        if isinstance(there, Forward) and forward is None and there.had_owner:
+            token = there.token
+            continue
+        if not isinstance(there, Snapshot):
+            if renewal.is_sign_in:
+                break
+            return there if renewal.leaves_forward else None
+        adopted = await _adopt(store, new, _changes_of_others(seen, there, new, draft))
+        if adopted is None:
+            await store.take(token, draft)
             return None
-    return Renewed(new, fresh, dropped)
+        new, seen = adopted, there
+    else:
+        raise store.unavailable()
+    written, removed = _changes_of_others(old, seen, new, draft).diff
+    try:
+        return Renewed(new, store.fresh(written), removed)
+    except Unreadable:
+        # A decoder of the app's own: the values are stored, but not shown to this request.
+        return Renewed(new, {}, [])
 
 
-async def _adopt_late(store: Store, old: Snapshot, new: Snapshot, others: Draft) -> None:
-    """Try again to move what others changed, as a late save of theirs: MongoDB may be away."""
-    clock = asyncio.get_running_loop().time
-    give_up_at = clock() + ADOPTION_SECONDS
-    while clock() < give_up_at and not store.closed:
-        late = others._replace(deadline=store.deadline())
-        try:
-            await save_late(store, old, late, new.token, owner_key=None)
-        except (StorageUnavailable, SessionTooLarge):
-            await asyncio.sleep(PAUSE_SECONDS)
-        else:
-            return
-    handle = to_handle(old.stored.identifier)[:8]
-    logger.warning("session %s was renewed without what others changed meanwhile", handle)
+def _forward_to(renewal: Renewal, new: Snapshot) -> Forward:
+    old, draft = renewal.old, renewal.draft
+    # A sign-in ends a grace: its end would be one for the next owner.
+    has_grace = renewal.grace_ms > 0 and renewal.owner_stays
+    grace_ends_ms = draft.now_ms + renewal.grace_ms if has_grace else 0
+    return Forward(new.token, draft.now_ms + FOLLOWED_MS, grace_ends_ms, old.owner is not None)
 
 
-def _changes_of_others(old: Snapshot, last: Snapshot, draft: Draft) -> Draft:
-    """Return a save of what others changed since the load, "remember me" included; ours goes first.
+async def _adopt(store: Store, new: Snapshot, others: Draft) -> Snapshot | None:
+    """Copy to the new session what parallel requests have changed in the old one.
 
-    ``last`` is what the old session was when it ended.
+    Before the old one is replaced: afterwards a late save would not find it at the new place.
+    ``None``: nothing is left, or the new session was revoked.
+    """
+    written, removed = others.diff
+    if not written and not new.values.keys() - removed:
+        return None  # an emptied session is a logout
+    if not others.diff and not others.set_max_age:
+        return new
+    # Each of the requests may store what it has changed, however large it is together.
+    sent, changed = store.update(new, others._replace(loaded=new.values | written))
+    return changed if await sent is None else None
+
+
+def _changes_of_others(old: Snapshot, there: Snapshot, new: Snapshot, draft: Draft) -> Draft:
+    """Return a save of what others have changed, "remember me" included; ours goes first.
+
+    ``there`` is what the old session is now, ``new`` what has been made of it.
     """
     known, ours = old.values, draft.diff.names
-    adopted = {
+    written = {
         name: value
-        for name, value in last.values.items()
+        for name, value in there.values.items()
         if name not in ours and (name not in known or known[name].encoded != value.encoded)
     }
-    dropped = [name for name in known if name not in last.values and name not in ours]
-    before = (old.stored.dates.max_age, old.stored.persistent)
-    after = (last.stored.dates.max_age, last.stored.persistent)
+    removed = [name for name in known if name not in there.values and name not in ours]
+    before, after, chosen = (
+        (one.stored.dates.max_age, one.stored.persistent) for one in (old, there, new)
+    )
     return draft._replace(
-        diff=Diff(adopted, dropped),
-        max_age=last.stored.dates.max_age,
-        persistent=last.stored.persistent,
+        diff=Diff(written, removed),
+        max_age=there.stored.dates.max_age,
+        persistent=there.stored.persistent,
         label=None,
-        set_max_age=before == (draft.max_age, draft.persistent) != after,
+        set_max_age=before == chosen != after,
         touch=False,
         without_cookie=False,
     )

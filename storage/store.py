@@ -10,7 +10,7 @@ import logging
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from storage import rotation
 from storage.batching import BATCH_SIZE, Batcher
@@ -31,7 +31,6 @@ from storage.document import (
     SealedForward,
     Stored,
     WatchedDocument,
-    bson_of,
     build,
     build_forward,
     changes_nothing,
@@ -44,6 +43,7 @@ from storage.document import (
     same_forward,
     sealed_again,
     session_by_id,
+    session_is,
     values_are,
 )
 from storage.driver import Driver, context_of_request
@@ -67,16 +67,6 @@ MOST_MOVES = 8
 # What a load has found: a session, values that are the caller's own, and whether its token is of
 # before a renewal, and in its grace. A bare tuple: one is made for every load.
 Loaded = tuple[Snapshot, dict[str, Any], bool]
-
-
-class Taken(NamedTuple):
-    """What came of ending a session, and what it was then.
-
-    ``last`` is ``None`` also where it was not readable, or where the answer was lost.
-    """
-
-    ended: bool
-    last: Snapshot | None = None
 
 
 class Store:
@@ -127,15 +117,6 @@ class Store:
     async def finish(self, steps: Coroutine[Any, Any, T]) -> T:
         """Finish several steps even if the visitor goes in between."""
         return await self._driver.finish(steps)
-
-    def finish_later(self, steps: Coroutine[Any, Any, None]) -> None:
-        """Do several steps without waiting for them; ``drained`` waits."""
-        _ = self._driver.start(steps)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the storage ends, and nothing new is to be begun."""
-        return self._driver.closed
 
     def finish_after(
         self, sent: Future[Outcome], then: Callable[[Outcome], Coroutine[Any, Any, None]]
@@ -193,11 +174,16 @@ class Store:
             self._counters["hits"] += 1
         return found
 
-    async def look(self, token: bytes, now_ms: int, deadline: float) -> Snapshot | Forward | None:
-        """Read what is stored under one token; ``None``: nothing that opens."""
+    async def look(
+        self, token: bytes, now_ms: int, deadline: float, emptied: Snapshot | None = None
+    ) -> Snapshot | Forward | None:
+        """Read what is stored under one token; ``None``: nothing that opens.
+
+        ``emptied`` is what to return for a session that parallel requests have emptied together.
+        """
         identifier = document_id(token)
         (raw,) = await self._finds.submit([identifier], deadline)
-        return self._read(token, identifier, raw, now_ms)
+        return self._read(token, identifier, raw, now_ms, emptied)
 
     def forward_in(self, token: bytes, raw: bytes, now_ms: int) -> Forward | None:
         """Open the forward that a write has found under a token; ``None``: nothing to follow."""
@@ -277,9 +263,9 @@ class Store:
         return new
 
     async def is_there(self, token: bytes, now_ms: int, deadline: float) -> bool:
-        """Tell whether a session has not ended; its end is then as durable as every write.
+        """Tell whether a session is there; if not, its end or move is as durable as every write.
 
-        A find also sees an end that a failover may undo.
+        A find also sees what a failover may undo.
         """
         update = Update(document_id(token), now_ms, changes_nothing(now_ms))
         return await self._writes.submit(update, deadline) is None
@@ -320,31 +306,39 @@ class Store:
         return new
 
     async def take(
-        self, token: bytes, known: Snapshot, draft: Draft, forward: Forward | None = None
-    ) -> Taken:
-        """End a session that has not expired, and return what it was; see ``Taken``.
+        self,
+        token: bytes,
+        draft: Draft,
+        *,
+        as_seen: Snapshot | None = None,
+        forward: Forward | None = None,
+    ) -> bool:
+        """End a session that has not expired; return whether this has ended it.
 
-        With ``forward`` that is left in its place. One command: of two callers at once only one
-        gets the session.
+        With ``as_seen`` only if it still has the values and the idle timeout of that snapshot; a
+        ``forward`` is then left in its place. One command: of two callers at once only one gets the
+        session.
         """
         identifier, collection = document_id(token), self._driver.collection
         there = session_by_id(identifier, draft.now_ms)
-        left = None if forward is None else self._forward_document(known, forward)
-        if left is None:
-            take = partial(collection.find_one_and_delete, there)
-        else:
-            take = partial(collection.find_one_and_replace, there, left)
+        if as_seen is not None:
+            there |= session_is(as_seen.stored, sealed_fields(as_seen.values))
+        left = None
+        take = partial(collection.find_one_and_delete, there, {"_id": True})
+        if as_seen is not None and forward is not None:
+            left = self._forward_document(as_seen, forward)
+            take = partial(collection.find_one_and_replace, there, left, {"_id": True})
         try:
             found = await self._driver.call(take, draft.deadline)
         except StorageUnavailable:
             if left is None or not await self._was_left(left, draft.deadline):
                 raise
-            return Taken(ended=True)
-        if found is None:
-            return Taken(ended=False)
+        else:
+            if found is None:
+                return False
         self._counters["deletes"] += 1
         self._cache.forget(identifier)
-        return Taken(ended=True, last=self._last(token, identifier, found, known))
+        return True
 
     async def what_took_its_place(self, token: bytes, draft: Draft) -> Forward | None:
         """Return the forward under a token; ``None``: there is nothing to follow."""
@@ -468,10 +462,15 @@ class Store:
         return found
 
     def _read(
-        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+        self,
+        token: bytes,
+        identifier: bytes,
+        raw: bytes | None,
+        now_ms: int,
+        emptied: Snapshot | None = None,
     ) -> Snapshot | Forward | None:
         try:
-            found = self._snapshot_of(token, identifier, raw, now_ms)
+            found = self._snapshot_of(token, identifier, raw, now_ms, emptied)
         except Unreadable as reason:
             self._note_unreadable(identifier, reason)
             return None
@@ -500,31 +499,15 @@ class Store:
         filter_, change = same_forward(forward)
         update = self._driver.collection.update_one
         result = await self._driver.call(lambda: update(filter_, change), deadline)
-        if not result.matched_count:
-            return False
-        logger.warning(
-            "session %s was renewed, but the answer was lost: what others changed meanwhile may be "
-            "missing",
-            to_handle(forward["_id"])[:8],
-        )
-        return True
-
-    def _last(
-        self, token: bytes, identifier: bytes, found: Document, known: Snapshot
-    ) -> Snapshot | None:
-        """Open a session that was taken, also one that was emptied; ``None`` where it does not."""
-        try:
-            rest, values = decode(bson_of(found))
-            stored = parse_without_values(rest)
-            # Without values: parallel requests have emptied it together.
-            sealed = {} if values == {} else checked_values(values)
-            same_place = identifier == known.stored.identifier
-            return self._open(token, stored, sealed, known if same_place else None)
-        except Unreadable:
-            return None
+        return bool(result.matched_count)
 
     def _snapshot_of(
-        self, token: bytes, identifier: bytes, raw: bytes | None, now_ms: int
+        self,
+        token: bytes,
+        identifier: bytes,
+        raw: bytes | None,
+        now_ms: int,
+        emptied: Snapshot | None = None,
     ) -> Snapshot | Forward | None:
         """Open what MongoDB has sent; ``None`` where nothing is there, or it has expired.
 
@@ -536,8 +519,7 @@ class Store:
         rest, values = ({}, None) if raw is None else decode(raw)
         if (forward := parse_forward(rest)) is not None:
             return self._open_forward(token, identifier, forward)
-        # Without values: parallel requests have emptied it together, which is a logout too.
-        if raw is None or values == {}:
+        if raw is None:
             self._counters["misses"] += 1
             return None
         # Mostly a value has changed, and the rest need not be checked again.
@@ -548,6 +530,10 @@ class Store:
         if self._lifetime.has_expired(stored.dates, now_ms):
             self._counters["expired"] += 1
             return None
+        if values == {}:
+            # Parallel requests have emptied it together, which is a logout too.
+            self._counters["misses"] += 1
+            return None if emptied is None else emptied._replace(stored=stored)
         known = None if cached is None else cached.snapshot
         snapshot = self._open(token, stored, checked_values(values), known)
         self._cache.put(CachedSession(raw, rest, snapshot))

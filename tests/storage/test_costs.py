@@ -254,10 +254,10 @@ async def test_finding_the_ended_sessions_of_a_bulk_write_costs_one_find_by_id(
     assert _all_by_id(log)
 
 
-async def test_renewal_with_a_parallel_change_costs_one_more_update_by_id(
+async def test_renewal_with_a_parallel_change_costs_three_more_commands_by_id(
     visitor: Visitor, log: CommandLog
 ) -> None:
-    """The parallel change is copied to the new session."""
+    """It is refused, so that the change can be read and copied to the new session before."""
     await visitor.do(lambda session: session.update(name="Ada"))
 
     async def meanwhile() -> None:
@@ -266,7 +266,7 @@ async def test_renewal_with_a_parallel_change_costs_one_more_update_by_id(
 
     await during(visitor, meanwhile, lambda session: session.renew())
 
-    assert log.names == ["insert", "findAndModify", "update"]
+    assert log.names == ["insert", "findAndModify", "find", "update", "findAndModify"]
     assert _all_by_id(log)
 
 
@@ -327,6 +327,19 @@ async def test_save_after_a_renewal_costs_two_finds_and_one_update_more(
     assert log.commands[1][1]["projection"] == {
         "_id": True, "created_at": True, "expires_at": True, "forward": True,
     }  # fmt: skip
+    assert _all_by_id(log)
+
+
+async def test_save_after_two_renewals_costs_two_finds_and_one_update_for_the_second_one(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """The update changes nothing: its answer says that no failover can undo that renewal."""
+    (late,) = await _late(storage, log, 1, 2, {"a": 1})
+    late.session["b"] = 2
+
+    await late.save()
+
+    assert log.names == ["update", "find", "find", "update", "find", "find", "update"]
     assert _all_by_id(log)
 
 

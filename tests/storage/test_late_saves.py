@@ -469,6 +469,28 @@ async def test_late_save_reaches_a_session_whose_end_is_undone(
     assert await values(storage, new) == {**ADA, "colour": "red"}
 
 
+async def test_late_save_reaches_a_session_whose_second_renewal_is_undone(
+    storage: MongoStorage, collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a failover between the two steps of the renewal, whose new session is given up then."""
+    old, late = await begun(storage, ADA)
+    new = await renewed(storage, old)
+    document = await collection.find_one({"_id": id_of(new)})
+    newest = await renewed(storage, new)
+    is_there = storage._store.is_there
+
+    async def undone(*args: Any) -> bool:
+        await collection.replace_one({"_id": document["_id"]}, document)
+        return await is_there(*args)
+
+    monkeypatch.setattr(storage._store, "is_there", undone)
+    late.session["colour"] = "red"
+    await late.save()
+
+    assert await values(storage, new) == {**ADA, "colour": "red"}
+    assert await values(storage, newest) == ADA
+
+
 @pytest.mark.parametrize("moves", [1, 2, 8, 9])
 async def test_late_save_follows_up_to_eight_moves(moves: int, storage: MongoStorage) -> None:
     """A session that was renewed more often within a minute is not found any more."""

@@ -64,6 +64,22 @@ async def test_late_sign_out_ends_the_renewed_session(
     assert [info async for info in storage.sessions(7)] == []
 
 
+async def test_sign_out_that_is_sent_with_the_old_token_after_a_renewal_ends_nothing(
+    storage: MongoStorage,
+) -> None:
+    """A limit: the old token opens nothing, whoever sends it; no cookie is set or deleted."""
+    old = str(await visit(storage, None, lambda session: session.update(user_id=7)))
+    new = str(await visit(storage, old, renew))
+
+    signing_out = await load(storage, old)
+    signing_out.session.invalidate()
+    response, cookie = await answered(signing_out)
+
+    assert cookie == old
+    assert len(response.cookies) == 0
+    assert await values(storage, new) == {"user_id": 7}
+
+
 async def test_late_sign_out_after_a_sign_in_of_another_user_leaves_that_one_alone(
     storage: MongoStorage,
 ) -> None:

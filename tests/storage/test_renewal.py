@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.storage.direct import load, values, visit
 from tests.storage.overlap import at_once, during
 
 Both = tuple[Visitor, Visitor]
+OLDEST = [("$natural", 1)]
 
 
 async def renew(request: web.Request) -> web.Response:
@@ -301,47 +303,72 @@ async def test_renewal_succeeds_when_a_parallel_change_cannot_be_decoded(
     assert (await values(other, renewed))["b"] == 1
 
 
-class EndsEverythingAfterRemoval(monitoring.CommandListener):
-    """Deletes all sessions as soon as a renewal has removed the old document."""
+class Meddles(monitoring.CommandListener):
+    """Does something to the sessions before each findAndModify of a renewal."""
 
-    def __init__(self, uri: str, database: str) -> None:
-        self._uri, self._database = uri, database
+    def __init__(self, uri: str, database: str, do: Callable[[Any], Any]) -> None:
+        self._uri, self._database, self._do = uri, database, do
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        """Ignore it."""
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Delete through another client."""
+        """Do it through another client."""
         if event.command_name == "findAndModify":
             with MongoClient[dict[str, Any]](self._uri) as client:
-                client[self._database]["sessions"].delete_many({})
+                self._do(client[self._database]["sessions"])
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Ignore it."""
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Ignore it."""
 
 
-async def test_renewal_of_a_session_that_ends_meanwhile_sends_no_cookie(
-    mongo_uri: str, database_name: str, make_storage: MakeStorage, open_site: OpenSite
+def _delete_all(sessions: Any) -> None:
+    sessions.delete_many({})
+
+
+def _change_the_old_one(sessions: Any) -> Any:
+    longer = {"$add": [{"$ifNull": ["$max_age", 60]}, 1]}
+    return sessions.find_one_and_update({}, [{"$set": {"max_age": longer}}], sort=OLDEST)
+
+
+def _delete_the_new_one(sessions: Any) -> None:
+    old = _change_the_old_one(sessions)
+    sessions.delete_many({"_id": {"$ne": old["_id"]}})
+
+
+@pytest.mark.parametrize(
+    ("do", "status", "left"),
+    [
+        pytest.param(_delete_all, 200, 0, id="both end"),
+        pytest.param(_delete_the_new_one, 200, 0, id="the new one ends"),
+        pytest.param(_change_the_old_one, 503, 1, id="the old one changes again and again"),
+    ],
+)
+async def test_renewal_during_which_a_session_ends_or_never_rests_sends_no_cookie(
+    *,
+    do: Callable[[Any], Any],
+    status: int,
+    left: int,
+    mongo_uri: str,
+    database_name: str,
+    make_storage: MakeStorage,
+    open_site: OpenSite,
 ) -> None:
-    """The new session is deleted before the parallel changes are copied to it."""
-    ending = EndsEverythingAfterRemoval(mongo_uri, database_name)
-    async with AsyncMongoClient[dict[str, Any]](mongo_uri, event_listeners=[ending]) as client:
+    """Where either of the two has ended both end; where others change it all the time: 503."""
+    meddles = Meddles(mongo_uri, database_name, do)
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri, event_listeners=[meddles]) as client:
         storage = make_storage(client[database_name]["sessions"])
-        site = await open_site(storage)
-        visitor = await site.visitor()
-        await visitor.do(lambda session: session.update(name="Ada"))
-        other = await site.visitor(visitor.cookie)
+        visitor = await (await open_site(storage)).visitor()
+        await visitor.do(
+            lambda session: (session.update(name="Ada"), setattr(session, "max_age", 9))
+        )
 
-        async def renew(request: web.Request) -> web.Response:
-            await renew_session(request)
-            await other.do(lambda session: session.update(colour="red"))
-            return web.Response()
-
-        answer = await visitor.visit(renew)
-
-        assert set_cookie_of(answer) == []
-        assert await storage.count() == 0
+        answer = await visitor.do(lambda session: session.renew())
         await storage.aclose()
+
+        assert answer.status == status
+        assert set_cookie_of(answer) == []
+        assert await client[database_name]["sessions"].count_documents({}) == left
 
 
 @pytest.mark.parametrize(
