@@ -289,8 +289,11 @@ class MongoStorage(AbstractStorage):
         await session.saving_done()
         if session.ended:
             raise SessionEnded
+        now_ms = self._now_ms()
+        if is_unchanged(session, now_ms):
+            return
         replaced, loaded = self._replaced(request) if session.snapshot is None else ((), True)
-        taken, now_ms = session.take_changes(), self._now_ms()
+        taken = session.take_changes()
         visit = Visit(request, web.Response(), taken, replaced, now_ms, loaded, by_hand=True)
         # As a task: it goes on if the caller is cancelled, and the session learns what is stored.
         saving = session.saving = self._driver.start(self._saving.save_so_far(session, visit))

@@ -114,8 +114,6 @@ class Saving:
         if session.emptied:
             await self._end(visit)
             return
-        if snapshot is None and not session.current:
-            return
         owner = settings.owner_of(session.current)
         renews = snapshot is not None and (
             (session.renewal_wanted and not session.by_forward)
