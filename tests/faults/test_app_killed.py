@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.faults.conftest import App, Report, StartApp
-from tests.faults.load import VISITORS, Load
+from tests.faults.load import RENEWALS, VISITORS, Load
 from webapp.database.mongod import Mongod
 
 pytestmark = pytest.mark.long
@@ -21,7 +21,14 @@ def apps(mongod: Mongod, database_name: str, start_app: StartApp) -> tuple[App, 
     return start_app(uri, *own, driver="motor"), start_app(uri, *own, driver="pymongo")
 
 
-async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int) -> Load:
+async def end_in_turn(
+    apps: tuple[App, App],
+    number: signal.Signals,
+    times: int,
+    *,
+    renewals: float = RENEWALS,
+    parallel: int = 0,
+) -> Load:
     """Stop the processes in turn under load, and start each again at once."""
 
     def exchange(app: App) -> None:
@@ -29,7 +36,7 @@ async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int)
         app.process.wait()
         app.restart()
 
-    async with Load([app.base for app in apps]) as load:
+    async with Load([app.base for app in apps], renewals=renewals, parallel=parallel) as load:
         for turn in range(times):
             await load.answers(50)
             await asyncio.to_thread(exchange, apps[turn % 2])
@@ -39,11 +46,15 @@ async def end_in_turn(apps: tuple[App, App], number: signal.Signals, times: int)
 async def test_nothing_acknowledged_is_lost_when_a_process_is_killed_during_a_save(
     apps: tuple[App, App], report: Report
 ) -> None:
-    """After two SIGKILLs, each interrupted request was applied completely or not at all."""
-    load = await end_in_turn(apps, signal.SIGKILL, 2)
+    """After two SIGKILLs, each interrupted request was applied completely or not at all.
+
+    Also where it was a renewal, and others have changed the session beside it.
+    """
+    load = await end_in_turn(apps, signal.SIGKILL, 2, renewals=0.4, parallel=3)
 
     report("app process killed with SIGKILL, 2 times", load.record, VISITORS)
     load.record.assert_in_order()
+    assert load.record.late > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
