@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
-from tests.storage.direct import id_of, load, stored, values, visit
+from tests.storage.direct import Visit, id_of, load, stored, values, visit
 
 ADA = {"user_id": 7, "cart": [1], "step": 1, "log": []}
 TWO_WEEKS = 14 * 24 * 3600
@@ -563,6 +564,43 @@ async def test_answer_is_saved_after_the_save_that_is_under_way(storage: MongoSt
 
     assert saving.done()
     assert await values(storage, cookie) == {"user_id": 0, "n": []}
+
+
+async def test_saves_of_long_connections_are_kept_however_they_are_cancelled_and_renewed(
+    storage: MongoStorage,
+) -> None:
+    """Three connections change values of their own; saves are cancelled, tokens are renewed."""
+    chance = random.Random(1)
+
+    async def connection(number: int, begun: Visit) -> dict[str, Any]:
+        name, session = f"n {number}", begun.session
+        for step in range(8):
+            if chance.random() < 0.5 and session.get(name):
+                session[name].pop()
+            else:
+                session[name] = [*session.get(name, ()), step]
+            saving = asyncio.create_task(save_session(begun.request))
+            for _ in range(chance.randrange(20)):
+                await asyncio.sleep(0)
+            if chance.random() < 0.4:
+                saving.cancel()
+            await asyncio.wait({saving})
+        await save_session(begun.request)
+        return {name: session[name]}
+
+    async def renewals(cookie: str) -> str:
+        for _ in range(2):
+            cookie = str(await visit(storage, cookie, lambda session: session.renew()))
+        return cookie
+
+    for _ in range(10):
+        (cookie,) = await stored(storage, 1)
+        begun = [await load(storage, cookie) for _ in range(3)]
+        connections = (connection(number, one) for number, one in enumerate(begun))
+        renewed, *saved = await asyncio.gather(renewals(cookie), *connections)
+
+        expected = {"user_id": 0, "n": []} | saved[0] | saved[1] | saved[2]
+        assert await values(storage, renewed) == expected
 
 
 async def test_save_without_mongodb_may_be_repeated(
