@@ -163,10 +163,10 @@ class Batcher(Generic[Item, Result]):
             self._look_is_due = True
             # The first look only begins to count: the event loop calls it before anything else.
             now = loop.time()
-            loop.call_soon(self._leave_if_quiet, loop, 0, now, now + PATIENCE_SECONDS)
+            loop.call_soon(self._leave_if_quiet, loop, None, now, now + PATIENCE_SECONDS)
 
     def _leave_if_quiet(
-        self, loop: asyncio.AbstractEventLoop, events: int, looked_at: float, at_last: float
+        self, loop: asyncio.AbstractEventLoop, events: int | None, looked_at: float, at_last: float
     ) -> None:
         """Send what waits, unless the last turn had more to do; then look again.
 

@@ -96,7 +96,7 @@ class Lifetime:
         idle = math.ceil(self.idle_of(max_age) / 1000)
         if self.absolute_ms is None:
             return idle
-        return min(idle, max(0, created_ms + self.absolute_ms - now_ms) // 1000)
+        return min(idle, max(0, (created_ms + self.absolute_ms - now_ms) // 1000))
 
 
 def checked_lifetime(max_age: object, absolute_timeout: object, touch_interval: object) -> Lifetime:
