@@ -14,6 +14,7 @@ from aiohttp_session import setup as plain_setup
 from pymongo import AsyncMongoClient, MongoClient, monitoring
 
 from storage import MongoStorage, renew_session
+from storage.session import MongoSession
 from tests.storage.conftest import (
     SESSIONS,
     Clock,
@@ -152,6 +153,23 @@ async def test_renewal_keeps_a_max_age_saved_in_parallel(both: Both, collection:
     assert stored["max_age"] == 100
     assert (stored["expires_at"] - stored["last_seen_at"]).total_seconds() == 100
     assert ["Max-Age=100;" in line for line in set_cookie_of(response)] == [True]
+
+
+async def test_max_age_that_comes_with_a_renewal_has_priority_over_a_parallel_one(
+    both: Both, collection: Any
+) -> None:
+    """As with values: of two parallel changes that of the renewal stays."""
+
+    def remember(session: MongoSession) -> None:
+        session.renew()
+        session.max_age = 200
+
+    async def meanwhile() -> None:
+        await both[1].do(lambda session: setattr(session, "max_age", 100))
+
+    await during(both[0], meanwhile, remember)
+
+    assert (await collection.find_one(SESSIONS))["max_age"] == 200
 
 
 @every_driver
