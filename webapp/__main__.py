@@ -7,10 +7,11 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from getpass import getpass
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 from pymongo.errors import PyMongoError
@@ -30,6 +31,7 @@ from webapp.http.refusals import Refusal
 from webapp.server import PortRefused, StopSignals, serve, unless_stopped
 
 PROGRESS_SECONDS = 1.0
+LAST_SECONDS = 1.0
 
 _log = logging.getLogger("webapp")
 
@@ -239,5 +241,23 @@ def _configured(environ: Mapping[str, str], *, log_to_stderr: bool = False) -> C
     return config
 
 
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, a second later whatever its threads do.
+
+    Python waits for every thread, and those of Motor may wait another five seconds for a MongoDB
+    that does not answer. Together with the drain that is longer than the 25 seconds of the docs.
+    """
+
+    def cut_off() -> None:
+        with suppress(OSError):  # nobody reads it any more
+            sys.stdout.flush()
+        os._exit(code)
+
+    limit = threading.Timer(LAST_SECONDS, cut_off)
+    limit.daemon = True
+    limit.start()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -99,6 +100,24 @@ async def test_request_whose_body_still_arrives_is_answered_and_saved(
         with webapp(environ=served) as process:
             process.wait_for(LISTENING)
             assert await visitor.profile() == 200
+
+
+@pytest.mark.long
+def test_process_ends_with_its_code_although_a_thread_does_not() -> None:
+    """A thread that waits for MongoDB keeps the process for a second at most; output is kept."""
+    program = """if True:
+        import threading
+        from webapp.__main__ import leave
+        threading.Thread(target=threading.Event().wait).start()
+        print("done", end="")
+        leave(7)
+    """
+    process = Process(sys.executable, "-c", program, environ={"PYTHONUNBUFFERED": ""})
+
+    try:
+        assert (process.wait(), process.output) == (7, "done")
+    finally:
+        process.end()
 
 
 async def test_idle_connections_do_not_delay_the_end(
