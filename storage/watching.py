@@ -131,8 +131,9 @@ class Watches:
         self._at_once: OrderedDict[bytes, None] = OrderedDict()
         self._due: OrderedDict[bytes, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._started_at = 0.0
+        # Of the task: ``join`` sets both when it makes one.
+        self._wake: asyncio.Event
+        self._started_at: float
         # Whether MongoDB did not answer the last time.
         self._away = False
 

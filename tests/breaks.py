@@ -81,7 +81,6 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
         "(now > self._report_again_at)",
     ): NEVER_EQUAL,
     ("storage/moving.py", "0.0", "(1.0)"): "The clock of an event loop is beyond that.",
-    ("storage/renewal.py", "clock() < give_up_at", "(clock() <= give_up_at)"): NEVER_EQUAL,
     ("storage/watching.py", "due_at <= now", "(due_at < now)"): NEVER_EQUAL,
     ("storage/values.py", '""', "('XX')"): "A name or a field that is set before it is read.",
     ("storage/values.py", 'b""', "(b'XX')"): "A value is sealed before its sealed bytes are read.",
@@ -90,9 +89,6 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
         "deadline < self._timer.when()",
         "(deadline <= self._timer.when())",
     ): "The timer would be set again for the same instant.",
-    ("storage/watching.py", "0.0", "(1.0)"): (
-        "The first watch sets this instant before anything reads it."
-    ),
     ("storage/saving.py", "return {}", "return None"): (
         "A session that was not loaded has no old token to look up in what is returned."
     ),

@@ -329,6 +329,20 @@ async def test_ttl_index_deletes_expired_sessions_only(
     assert await storage.count() == 1
 
 
+async def test_storage_that_is_used_again_waits_for_its_indexes_again(
+    storage: MongoStorage, collection: Any
+) -> None:
+    """An app that is started again may find another database."""
+    await storage.start_index_work()
+    await storage.aclose()
+    await collection.drop()
+
+    storage.reopen()
+    await storage.start_index_work()
+
+    assert {"expires_at_1", "owner_1"} <= set(await collection.index_information())
+
+
 async def test_index_work_under_way_is_not_begun_again(storage: MongoStorage) -> None:
     """However many apps share a storage, its indexes are created once."""
     storage.begin_index_work()

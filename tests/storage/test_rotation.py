@@ -14,6 +14,7 @@ from storage.session import MongoSession
 from tests.storage.conftest import (
     SESSIONS,
     Clock,
+    CommandLog,
     MakeStorage,
     OpenSite,
     every_driver,
@@ -292,6 +293,20 @@ async def test_owner_is_found_under_every_secret(make_storage: MakeStorage) -> N
     assert revoked
     assert others == 2
     assert [await values(rotating, cookie) for cookie in cookies] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("secrets", [1, 2])
+async def test_revoke_of_an_owner_looks_twice_during_a_rotation(
+    make_storage: MakeStorage, log: CommandLog, secrets: int
+) -> None:
+    """A session that is sealed again meanwhile may have moved behind the first look."""
+    storage = make_storage(secrets=[generate_secret() for _ in range(secrets)])
+    await visit(storage, None, lambda session: session.update(user_id=7))
+    log.commands.clear()
+
+    assert await storage.revoke_owner(7) == 1
+
+    assert log.names == ["delete"] * secrets
 
 
 async def test_sessions_of_a_removed_secret_have_ended(

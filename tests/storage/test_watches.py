@@ -536,6 +536,29 @@ async def test_short_idle_timeout_is_looked_at_in_time(
         assert list(storage._watches._due_at) == [0.5]
 
 
+async def test_block_may_begin_right_after_the_last_one_was_left(storage: MongoStorage) -> None:
+    """The task that looked for the last one is ending still."""
+    (cookie,) = await stored(storage, 1)
+    request = (await load(storage, cookie)).request
+
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            async with watch_session(request, 20):
+                pass
+
+
+async def test_idle_timeout_that_was_shortened_meanwhile_is_looked_at_in_time(
+    storage: MongoStorage, make_storage: MakeStorage
+) -> None:
+    """From the next look on."""
+    (cookie,) = await stored(storage, 1)
+
+    async with watch_session((await load(storage, cookie)).request, 20):
+        await visit(make_storage(), cookie, lambda session: setattr(session, "max_age", 2))
+        storage._watches.look_at_all()
+        await until(lambda: 0.5 in storage._watches._due_at, 10)
+
+
 async def test_ends_elsewhere_are_noticed_within_five_seconds_unless_the_app_says_otherwise(
     storage: MongoStorage,
 ) -> None:
