@@ -85,10 +85,12 @@ class Hostile:
     ) -> bytes:
         filled = self._filled(body)
         site = self._random.choice(("same-origin", "same-origin", "same-origin", "cross-site"))
+        # The app reads Origin only where a browser has not sent the other header.
+        has_origin = any(header.startswith(b"Origin:") for header in headers)
         lines = [
             method.encode() + b" " + self._filled(path) + b" HTTP/1.1",
             *self._usual_headers(headers),
-            b"Sec-Fetch-Site: " + site.encode(),
+            *([] if has_origin else [b"Sec-Fetch-Site: " + site.encode()]),
             b"Content-Type: " + content_type.encode(),
             b"Content-Length: %d" % len(filled),
             b"Connection: close",
