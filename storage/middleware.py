@@ -97,7 +97,8 @@ class _RequestSession:
         # Whether the last run of the handler was saved, as far as there was anything to save.
         self.saved = False
         # Whether the handler runs: an app inside of another one leaves the saving to that one.
-        self.serving = False
+        # ``_respond_and_save`` sets it first.
+        self.serving: bool
         # Whether a response has started: no cookie can follow it.
         self.started = started
         # The stream or WebSocket that has started, as long as the handler runs.

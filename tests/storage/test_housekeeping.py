@@ -24,6 +24,7 @@ from tests.storage.conftest import (
     Visitor,
     every_driver,
     real_drivers,
+    until,
 )
 from tests.storage.direct import load, values, visit
 
@@ -239,6 +240,20 @@ async def test_closing_a_storage_that_nobody_uses_waits_for_nothing(
         await asyncio.sleep(0)
 
     assert closing.done()
+
+
+async def test_closing_waits_for_a_load_that_is_under_way(make_storage: MakeStorage) -> None:
+    """Its visitor gets an answer, although the client is closed next."""
+    storage = make_storage()
+    cookie = await visit(storage, None, sign_in)
+    loading = asyncio.create_task(values(storage, cookie))
+    await until(lambda: bool(storage._store._finds._sent))
+
+    await storage.aclose()
+    await asyncio.sleep(0)
+
+    assert loading.done()
+    assert await loading != {}
 
 
 async def test_storage_may_be_closed_twice_and_in_parallel(make_storage: MakeStorage) -> None:

@@ -924,6 +924,27 @@ async def test_session_that_stays_and_is_saved_by_hand_is_saved_once(
     assert own.sessions == [{"since": SINCE, "n": 2}]
 
 
+async def test_session_that_was_moved_by_hand_can_be_signed_out_in_the_same_request(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """The old session has ended by then, and ends once."""
+    storage = make_storage(moving_from=own)
+    await sign_in(await browse(own))
+    visitor = await browse(storage)
+    saves = own.saves
+
+    async def move_and_sign_out(request: web.Request) -> web.Response:
+        session, response = await get_session(request), web.Response()
+        await storage.save_session(request, response, session)
+        session.invalidate()
+        return response
+
+    response = await visitor.visit(move_and_sign_out)
+
+    assert response.status == 200
+    assert (own.saves - saves, own.kept, await storage.count()) == (1, {}, 0)
+
+
 async def test_session_that_stays_moves_once_the_app_has_replaced_the_value(
     own: OwnStorage, make_storage: MakeStorage, browse: Browse
 ) -> None:

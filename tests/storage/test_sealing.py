@@ -170,6 +170,13 @@ def test_sealing_twice_never_gives_the_same_bytes(keys: SessionKeys) -> None:
     assert len(nonces) == 1000
 
 
+def test_key_of_a_session_is_derived_once(keys: SessionKeys) -> None:
+    """A derivation takes longer than a value takes to open."""
+    header = bytes.fromhex(KNOWN_SEALED)[:5]
+
+    assert keys._cipher(header) is keys._cipher(header)
+
+
 def test_value_moved_to_another_field_does_not_open(keys: SessionKeys) -> None:
     """The field name is authenticated."""
     with pytest.raises(Unreadable, match=r"^a sealed value was changed or moved$"):
