@@ -33,7 +33,7 @@ def is_unchanged(session: MongoSession, now_ms: int) -> bool:
         or not snapshot.is_up_to_date(now_ms)
         or len(current) != len(known)
         or session.max_age_changed
-        or session.unconfirmed
+        or session.unconfirmed is not None
     ):
         return False
     for name, before in known.items():
@@ -49,8 +49,8 @@ def has_changed(session: MongoSession, settings: Settings) -> bool:
     """Tell whether the app has changed a stored session, nested values included."""
     if session.invalidated or session.renewal_wanted or session.max_age_changed:
         return True
-    if session.is_being_saved:
-        return True  # its save waits, and compares then
+    if session.may_be_saved:
+        return True  # its save waits, and makes sure
     try:
         return bool(diff_of(session, settings))
     except SessionNotSerializable:
@@ -77,7 +77,8 @@ def diff_of(session: MongoSession, settings: Settings) -> Diff:
     Raises ``SessionNotSerializable`` for a key that is not text or a value that cannot be encoded.
     """
     encoder, decoder = settings.encoder, settings.decoder
-    loaded, unconfirmed = session.known, session.unconfirmed
+    loaded, failed = session.known, session.unconfirmed
+    unconfirmed = frozenset[str]() if failed is None else failed.diff.names
     written = {}
     current = session.current
     for name, value in current.items():

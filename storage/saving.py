@@ -177,7 +177,8 @@ class Saving:
     ) -> Draft:
         session = visit.session
         touch = not visit.by_hand and self.needs_touch(session, visit.now_ms)
-        set_max_age = session.max_age_changed
+        failed = session.unconfirmed
+        set_max_age = session.max_age_changed or (failed is not None and failed.set_max_age)
         describe = has_new_token or (not visit.by_hand and (touch or set_max_age))
         return Draft(
             diff=diff,
@@ -257,7 +258,7 @@ class Saving:
         except (StorageUnavailable, SessionTooLarge) as error:
             self._touched.pop(old.stored.identifier, None)
             if draft.diff or draft.set_max_age:
-                visit.session.unconfirmed = draft.diff.names
+                visit.session.unconfirmed = draft
                 raise
             # Only once: an outer app, or a file that starts, would let the visitor wait again.
             visit.session.touch_failed = True

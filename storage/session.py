@@ -18,7 +18,7 @@ from aiohttp_session import STORAGE_KEY, Session, get_session
 from storage.forwards import FOLLOWED_MS, Forward
 from storage.lifetime import LONGEST, whole
 from storage.route_warnings import route_of
-from storage.snapshot import Snapshot
+from storage.snapshot import Draft, Snapshot
 from storage.tokens import to_cookie, to_handle
 from storage.values import Value
 
@@ -75,8 +75,8 @@ class MongoSession(Session):
     sent: SentCookie | None = None
     # The last save by hand; it may be under way although its caller was cancelled.
     saving: asyncio.Task[None] | None = None
-    # Names that a failed save by hand has tried to change: MongoDB has what was loaded, or not.
-    unconfirmed: frozenset[str] = frozenset()
+    # The last save by hand, if it has failed: it may be carried out all the same.
+    unconfirmed: Draft | None = None
     _written = False
     _removed = False
     # Of the request, for the log.
@@ -275,7 +275,7 @@ class MongoSession(Session):
     @property
     def may_be_saved(self) -> bool:
         """Whether MongoDB may have the changes that are not known to be saved."""
-        return self.is_being_saved or bool(self.unconfirmed)
+        return self.is_being_saved or self.unconfirmed is not None
 
     async def saving_done(self) -> None:
         """Wait until no ``save_session`` is under way: the saves of a request run one by one."""
@@ -334,7 +334,7 @@ class MongoSession(Session):
 
     def _clear_marks(self) -> None:
         self.assigned.clear()
-        self.unconfirmed = frozenset()
+        self.unconfirmed = None
         self.invalidated = self.renewal_wanted = self.max_age_assigned = False
         self._written = self._removed = False
 

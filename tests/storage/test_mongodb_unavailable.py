@@ -287,12 +287,18 @@ async def test_change_that_is_undone_after_a_failed_save_is_undone_in_mongodb_to
     make_storage: MakeStorage, server: Mongod
 ) -> None:
     """A save that has failed may be carried out all the same, after its request has given up."""
+
+    def sign_in(session: MongoSession) -> None:
+        session.update(n=[], removed=1)
+        session.max_age = 600
+
     storage = make_storage(operation_timeout=TIMEOUT)
-    cookie = str(await visit(storage, None, lambda session: session.update(n=[], removed=1)))
+    cookie = str(await visit(storage, None, sign_in))
     begun = await load(storage, cookie)
     begun.session["n"].append(1)
     begun.session["added"] = True
     del begun.session["removed"]
+    begun.session.max_age = 60
     with frozen(server), pytest.raises(StorageUnavailable):
         await save_session(begun.request)
 
@@ -303,9 +309,11 @@ async def test_change_that_is_undone_after_a_failed_save_is_undone_in_mongodb_to
     begun.session["n"].pop()
     begun.session["removed"] = 1
     del begun.session["added"]
+    begun.session.max_age = 600
     await save_session(begun.request)
 
-    assert await values(storage, cookie) == {"n": [], "removed": 1}
+    there = (await load(storage, cookie)).session
+    assert (dict(there), there.max_age) == ({"n": [], "removed": 1}, 600)
 
 
 @pytest.mark.parametrize("fault", [frozen, killed])
