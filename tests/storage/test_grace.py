@@ -195,6 +195,23 @@ async def test_revoke_ends_a_grace(storage: MongoStorage) -> None:
     assert await values(storage, other) == {}
 
 
+async def test_sign_in_by_grace_is_answered_with_every_cookie_of_the_new_session(
+    storage: MongoStorage,
+) -> None:
+    """It is the session of this request, also where the answer changes it once more."""
+    old, _new = await renewed(storage, {"cart": [1]}, lambda session: session.renew(10_000))
+    late = await load(storage, old)
+    response = web.Response()
+
+    late.session["user_id"] = 7
+    await storage.save_session(late.request, response, late.session)
+    late.session.max_age = 300
+    await storage.save_session(late.request, response, late.session)
+
+    assert response.cookies["session"].value == late.session.identity
+    assert response.cookies["session"]["max-age"] == 300
+
+
 async def test_sign_in_with_a_grace_has_none(storage: MongoStorage) -> None:
     """An attacker who planted the token must not read the session of the user."""
     old, new = await renewed(

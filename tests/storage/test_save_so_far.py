@@ -458,6 +458,24 @@ async def test_every_further_save_of_a_session_that_has_ended_says_so(
     assert log.commands == []
 
 
+async def test_max_age_that_is_saved_by_hand_reaches_the_browser_with_its_next_request(
+    make_storage: MakeStorage, clock: Clock
+) -> None:
+    """Also where this process has touched the session just now."""
+    storage = make_storage(max_age=1200)
+    (cookie,) = await stored(storage, 1)
+    clock.advance(60)
+    await visit(storage, cookie, dict)
+    begun = await load(storage, cookie)
+    begun.session.max_age = 300
+    await save_session(begun.request)
+
+    following, response = await load(storage, cookie), web.Response()
+    await storage.save_session(following.request, response, following.session)
+
+    assert response.cookies["session"]["max-age"] == 300
+
+
 @pytest.mark.parametrize(("seconds", "saved"), [(59, True), (60, False)])
 async def test_unwatched_connection_saves_for_a_minute_after_a_renewal(
     storage: MongoStorage, make_storage: MakeStorage, clock: Clock, seconds: int, *, saved: bool
