@@ -51,11 +51,6 @@ class Visit(NamedTuple):
     # Whether it saves without its answer: nothing put on ``response`` is sent by this save.
     by_hand: bool = False
 
-    @property
-    def without_cookie(self) -> bool:
-        """Whether no cookie of a session that goes on may be sent."""
-        return self.by_hand or self.session.by_forward
-
 
 class Saving:
     """Decides what a save does.
@@ -179,7 +174,7 @@ class Saving:
         touch = not visit.by_hand and self.needs_touch(session, visit.now_ms)
         failed = session.unconfirmed
         set_max_age = session.max_age_changed or (failed is not None and failed.set_max_age)
-        describe = has_new_token or (not visit.by_hand and (touch or set_max_age))
+        describe = has_new_token or touch or (set_max_age and not visit.by_hand)
         return Draft(
             diff=diff,
             max_age=session.own_max_age,
@@ -191,7 +186,7 @@ class Saving:
             loaded=session.known,
             set_max_age=set_max_age,
             touch=touch,
-            without_cookie=visit.without_cookie,
+            without_cookie=visit.by_hand or session.by_forward,
         )
 
     async def _begin(self, visit: Visit, draft: Draft) -> None:
