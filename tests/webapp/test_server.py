@@ -272,14 +272,14 @@ async def test_process_without_a_free_descriptor_logs_little_and_ends_as_usual(
         await serving.end()
 
     assert 0 < sum("out of system resource" in message for message in messages) <= 16
-    assert caplog.records[-1].message == "ended"
+    assert "ended" in [record.message for record in caplog.records]
 
 
 async def test_connection_whose_head_never_ends_is_closed(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line now and then does not keep it; a connection without a request is kept."""
-    monkeypatch.setattr(slow_clients, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(slow_clients, "HEAD_SECONDS", 0.8)
     serving = await start()
     idle_reader, idle = await asyncio.open_connection("127.0.0.1", serving.port)
     idle.write(HEALTHZ[:-2])
