@@ -74,8 +74,9 @@ async def test_memory_stays_constant_over_many_failed_saves_of_one_connection(
         log.commands.clear()
         return objects()
 
-    before = await failed(20)
-    after = await failed(100)
+    # What is under way in the driver comes and goes: up to 400 objects.
+    before = min([await failed(20) for _ in range(6)])
+    after = min([await failed(20) for _ in range(6)])
 
     assert after - before < 200
 
