@@ -46,8 +46,9 @@ _JSON = json.dumps, json.loads
 # Of several cookies of our name, so many are looked up.
 TOKENS_TRIED = 4
 # aiohttp-session keeps its session and its storage under text keys of the request. That is no
-# warning for our users: aiohttp warns once for each key, and this says that it has.
-web.BaseRequest._seen_str_keys |= {SESSION_KEY, STORAGE_KEY}
+# warning for our users: aiohttp warns once for each key, and this says that it has. The name is
+# private: with an aiohttp that has another one they see the warning.
+getattr(web.BaseRequest, "_seen_str_keys", set[str]()).update({SESSION_KEY, STORAGE_KEY})
 # The session that was loaded for a request, and by whom: new_session() is not told the request.
 LOADED = web.RequestKey("loaded", tuple[AbstractStorage, MongoSession])
 
