@@ -377,3 +377,18 @@ async def test_session_that_a_save_finds_ended_is_removed_from_the_cache(
     await begun.save()
 
     assert not storage._store._cache._sessions
+
+
+async def test_session_that_a_save_finds_renewed_is_removed_from_the_cache(
+    make_storage: MakeStorage,
+) -> None:
+    """Renewed by another process: what this one has kept opens nothing any more."""
+    storage, elsewhere = make_storage(), make_storage()
+    [cookie] = await stored(storage, 1)
+    begun = await load(storage, cookie)
+    await _renew(elsewhere, cookie)
+
+    begun.session["n"] = 1
+    await begun.save()
+
+    assert storage._store._cache.get(id_of(cookie)) is None

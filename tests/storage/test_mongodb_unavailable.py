@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from pymongo import MongoClient, WriteConcern
 
-from storage import MongoStorage, SessionEnded, StorageUnavailable, save_session
+from storage import MongoStorage, SessionEnded, StorageUnavailable, save_session, watching
 from storage.session import MongoSession
 from tests.conftest import NewMongod
 from tests.processes import free_port
@@ -357,6 +357,28 @@ async def test_watch_goes_on_without_mongodb_and_says_so_once(
 
     assert [type(error) for error in ended] == [SessionEnded, SessionEnded]
     assert storage.counters["unavailable"] == 0
+
+
+@pytest.mark.parametrize("every", [0.3, 20], ids=["in their interval", "at once"])
+async def test_watches_of_many_sessions_wait_for_one_look_without_mongodb(
+    make_storage: MakeStorage, server: Mongod, monkeypatch: pytest.MonkeyPatch, every: float
+) -> None:
+    """Each further one would take as long before it fails."""
+    monkeypatch.setattr(watching, "BATCH_SIZE", 1)
+    storage = make_storage(operation_timeout=0.1)
+    cookies = await stored(make_storage(), 3)
+    sessions = [(await load(make_storage(), cookie)).session for cookie in cookies]
+
+    async with AsyncExitStack() as blocks:
+        for session in sessions:
+            block = storage.watch(session, seconds=every, keep_alive=True)
+            await blocks.enter_async_context(block)
+        with frozen(server):
+            if every == 20:
+                storage._watches.look_at_all()
+            await until(lambda: storage._watches._away)
+
+            assert (storage._watches._at_once, storage._watches._due) == ({}, {})
 
 
 async def test_absolute_timeout_ends_a_watch_without_mongodb(

@@ -932,6 +932,31 @@ async def test_sessions_are_looked_at_in_the_order_of_their_watches(
     assert asked() == [id_of(cookie) for cookie in cookies]
 
 
+@pytest.mark.parametrize("every", [SOON, 20], ids=["in its interval", "at once"])
+async def test_connection_that_leaves_before_its_look_does_not_stop_the_looks_at_others(
+    storage: MongoStorage, make_storage: MakeStorage, monkeypatch: pytest.MonkeyPatch, every: float
+) -> None:
+    """Its session waited for the find that is under way for another one."""
+    monkeypatch.setattr(watching, "BATCH_SIZE", 1)
+    one, two = [await load(storage, cookie) for cookie in await stored(storage, 2)]
+    leave, watches = asyncio.Event(), storage._watches
+    staying = asyncio.create_task(_stay(one.request, asyncio.Event(), every=every))
+    leaving = asyncio.create_task(_stay(two.request, leave, every=every))
+    await until(lambda: [w._entered for p in _places(storage) for w in p.watches] == [True] * 2)
+    if every == 20:
+        watches.look_at_all()
+    waiting = id_of(two.request.cookies["session"])
+    await until(lambda: [waiting] in (list(watches._at_once), list(watches._due)))
+    leave.set()
+    await leaving
+
+    await make_storage().clear()
+    watches.look_at_all()
+
+    with pytest.raises(SessionEnded):
+        await asyncio.wait_for(staying, 10)
+
+
 async def test_first_look_is_not_in_the_log(
     storage: MongoStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
