@@ -312,11 +312,14 @@ class Saving:
         """
         old = visit.session.snapshot
         ended = visit.replaced if old is None else (old.token,)
+        if ended or self._moving is not None:
+            await self._store.finish(self._end_everywhere(visit, ended))
+
+    async def _end_everywhere(self, visit: Visit, tokens: Sequence[bytes]) -> None:
         if self._moving is not None:
             await self._moving.end(visit.request, visit.response, visit.session)
-        if not ended:
-            return
-        await self._store.finish(self._end_stored(visit, ended))
+        if tokens:
+            await self._end_stored(visit, tokens)
 
     async def _end_stored(self, visit: Visit, tokens: Sequence[bytes]) -> None:
         session, old, deadline = visit.session, visit.session.snapshot, self._store.deadline()

@@ -33,6 +33,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
+from tests.storage.direct import load, visit
 from tests.storage.handlers import file, redirect, stream
 from tests.storage.old_storages import IN_COOKIES, ON_SERVERS, OwnStorage, old_storage, server
 
@@ -245,8 +246,8 @@ async def test_new_session_ends_the_old_one_for_good(
     storage, visitor = await begin_before(old, make_storage, browse)
 
     async def start_new_session(request: web.Request) -> web.Response:
-        for load in before:
-            await load(request)
+        for ask in before:
+            await ask(request)
         (await new_session(request))["user_id"] = 8
         return web.Response()
 
@@ -272,6 +273,31 @@ async def test_sign_out_ends_an_old_session_beside_ours(
 
     assert own.kept == {}
     assert await visitor.session() == {}
+
+
+async def test_sign_out_is_completed_if_the_visitor_goes_while_the_old_storage_is_asked(
+    own: OwnStorage, make_storage: MakeStorage
+) -> None:
+    """The old storage answers later, and both sessions end."""
+    storage = make_storage(moving_from=own)
+    cookie = await visit(storage, None, lambda session: session.update(ADA))
+    begun = await load(storage, cookie)
+    begun.session.invalidate()
+    asked, answering = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        asked.set()
+        await answering.wait()
+
+    own.before_load = slowly
+    leaving = asyncio.create_task(begun.save())
+    await asyncio.wait_for(asked.wait(), 10)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    answering.set()
+    await storage.aclose()
+
+    assert await make_storage().count() == 0
 
 
 async def test_change_of_the_first_request_is_stored_with_the_move(
