@@ -253,6 +253,7 @@ REFUSED = [
         "each public range by itself",
     ),
     ("TRUSTED_PROXIES", "*", "not an address range", "star"),
+    ("TRUSTED_PROXIES", "10.0.0.0/8, ::ffff:192.0.2.7", "is IPv4 written as IPv6", "IPv4-mapped"),
     ("TRUSTED_PROXIES", "10.0.0.1/8", "not an address range", "host bits set"),
     ("ALLOWED_HOSTS", None, "is not set", "missing in production"),
     ("ALLOWED_HOSTS", "*", "not a host name", "star"),

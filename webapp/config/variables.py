@@ -27,6 +27,7 @@ _DECLARATION = "variable"
 # Typing errors are nearer than this: MONGODB_URI to MONGO_URI is 0.9, HOSTNAME to HOST 0.67.
 NEAR_MISS = 0.85
 NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -243,6 +244,9 @@ def network(text: str) -> Network:
             f"{text!r} is everybody: any client could then choose its own address;"
             " list your router's ranges"
         )
+    if isinstance(parsed, IPv6Network) and parsed.subnet_of(IPV4_MAPPED):
+        # A router that connects with such an address is compared as IPv4.
+        raise ValueError(f"{shown(text)} is IPv4 written as IPv6; write it like 10.0.0.0/8")
     return parsed
 
 
