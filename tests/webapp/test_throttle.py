@@ -259,6 +259,19 @@ async def test_address_has_a_hundred_failures_per_quarter_of_an_hour(
     await fail(throttle, 1, ATTACKER, "one-more@example.org")
 
 
+async def test_attempt_of_one_window_gives_nothing_back_to_the_next(
+    throttle: Throttle, clock: Clock
+) -> None:
+    """Who keeps attempts waiting until the next quarter of an hour has no more failures in it."""
+    async with throttle.attempt("mine@example.org", ATTACKER):
+        clock.now += 16 * 60
+        for number in range(ATTEMPTS_PER_ADDRESS):
+            await fail(throttle, email=f"user{number}@example.org")
+
+    with pytest.raises(TooManyAttempts):
+        await fail(throttle, email="one.more@example.org")
+
+
 async def test_successes_do_not_count_against_an_address(throttle: Throttle) -> None:
     """Any number of people behind one address may sign in."""
     for n in range(ATTEMPTS_PER_ADDRESS + 5):

@@ -67,10 +67,11 @@ class _Quota(NamedTuple):
 
 
 class _Attempt(NamedTuple):
-    """The counters that one sign-in attempt was counted in."""
+    """The counters that one sign-in attempt was counted in, and when."""
 
     account: str
     quotas: Sequence[_Quota]
+    counted_at: datetime
     familiar: _Name
     lock: _Name
 
@@ -136,13 +137,14 @@ class Throttle:
         if lock == familiar:
             quotas = []
         await self._spend(quotas)
+        counted_at = self._now()
         try:
             await self._use(lock)
         except TooManyAttempts:
             # A parallel attempt has closed it in between.
             await self._give_back(quotas)
             raise
-        return _Attempt(account, quotas, familiar, lock)
+        return _Attempt(account, quotas, counted_at, familiar, lock)
 
     async def _succeed(self, attempt: _Attempt) -> None:
         now = self._now()
@@ -153,7 +155,7 @@ class Throttle:
             "expires_at": now + FAMILIAR_FOR,
         }
         changes: list[UpdateOne | DeleteMany] = [
-            *map(self._one_less, attempt.quotas),
+            *(self._one_less(quota, attempt.counted_at) for quota in attempt.quotas),
             UpdateOne({"_id": self._id(*attempt.familiar)}, {"$set": known}, upsert=True),
         ]
         if attempt.lock != attempt.familiar:
@@ -163,7 +165,7 @@ class Throttle:
     async def _undo(self, attempt: _Attempt) -> None:
         reopened = {"$inc": {"failures": -1}, "$set": {"locked_until": _OPEN}}
         changes = [
-            *map(self._one_less, attempt.quotas),
+            *(self._one_less(quota, attempt.counted_at) for quota in attempt.quotas),
             UpdateOne({"_id": self._id(*attempt.lock), "failures": {"$gt": 0}}, reopened),
         ]
         await self._counters.bulk_write(changes, ordered=False)
@@ -209,7 +211,8 @@ class Throttle:
 
     async def _give_back(self, quotas: Sequence[_Quota]) -> None:
         if quotas:
-            await self._counters.bulk_write([self._one_less(quota) for quota in quotas])
+            now = self._now()
+            await self._counters.bulk_write([self._one_less(quota, now) for quota in quotas])
 
     async def _carry_over(self, names: Iterable[_Name]) -> None:
         """Copy counters that are named under an older secret, unless there are newer ones.
@@ -237,10 +240,15 @@ class Throttle:
             for network, share in zip(networks_of(address), NETWORK_SHARES, strict=False)
         ]
 
-    def _one_less(self, quota: _Quota) -> UpdateOne:
-        """Build the update that gives one attempt of a quota back."""
+    def _one_less(self, quota: _Quota, counted_at: datetime) -> UpdateOne:
+        """Build the update that gives one attempt of a quota back, to the window it was counted in.
+
+        In a later one it would allow one more failure: many attempts could be kept waiting for it.
+        """
+        same_window = {"$lte": counted_at + quota.window}
         return UpdateOne(
-            {"_id": self._id(*quota.name), "spent": {"$gt": 0}}, {"$inc": {"spent": -1}}
+            {"_id": self._id(*quota.name), "spent": {"$gt": 0}, "expires_at": same_window},
+            {"$inc": {"spent": -1}},
         )
 
     def _deletion_of_failures(self, account: str) -> DeleteMany:
