@@ -348,7 +348,6 @@ class Saving:
         if sent is None or sent.response() is response:
             return False
         self._cookie.put(response, sent.morsel)
-        session.sent = sent._replace(response=ref(response))
         return True
 
     async def _end_replaced(

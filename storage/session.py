@@ -259,7 +259,6 @@ class MongoSession(Session):
 
     def _forget_max_age(self) -> None:
         self.own_max_age, self.persistent = None, self._storage_max_age is not None
-        self.max_age_assigned = False
 
     def adopt(self, written: Mapping[str, Any], removed: Iterable[str]) -> None:
         """Take in what parallel requests have saved."""

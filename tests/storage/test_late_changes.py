@@ -218,6 +218,28 @@ async def test_nested_change_after_the_answer_is_a_warning_if_the_app_calls_chan
     assert warnings_of(caplog) == [TEXT % "'cart'"]
 
 
+async def test_nested_change_after_the_end_of_a_stream_is_a_warning(
+    visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its session was loaded before it started, and is compared when it is dropped."""
+    await visitor.do(lambda session: session.update(ADA))
+    held: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        held.append(request)
+        return response
+
+    await visitor.visit(handler)
+    (await get_session(held[0]))["cart"].append(2)
+    held.clear()
+    await visitor.visit(_nothing)
+
+    assert warnings_of(caplog) == [TEXT % "'cart'"]
+
+
 async def _nothing(_request: web.Request) -> web.StreamResponse:
     return web.Response()
 
