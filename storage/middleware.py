@@ -440,7 +440,7 @@ def _unsaved(
             "unprepared, or use a web.StreamResponse"
         )
     in_stream = held.started and held.stream is not None
-    return None if response.prepared or in_stream else session
+    return None if in_stream else session
 
 
 async def _save_unanswered(
