@@ -351,8 +351,9 @@ class MongoStorage(AbstractStorage):
         """Say once for a route that its handler hides a failure of the load; for ``setup``."""
         self._route_warnings.warn(
             route_of(request),
-            "it answered %d although its session could not be loaded; except web.HTTPException "
-            "catches StorageUnavailable too: catch that one before, or let it pass",
+            "it answered %d although its session could not be loaded; unless this is meant: "
+            "except web.HTTPException catches StorageUnavailable too, so catch that one before, or "
+            "let it pass",
             status,
         )
 
