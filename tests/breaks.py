@@ -54,6 +54,7 @@ MEANINGLESS: Mapping[tuple[str, str, str], str] = {
         "now - looked_at < QUIET_SECONDS",
         "(now - looked_at <= QUIET_SECONDS)",
     ): NEVER_EQUAL,
+    ("storage/cache.py", 'b""', "(b'XX')"): "Neither is a document that MongoDB could send.",
     ("storage/commands.py", '"not confirmed"', "('XXnot confirmed')"): (
         "The error is replaced by one that is named after its code; its text is shown to nobody."
     ),

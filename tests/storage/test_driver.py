@@ -10,7 +10,7 @@ from typing import Any
 import pymongo
 import pytest
 from pymongo import _csot
-from pymongo.errors import OperationFailure
+from pymongo.errors import NotPrimaryError, OperationFailure
 
 from storage import MongoStorage, StorageUnavailable, driver
 from storage.causes import REQUEST_RATE_TOO_LARGE
@@ -85,6 +85,31 @@ async def test_client_of_another_loop_is_named_with_the_remedy(mongodb: Driver, 
 
     with pytest.raises(RuntimeError, match=r"^collection: its client was used in another event"):
         await mongodb.send(refused, 1)
+
+
+@pytest.mark.parametrize(
+    ("details", "calls"),
+    [
+        pytest.param({"code": 10107}, 2, id="not sent to the primary"),
+        pytest.param({"code": 10107, "errorLabels": ["RetryableWriteError"]}, 1, id="sent twice"),
+        pytest.param({"code": 11602}, 1, id="interrupted"),
+        pytest.param({}, 1, id="without a code"),
+    ],
+)
+async def test_command_that_the_driver_has_sent_to_another_member_is_sent_once_more(
+    mongodb: Driver, details: dict[str, Any], calls: int
+) -> None:
+    """Only where the server says that it has refused it, and the driver has not repeated it."""
+    called = []
+
+    async def refused() -> None:
+        called.append(None)
+        raise NotPrimaryError("not primary", details)
+
+    with pytest.raises(NotPrimaryError):
+        await mongodb.send(refused, 1)
+
+    assert len(called) == calls
 
 
 async def test_operation_whose_time_has_passed_gets_no_more_of_it(mongodb: Driver) -> None:

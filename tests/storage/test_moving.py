@@ -780,6 +780,25 @@ async def test_old_storage_that_hangs_is_a_503_in_time_and_works_again_later(
     assert await visitor.session() == ADA
 
 
+async def test_old_storage_that_hangs_does_not_delay_the_end_of_the_app(
+    own: OwnStorage, make_storage: MakeStorage, browse: Browse
+) -> None:
+    """What it was asked for is left to it."""
+    storage, visitor = await begin_before(own, make_storage, browse, operation_timeout=0.05)
+    answering = asyncio.Event()
+    own.before_load = answering.wait
+    assert (await visitor.do(dict)).status == 503
+
+    closing = asyncio.create_task(storage.aclose())
+    for _turn in range(50):
+        await asyncio.sleep(0)
+    closed_in_time = closing.done()
+    answering.set()
+    await closing
+
+    assert closed_in_time
+
+
 @pytest.mark.parametrize("error", [OSError, TypeError])
 async def test_old_session_that_cannot_be_ended_is_a_503_and_does_not_move(
     error: type[Exception],
