@@ -87,6 +87,16 @@ async def test_client_of_another_loop_is_named_with_the_remedy(mongodb: Driver, 
         await mongodb.send(refused, 1)
 
 
+async def test_other_runtime_error_of_a_driver_is_raised_as_it_is(mongodb: Driver) -> None:
+    """Motor raises one after its threads have ended."""
+
+    async def refused() -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
+        await mongodb.send(refused, 1)
+
+
 @pytest.mark.parametrize(
     ("details", "calls"),
     [

@@ -295,10 +295,12 @@ async def test_watched_sessions_share_their_finds(
     await until(lambda: len(log.commands) >= finds)
     await until(lambda: not storage._watches._due)
 
-    assert log.names == ["find"] * finds
-    asked = [ids_asked_for(command) for _name, command in log.commands]
+    # On a busy machine the next interval may have begun.
+    looks = log.commands[:finds]
+    assert [name for name, _command in looks] == ["find"] * finds
+    asked = [ids_asked_for(command) for _name, command in looks]
     assert len({one for ids in asked for one in ids}) == sum(map(len, asked)) == count
-    assert {tuple(command["projection"]) for _name, command in log.commands} == {
+    assert {tuple(command["projection"]) for _name, command in looks} == {
         ("_id", "created_at", "last_seen_at", "expires_at", "max_age", "owner", "forward")
     }
     inside.set()
