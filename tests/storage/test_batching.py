@@ -687,6 +687,20 @@ async def test_drained_waits_for_what_a_result_submits(sender: Sender) -> None:
     assert sender.finished == 2
 
 
+async def test_event_loop_keeps_nothing_of_a_queue_that_was_drained(sender: Sender) -> None:
+    """Not until the deadline of its last item either."""
+    batcher = batcher_of(sender)
+    await batcher.submit("a", later(60))
+    await batcher.drained()
+    await asyncio.sleep(0)
+
+    kept = weakref.ref(batcher)
+    del batcher
+    gc.collect()
+
+    assert kept() is None
+
+
 async def test_drained_of_an_idle_queue_returns_at_once(sender: Sender) -> None:
     """Before the first item and after the last one."""
     batcher = batcher_of(sender)
