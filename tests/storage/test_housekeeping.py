@@ -250,7 +250,8 @@ async def test_closing_waits_for_a_load_that_is_under_way(make_storage: MakeStor
     await until(lambda: bool(storage._store._finds._sent))
 
     await storage.aclose()
-    await asyncio.sleep(0)
+    for _turn in range(5):
+        await asyncio.sleep(0)
 
     assert loading.done()
     assert await loading != {}
