@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,6 +43,21 @@ async def test_requests_that_run_at_once_share_one_find(
     assert [begun.session["user_id"] for begun in visits] == list(range(50))
     assert log.names == ["find"]
     assert len(log.commands[0][1]["filter"]["_id"]["$in"]) == 50
+
+
+async def test_find_of_more_documents_than_a_server_returns_at_once_is_one_command(
+    storage: MongoStorage, log: CommandLog
+) -> None:
+    """By itself it returns 101; requests may send several cookies of our name each."""
+    cookies = await stored(storage, 120)
+    log.commands.clear()
+
+    visits = await loaded(
+        storage, [f"{cookie}; session={other}" for cookie, other in pairwise(cookies)][::2]
+    )
+
+    assert [begun.session["user_id"] for begun in visits] == list(range(0, 120, 2))
+    assert log.names == ["find"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
