@@ -43,7 +43,8 @@ async def collection(
     driver: str, proxy: Proxy, database_name: str, log: CommandLog
 ) -> AsyncIterator[Any]:
     """Open an empty collection behind the proxy; each command needs a new connection."""
-    uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&maxIdleTimeMS=1"
+    # A microsecond: with a millisecond, a save that follows a load at once used its connection again.
+    uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&maxIdleTimeMS=0.001"
     client = make_client(driver, uri, event_listeners=[log])
     yield client[database_name]["sessions"]
     await close(client)
