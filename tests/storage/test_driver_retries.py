@@ -43,7 +43,7 @@ async def collection(
     driver: str, proxy: Proxy, database_name: str, log: CommandLog
 ) -> AsyncIterator[Any]:
     """Open an empty collection behind the proxy; each command needs a new connection."""
-    # A microsecond: with a millisecond, a save that follows a load at once used its connection again.
+    # A microsecond: within a millisecond, a save used the connection of the load before it again.
     uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true&maxIdleTimeMS=0.001"
     client = make_client(driver, uri, event_listeners=[log])
     yield client[database_name]["sessions"]
