@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
@@ -116,10 +117,13 @@ async def write_documents(
         # PyMongo sends a command for each kind anyway. But in a bulk write of several kinds, 4.20
         # sends the first one only if it has to try twice to get a connection, and raises nothing.
         outcomes: dict[int, Outcome | BaseException] = {}
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + seconds
         for kind in kinds:
             numbers = [number for number, write in enumerate(writes) if type(write) is kind]
             same = [writes[number] for number in numbers]
-            outcomes.update(zip(numbers, await write_documents(driver, same, seconds), strict=True))
+            answers = await write_documents(driver, same, ends_at - clock())
+            outcomes.update(zip(numbers, answers, strict=True))
         return [outcomes[number] for number in range(len(writes))]
     refused, done = await _write_many(driver, writes, seconds)
     if done == len(writes):

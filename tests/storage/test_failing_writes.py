@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient, MongoClient
 
 from storage import MongoStorage, StorageUnavailable
 from tests.conftest import NewMongod
+from tests.storage.command_log import CommandLog
 from tests.storage.conftest import (
     HANDLERS,
     Clock,
@@ -29,7 +30,7 @@ from tests.storage.conftest import (
     set_cookie_of,
     until,
 )
-from tests.storage.direct import load, values, visit
+from tests.storage.direct import load, loaded, saved, stored, values, visit
 from tests.storage.handlers import after, log_out_and_write, replace_session
 from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
@@ -53,9 +54,19 @@ async def collection(faulty_mongod: Mongod) -> AsyncIterator[Any]:
         yield client["faulty"]["sessions"]
 
 
-def fail(server: Mongod, command: str, times: int = 1, error_code: int | None = None) -> None:
-    """Let the server refuse the next commands of that name; without a code it hangs up."""
-    how = {"closeConnection": True} if error_code is None else {"errorCode": error_code}
+def fail(
+    server: Mongod,
+    command: str,
+    times: int = 1,
+    error_code: int | None = None,
+    blocked_ms: int | None = None,
+) -> None:
+    """Let the server refuse the next commands of that name, or block them; else it hangs up."""
+    how: dict[str, object] = {"closeConnection": True}
+    if error_code is not None:
+        how = {"errorCode": error_code}
+    elif blocked_ms is not None:
+        how = {"blockConnection": True, "blockTimeMS": blocked_ms}
     with MongoClient[dict[str, Any]](server.uri) as client:
         client.admin.command(
             "configureFailPoint",
@@ -355,6 +366,26 @@ async def test_write_that_the_driver_sends_to_a_former_primary_is_sent_again(
 
         assert response.status == 200
         assert await visitor.session() == expected
+
+
+async def test_kinds_of_writes_of_one_batch_share_its_time(
+    make_storage: MakeStorage, faulty_mongod: Mongod
+) -> None:
+    """What a slow save has taken is not left for the sign-out that is sent after it."""
+    log = CommandLog()
+    async with AsyncMongoClient[dict[str, Any]](faulty_mongod.uri, event_listeners=[log]) as client:
+        storage = make_storage(client["faulty"]["sessions"])
+        leaving, changing = await loaded(storage, await stored(storage, 2))
+        leaving.session.invalidate()
+        changing.session["n"] = [1]
+        fail(faulty_mongod, "update", blocked_ms=200)
+        log.commands.clear()
+
+        await saved([leaving, changing])
+
+    limits = [command["maxTimeMS"] for _name, command in log.commands]
+    assert log.names == ["update", "delete"]
+    assert limits[1] <= limits[0] - 200
 
 
 async def test_failed_first_save_sends_no_cookie(
