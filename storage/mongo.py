@@ -276,7 +276,7 @@ class MongoStorage(AbstractStorage):
             # Whoever repeats the request loads what is stored: nothing saves this one.
             request.pop(SESSION_KEY, None)
             raise
-        if self._index_work.needed and session.snapshot is not None and not self._driver.closed:
+        if self._index_work.needed and not self._driver.closed:
             # Under aiohttp-session's own set-up nobody has asked for the indexes at the start.
             self.begin_index_work()
         # There nothing of ours sees the headers of the answer later, either.

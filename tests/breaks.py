@@ -430,13 +430,13 @@ class Copy:
             return "a test that did not end"
         if code == PASSED:
             return None
-        if code == FAILED:
-            return next(
-                line
-                for line in said.splitlines()
-                if line.startswith(("FAILED tests", "ERROR tests"))
+        # When it stops at a failure, pytest-xdist says that it was interrupted.
+        if code in {FAILED, INTERRUPTED}:
+            lines = (
+                one for one in said.splitlines() if one.startswith(("FAILED tests", "ERROR tests"))
             )
-        if code == INTERRUPTED or "ImportError while loading conftest" in said:
+            return next(lines, "an error of import")
+        if "ImportError while loading conftest" in said:
             return "an error of import"
         # The name of a parametrised test may contain what is broken.
         files = sorted(set(map(_file, tests)))
