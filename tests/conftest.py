@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import NoReturn
@@ -26,7 +26,7 @@ only_in_full = pytest.mark.skipif(
 SERVERS = {"mongod_binary", "driver"}  # a test that takes one of these fixtures needs a MongoDB
 FOLDERS = ("storage", "webapp", "faults")  # in this order, then the others
 NewMongod = Callable[..., Mongod]
-# A file system in memory, if the machine has one with room for the servers of every process. To
+# A file system in memory, if the machine has one with room for some servers of every process. To
 # create a collection with its indexes takes a fifth of the time there, and a start half of it.
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 * 2**30
@@ -109,27 +109,38 @@ def mongod_binary() -> Path:
         missing(str(error))
 
 
-@pytest.fixture(scope="session")
+@contextmanager
+def folder_of_mongods(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make a folder for the data of servers, in memory if there is room; remove it afterwards."""
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
+    parent = MEMORY if in_memory else factory.mktemp("data")
+    with TemporaryDirectory(prefix="mongods-", dir=parent) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
 def new_mongod(
     mongod_binary: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NewMongod]:
-    """Make servers of a module's or a test's own, with more arguments; they are not started."""
-    with ExitStack() as stack:
-        parent = tmp_path_factory.mktemp("mongods")
-        if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
-            parent = Path(stack.enter_context(TemporaryDirectory(prefix="mongods-", dir=MEMORY)))
+    """Make servers of a module's or a test's own, with more arguments; they are not started.
+
+    Their data goes with the module: each takes 300 MB at once.
+    """
+    with folder_of_mongods(tmp_path_factory) as parent:
 
         def make(*arguments: str, port: int | None = None) -> Mongod:
-            folder = Path(mkdtemp(dir=parent))
-            return Mongod(mongod_binary, folder, port=port, arguments=arguments)
+            return Mongod(mongod_binary, Path(mkdtemp(dir=parent)), port=port, arguments=arguments)
 
         yield make
 
 
 @pytest.fixture(scope="session")
-def mongod(new_mongod: NewMongod) -> Iterator[Mongod]:
+def mongod(mongod_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """Run one mongod for all tests of this process."""
-    with new_mongod() as server:
+    with (
+        folder_of_mongods(tmp_path_factory) as folder,
+        Mongod(mongod_binary, folder) as server,
+    ):
         yield server
 
 
