@@ -60,6 +60,12 @@ def _states(pid: int) -> Iterator[str]:
         yield (task / "stat").read_text().rpartition(") ")[2][0]
 
 
+@pytest.fixture(autouse=True)
+async def created(make_storage: MakeStorage) -> None:
+    """Create the collection before a storage that does not wait long needs it."""
+    await make_storage().create_indexes()
+
+
 @contextmanager
 def frozen(server: Mongod) -> Iterator[None]:
     """Stop the process of a server: connections stay open, and nothing is answered."""
@@ -71,6 +77,9 @@ def frozen(server: Mongod) -> Iterator[None]:
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
+        # On a busy machine it may need longer than the operation timeout until it answers again.
+        with MongoClient[Any](server.uri) as client:
+            client.admin.command("ping")
 
 
 @contextmanager
