@@ -71,8 +71,8 @@ def _children_seconds() -> float:
 
 @pytest.fixture
 def soon_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for a MongoDB for a second only."""
-    monkeypatch.setattr("webapp.app.START_SECONDS", 1.0)
+    """Look for a MongoDB for two seconds only."""
+    monkeypatch.setattr("webapp.app.START_SECONDS", 2.0)
 
 
 WRONG_AT_ONCE = {name: text for name, text, _words, _id in REFUSED if text}
@@ -209,6 +209,8 @@ def test_wrong_replica_set_name_is_reported(
     with MongoClient[dict[str, object]](member.uri, directConnection=True) as client:
         hosts = [{"_id": 0, "host": f"127.0.0.1:{member.port}"}]
         client.admin.command("replSetInitiate", {"_id": "real", "members": hosts})
+    with MongoClient[dict[str, object]](member.uri, replicaSet="real") as client:
+        client.admin.command("ping")  # waits for the election, which keeps a server busy
 
     of_another = refused(environ | {"MONGO_URI": f"{member.uri}/?replicaSet=typo"})
     direct = "&directConnection=true"
