@@ -299,10 +299,13 @@ class Coverage:
         data = CoverageData(measured.coverage)
         data.read()
         self._at: dict[str, Mapping[int, set[str]]] = {}
+        self._imported: dict[str, set[int]] = {}
         for file in data.measured_files():
             contexts = data.contexts_by_lineno(file)
             lines = {line: {_test(one) for one in many if one} for line, many in contexts.items()}
-            self._at["/".join(Path(file).parts[-2:])] = lines
+            name = "/".join(Path(file).parts[-2:])
+            self._at[name] = lines
+            self._imported[name] = {line for line, many in contexts.items() if "" in many}
 
     def of(self, broken: Break) -> list[str]:
         """Return the tests that execute the place.
@@ -312,9 +315,9 @@ class Coverage:
         """
         at = self._at.get(broken.path, {})
         found = {test for line in broken.lines for test in at.get(line, ())}
-        if not found:
+        if not found or self._imported[broken.path].issuperset(broken.lines):
             files = files_that_name(Path(broken.path).stem)
-            found = {test for test in self._seconds if _file(test) in files}
+            found |= {test for test in self._seconds if _file(test) in files}
             around = {test for line in broken.around for test in at.get(line, ())}
             found |= around or {test for tests in at.values() for test in tests}
         return sorted(found, key=lambda test: (self._seconds_of(test), test))

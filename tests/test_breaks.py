@@ -92,24 +92,31 @@ def test_exceptions_exist_and_have_a_reason() -> None:
 
 
 def test_place_that_runs_at_import_is_for_the_tests_of_its_module_too(tmp_path: Path) -> None:
-    """They may read a constant, and execute no line of the module."""
+    """They may only read a constant. Tests that import it once more do not stand for them."""
     measured = Measured.under(tmp_path)
     measured.times.write_text(
         '<testsuite><testcase classname="tests.storage.test_it" name="test_number" time="0.1"/>'
         '<testcase classname="tests.storage.test_other" name="test_other" time="0.2"/></testsuite>'
     )
     data = CoverageData(measured.coverage)
-    data.set_context("tests/storage/test_other.py::test_other|run")
-    data.add_lines({"/somewhere/storage/it.py": [2]})
+    for context, lines in {
+        "": [1, 3],
+        "tests/storage/test_other.py::test_other|run": [2],
+        "tests/storage/test_again.py::test_again|run": [3],
+    }.items():
+        data.set_context(context)
+        data.add_lines({"/somewhere/storage/it.py": lines})
     data.write()
-    source = b"NUMBER = 1\nif NUMBER: f()"
+    source = b"NUMBER = 1\nif NUMBER: f()\nOTHER = 3"
     places = Places("storage/it.py", source).found
-    other = "tests/storage/test_other.py::test_other"
+    own, other = "tests/storage/test_it.py::test_number", "tests/storage/test_other.py::test_other"
+    again = "tests/storage/test_again.py::test_again"
 
-    found = {one.old: Coverage(measured).of(one) for one in places}
+    found = {one.old: set(Coverage(measured).of(one)) for one in places}
 
-    assert found["1"] == ["tests/storage/test_it.py::test_number", other]
-    assert found["f()"] == [other]
+    assert found["f()"] == {other}
+    assert found["1"] == {own, other, again}
+    assert found["3"] >= {own, again}
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,11 @@ async def connected(
 
 
 async def end_of(socket: ClientWebSocketResponse) -> int | None:
-    """Wait until the server closes; return the code."""
+    """Wait until the server closes, which says why; return the code."""
     message = await socket.receive(timeout=10)
     assert message.type is WSMsgType.CLOSE, message
+    if message.data == WSCloseCode.POLICY_VIOLATION:
+        assert message.extra == "session ended"
     return socket.close_code
 
 
