@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from tests.webapp.people import (
 from tests.webapp.test_redirects import HOSTILE
 from webapp.accounts.passwords import Passwords
 from webapp.accounts.users import ACCOUNTS
+from webapp.handlers import pages
 from webapp.http.app_keys import STORAGE
 
 # Values that a form cannot send are tested on the function alone.
@@ -479,7 +481,26 @@ async def test_dates_of_devices_are_relative_to_now(client: Client) -> None:
     signed_in, last_seen, expires = times
     assert re.fullmatch("now|.+ ago", signed_in)
     assert re.fullmatch("now|.+ ago", last_seen)
-    assert expires == "13 days from now"
+    assert expires == "14 days from now"
+
+
+@pytest.mark.parametrize(
+    ("away", "words"),
+    [
+        (timedelta(days=-13, hours=-23, minutes=-59), "14 days ago"),
+        (timedelta(days=1, hours=11), "a day from now"),
+        (timedelta(hours=23, minutes=59), "a day from now"),
+        (timedelta(hours=-5, minutes=-31), "6 hours ago"),
+        (timedelta(hours=5, minutes=29), "5 hours from now"),
+        (timedelta(minutes=59, seconds=50), "an hour from now"),
+        (timedelta(minutes=-1, seconds=-31), "2 minutes ago"),
+        (timedelta(seconds=-30), "30 seconds ago"),
+        (timedelta(seconds=0), "now"),
+    ],
+)
+def test_relative_dates_are_rounded_to_the_unit_that_is_shown(away: timedelta, words: str) -> None:
+    """A session of 14 days expires in 14 days, not in 13 and some hours."""
+    assert pages.relative(datetime.now(UTC) + away) == words
 
 
 async def test_dates_a_month_away_are_given_in_days(make_app: MakeApp) -> None:
@@ -491,7 +512,7 @@ async def test_dates_a_month_away_are_given_in_days(make_app: MakeApp) -> None:
 
     page = await (await client.get("/profile")).text()
 
-    assert ">44 days from now</time>" in page
+    assert ">45 days from now</time>" in page
 
 
 async def test_signing_out_this_device_redirects_to_the_start_page(client: Client) -> None:

@@ -10,7 +10,7 @@ and who is signed out meanwhile must not change anything any more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +37,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 CLEAR_SITE_DATA = {"Clear-Site-Data": '"storage"'}
 # The variables of layout.html, for a page that sets none of them.
 _DEFAULTS: dict[str, Any] = {"account": None, "notice": None, "problem": None, "errors": {}}
+_UNITS = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
 
@@ -195,7 +196,7 @@ def add_routes(app: web.Application) -> None:
         auto_reload=not app[CONFIG].production,
         trim_blocks=True,
         lstrip_blocks=True,
-        filters={"relative": _relative},
+        filters={"relative": relative},
     )
     environment.globals["static"] = files.address
     app.add_routes(
@@ -219,10 +220,17 @@ def add_routes(app: web.Application) -> None:
     )
 
 
-def _relative(moment: datetime) -> str:
+def relative(moment: datetime) -> str:
+    """Return how far away a moment is, in words: "an hour ago", "14 days from now"."""
     # The difference, not the moment: humanize would compare local times, which jump twice a year.
+    difference = datetime.now(UTC) - moment
+    for unit in _UNITS:
+        if abs(difference) >= unit:
+            # humanize drops what is left over: a session of 14 days would begin with 13.
+            difference = round(difference / unit) * unit
+            break
     # Days, not months: 30 and 45 days would both be "a month".
-    return humanize.naturaltime(datetime.now(UTC) - moment, months=False)
+    return humanize.naturaltime(difference, months=False)
 
 
 def _may_be_signed_in(request: web.Request) -> bool:
