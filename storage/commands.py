@@ -110,15 +110,15 @@ async def write_documents(
 
     A write that the server refuses is a ``StorageUnavailable``, and harms no other.
     """
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + seconds
     if len(writes) == 1:
-        return [await _write_one(driver, writes[0], seconds)]
+        return [await _write_one(driver, writes[0], ends_at)]
     kinds = dict.fromkeys(map(type, writes))
     if len(kinds) > 1:
         # PyMongo sends a command for each kind anyway. But in a bulk write of several kinds, 4.20
         # sends the first one only if it has to try twice to get a connection, and raises nothing.
         outcomes: dict[int, Outcome | BaseException] = {}
-        clock = asyncio.get_running_loop().time
-        ends_at = clock() + seconds
         for kind in kinds:
             numbers = [number for number, write in enumerate(writes) if type(write) is kind]
             same = [writes[number] for number in numbers]
@@ -134,7 +134,7 @@ async def write_documents(
     accepted = [write for number, write in enumerate(writes) if number not in refused]
     there: Mapping[bytes, bytes] | None = None
     if done != len(accepted):
-        there = await _what_is_there(driver, accepted, seconds)
+        there = await _what_is_there(driver, accepted, ends_at - clock())
     return [
         driver.unavailable(refused[number])
         if number in refused
@@ -143,7 +143,9 @@ async def write_documents(
     ]
 
 
-async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
+async def _write_one(driver: Driver, write: Write, ends_at: float) -> Outcome:
+    clock = asyncio.get_running_loop().time
+    seconds = ends_at - clock()
     # The driver spends less on these than on a bulk write of one.
     collection = driver.collection
     if isinstance(write, Update):
@@ -161,7 +163,7 @@ async def _write_one(driver: Driver, write: Write, seconds: float) -> Outcome:
     else:
         await driver.send(lambda: collection.insert_one(write.document), seconds)
         return None
-    outcome = _outcome(write, await _what_is_there(driver, [write], seconds))
+    outcome = _outcome(write, await _what_is_there(driver, [write], ends_at - clock()))
     if isinstance(write, Update):
         # It has missed, also where the session was put there again before the look.
         return outcome or Missed()

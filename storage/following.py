@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from storage.forwards import Forward
 from storage.snapshot import Diff, Draft, Snapshot
 from storage.store import MOST_MOVES, Store
+from storage.values import Value
 
 # Each try that fails leaves less to write: somebody else has changed a value.
 MOST_TRIES = 8
@@ -25,10 +26,12 @@ async def save_late(
     moved_to: bytes,
     *,
     owner_key: str | None,
+    tried: Draft | None,
 ) -> Snapshot | None:
     """Save what is still as the request has loaded it, where the session is now.
 
-    ``moved_to`` is the token under which it was renewed first.
+    ``moved_to`` is the token under which it was renewed first, ``tried`` a save of the same request
+    that has failed: it may have been carried out, and is then no change of somebody else.
 
     Returns the request's own view of its session from now on, ``None`` where the session has ended:
     at the new place, but only where the owner stayed. From nobody's session it stays at the old
@@ -38,14 +41,14 @@ async def save_late(
     draft = draft._replace(touch=False, label=None, without_cookie=True)
     view = store.own_view(old, draft)
     if old.owner is None:
-        draft = draft._replace(set_max_age=False)
+        draft, tried = draft._replace(set_max_age=False), None
     if not draft.diff and not draft.set_max_age:
         return view
     place = await _reach(store, moved_to, draft.now_ms, draft.deadline)
     for _ in range(MOST_TRIES):
         if place is None:
             return None
-        late = _still_as_loaded(old, place, draft, owner_key)
+        late = _still_as_loaded(old, place, draft, owner_key, tried)
         saved = await store.update_if_unchanged(place, late, draft.diff.names)
         if saved is not None:
             if old.owner is not None:
@@ -111,7 +114,9 @@ async def _reach(store: Store, token: bytes, now_ms: int, deadline: float) -> Sn
     return None
 
 
-def _still_as_loaded(old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None) -> Draft:
+def _still_as_loaded(
+    old: Snapshot, there: Snapshot, draft: Draft, owner_key: str | None, tried: Draft | None
+) -> Draft:
     """Return what of a late save may be written."""
     diff, before = draft.diff, (old.stored.dates.max_age, old.stored.persistent)
 
@@ -119,15 +124,23 @@ def _still_as_loaded(old: Snapshot, there: Snapshot, draft: Draft, owner_key: st
         loaded, found = old.values.get(name), there.values.get(name)
         if name == owner_key or name in old.not_followed:
             return False
-        if loaded is None or found is None:
-            return loaded is None and found is None
-        return loaded.encoded == found.encoded
+        if tried is None or name not in tried.diff.names:
+            return _is_alike(loaded, found)
+        return _is_alike(loaded, found) or _is_alike(tried.diff.written.get(name), found)
 
     late = Diff(
         {name: value for name, value in diff.written.items() if may_follow(name)},
         [name for name in diff.removed if may_follow(name)],
     )
     stored = there.stored
-    set_it = draft.set_max_age and (stored.dates.max_age, stored.persistent) == before
+    now = stored.dates.max_age, stored.persistent
+    ours = tried is not None and tried.set_max_age and now == (tried.max_age, tried.persistent)
+    set_it = draft.set_max_age and (now == before or ours)
     # What is there already may stay, however large.
     return draft._replace(diff=late, loaded=there.values, set_max_age=set_it)
+
+
+def _is_alike(one: Value | None, other: Value | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.encoded == other.encoded

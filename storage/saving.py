@@ -297,7 +297,10 @@ class Saving:
     async def _save_late(self, visit: Visit, old: Snapshot, draft: Draft, forward: Forward) -> None:
         """Save where the session is now; there is no cookie for it."""
         owner_key = self._settings.owner_key
-        view = await save_late(self._store, old, draft, forward.token, owner_key=owner_key)
+        tried = visit.session.unconfirmed
+        view = await save_late(
+            self._store, old, draft, forward.token, owner_key=owner_key, tried=tried
+        )
         if view is None:
             self._ended_elsewhere(visit, old)
         else:

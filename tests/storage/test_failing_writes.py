@@ -388,6 +388,29 @@ async def test_kinds_of_writes_of_one_batch_share_its_time(
     assert limits[1] <= limits[0] - 200
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_look_for_what_became_of_a_write_has_the_rest_of_its_time(
+    count: int, make_storage: MakeStorage, faulty_mongod: Mongod
+) -> None:
+    """Of a save that has waited for MongoDB nobody waits for twice the operation timeout."""
+    log = CommandLog()
+    async with AsyncMongoClient[dict[str, Any]](faulty_mongod.uri, event_listeners=[log]) as client:
+        storage = make_storage(client["faulty"]["sessions"])
+        leaving = await loaded(storage, cookies := await stored(storage, count))
+        for each in leaving:
+            each.session["n"] = [1]
+        for cookie in cookies:
+            await visit(storage, cookie, lambda session: session.invalidate())
+        fail(faulty_mongod, "update", blocked_ms=200)
+        log.commands.clear()
+
+        await saved(leaving)
+
+    limits = [command["maxTimeMS"] for _name, command in log.commands]
+    assert log.names == ["update", "find"]
+    assert limits[1] <= limits[0] - 200
+
+
 async def test_failed_first_save_sends_no_cookie(
     site: Site, faulty_mongod: Mongod, collection: Any
 ) -> None:

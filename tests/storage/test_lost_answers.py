@@ -1,4 +1,4 @@
-"""A renewal is carried out, and the connection breaks before its answer arrives.
+"""A renewal or a save is carried out, and the connection breaks before its answer arrives.
 
 On a single server: there the drivers repeat no write.
 """
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from storage import MongoStorage
+from storage import MongoStorage, StorageUnavailable, save_session
 from storage.session import MongoSession
 from tests.faults.proxy import Proxy
 from tests.storage.conftest import Visitor, close, make_client, real_drivers, set_cookie_of
-from tests.storage.direct import load, values
+from tests.storage.direct import load, values, visit
 from tests.storage.overlap import during
 from webapp.database.mongod import Mongod
 
@@ -36,12 +36,13 @@ async def collection(driver: str, proxy: Proxy, database_name: str) -> AsyncIter
     await close(client)
 
 
-def lose_one_answer(proxy: Proxy, *, skip: int = 0) -> None:
-    """Break the connection in the middle of the answer to a findAndModify, after `skip` others."""
+def lose_one_answer(proxy: Proxy, command: bytes = b"findAndModify", *, skip: int = 0) -> None:
+    """Break the connection in the middle of the answer to a command, after `skip` others."""
     left = [True, *[False] * skip]
 
     def breaks(sent: bytes) -> bool:
-        return b"findAndModify" in sent and bool(left) and left.pop()
+        # A BSON string of this name, with which the command begins.
+        return b"\x02%b\x00" % command in sent and bool(left) and left.pop()
 
     proxy.break_answers(breaks)
 
@@ -96,3 +97,51 @@ async def test_changes_before_a_renewal_whose_answer_was_lost_are_kept(
 
     assert renewed.status == 200
     assert await visitor.session() == {"user_id": 7, "cart": [0, 1]}
+
+
+@pytest.mark.parametrize("renewed", ["before", "after"])
+async def test_save_after_one_whose_answer_was_lost_is_stored_although_the_session_was_renewed(
+    renewed: str, storage: MongoStorage, proxy: Proxy
+) -> None:
+    """What it finds at the new place are its own values, and not somebody else's."""
+    cookie = await visit(storage, None, lambda session: session.update(user_id=7, step=1, gone=1))
+    begun = await load(storage, cookie)
+    if renewed == "before":
+        cookie = await visit(storage, cookie, MongoSession.renew)
+    begun.session.update(step=2, added=True)
+    del begun.session["gone"]
+    begun.session.max_age = 600
+    # The first update misses a session that was renewed.
+    lose_one_answer(proxy, b"update", skip=renewed == "before")
+    with pytest.raises(StorageUnavailable):
+        await save_session(begun.request)
+    if renewed == "after":
+        cookie = await visit(storage, cookie, MongoSession.renew)
+    assert await values(storage, cookie) == {"user_id": 7, "step": 2, "added": True}
+
+    begun.session.update(step=3, gone=2)
+    del begun.session["added"]
+    begun.session.max_age = 60
+    await save_session(begun.request)
+
+    there = (await load(storage, cookie)).session
+    assert dict(there) == {"user_id": 7, "step": 3, "gone": 2}
+    assert there.max_age == 60
+
+
+async def test_save_whose_answer_was_lost_is_not_followed_over_a_sign_in(
+    storage: MongoStorage, proxy: Proxy
+) -> None:
+    """Of nobody's session somebody else may know the values: its new owner's stay."""
+    cookie = await visit(storage, None, lambda session: session.update(step=1))
+    begun = await load(storage, cookie)
+    begun.session["step"] = 2
+    lose_one_answer(proxy, b"update")
+    with pytest.raises(StorageUnavailable):
+        await save_session(begun.request)
+    cookie = await visit(storage, cookie, lambda session: session.update(user_id=7))
+
+    begun.session["step"] = 3
+    await save_session(begun.request)
+
+    assert await values(storage, cookie) == {"user_id": 7, "step": 2}
