@@ -145,3 +145,26 @@ async def test_save_whose_answer_was_lost_is_not_followed_over_a_sign_in(
     await save_session(begun.request)
 
     assert await values(storage, cookie) == {"user_id": 7, "step": 2}
+
+
+async def test_save_after_two_that_failed_leaves_what_the_first_one_stored(
+    storage: MongoStorage, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last of them is known: the value counts as somebody else's after a renewal."""
+    cookie = await visit(storage, None, lambda session: session.update(user_id=7, step=1))
+    begun = await load(storage, cookie)
+    begun.session["step"] = 2
+    lose_one_answer(proxy, b"update")
+    with pytest.raises(StorageUnavailable):
+        await save_session(begun.request)
+    begun.session["step"] = 3
+    with monkeypatch.context() as patched:
+        patched.setattr(storage._driver, "timeout_seconds", -1.0)  # it is not even sent
+        with pytest.raises(StorageUnavailable):
+            await save_session(begun.request)
+    cookie = await visit(storage, cookie, MongoSession.renew)
+
+    begun.session["step"] = 4
+    await save_session(begun.request)
+
+    assert await values(storage, cookie) == {"user_id": 7, "step": 2}

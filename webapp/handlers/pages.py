@@ -37,6 +37,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 CLEAR_SITE_DATA = {"Clear-Site-Data": '"storage"'}
 # The variables of layout.html, for a page that sets none of them.
 _DEFAULTS: dict[str, Any] = {"account": None, "notice": None, "problem": None, "errors": {}}
+# What relative dates are rounded to, the largest first.
 _UNITS = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 _KEPT_WHEN_REFUSED = ("username", "email", "remember")
 
